@@ -1,0 +1,65 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+# The version is read as text: importing the package would need torch and diffusers
+# in the environment that builds the wheel.
+VERSION = re.search(
+    r'^__version__ = "([^"]+)"$',
+    (ROOT / "src" / "audiox_diffusers" / "version.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+README = ROOT / "README.md"
+
+setup(
+    name="audiox-diffusers",
+    version=VERSION,
+    description="AudioX in diffusers: sound and music from any mix of text, video, image and audio",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    python_requires=">=3.11",
+    # Ranges, for people who install the package next to others. The exact versions that
+    # the tests run with are in constraints.txt.
+    install_requires=[
+        "torch>=2.6,<3",
+        "diffusers>=0.42,<1",
+        "transformers>=5,<6",
+        "accelerate>=1.10,<2",
+        "peft>=0.18,<1",
+        "datasets>=4,<6",
+        "safetensors>=0.8,<1",
+        "torchaudio>=2.6,<3",
+        "av>=14",
+        "pillow>=11",
+        "numpy>=2,<3",
+        "tokenizers>=0.22,<1",
+        "huggingface_hub>=1.32,<3",
+    ],
+    extras_require={
+        "dev": [
+            "pytest>=9",
+            "pytest-xdist>=3.8",
+            "ruff>=0.17",
+            # tests/test_packaging.py builds a wheel without build isolation, so the build
+            # backend itself has to be in the environment.
+            "setuptools>=77",
+            "matplotlib>=3.11",
+        ],
+    },
+    entry_points={"console_scripts": ["audiox = audiox_diffusers.cli:main"]},
+    classifiers=[
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Topic :: Multimedia :: Sound/Audio",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

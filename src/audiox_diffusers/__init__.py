@@ -1,0 +1,27 @@
+"""AudioX for diffusers: sound and music from any mix of text, video, image and audio."""
+
+from .diffusers_registry import register_cached_block, register_classes
+from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
+from .models.transformer_audiox import AudioXTransformerBlock
+from .pipelines import AudioXPipeline, load_original_checkpoint
+from .schedulers import AudioXDPMSolverSDEScheduler
+from .version import __version__
+
+register_classes(
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXDPMSolverSDEScheduler,
+    AudioXPipeline,
+    AudioXTransformer2DModel,
+)
+register_cached_block(AudioXTransformerBlock)
+
+__all__ = [
+    "AudioXAutoencoderOobleck",
+    "AudioXConditioner",
+    "AudioXDPMSolverSDEScheduler",
+    "AudioXPipeline",
+    "AudioXTransformer2DModel",
+    "__version__",
+    "load_original_checkpoint",
+]

@@ -1,0 +1,130 @@
+"""The `audiox` command. Nothing heavy is imported until a command runs."""
+
+import argparse
+import importlib
+import sys
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `parse_args(...).command` names the module under `commands` that runs it."""
+    parser = argparse.ArgumentParser(
+        prog="audiox", description="Sound and music from any mix of text, video, image and audio."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_generate(commands)
+    _add_convert(commands)
+    _add_demo(commands)
+    return parser
+
+
+def _add_generate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "generate",
+        help="make sounds",
+        description="Make sound for any mix of text, video (or image) and audio, or for each line of a file.",
+    )
+    parser.add_argument("--model", required=True, help="folder that `audiox convert` wrote, or a Hub id")
+    parser.add_argument(
+        "-o", "--output", required=True, help="sound file, video file (with --video), or folder (with --batch)"
+    )
+
+    prompts = parser.add_argument_group("what to hear", "at least one of them; --image and --video exclude each other")
+    prompts.add_argument("--prompt", metavar="TEXT", help="description of the sound")
+    prompts.add_argument("--video", metavar="FILE", help="video to make sound for")
+    prompts.add_argument("--image", metavar="FILE", help="picture to make sound for")
+    prompts.add_argument("--audio", metavar="FILE", help="sound to continue or to fill")
+    prompts.add_argument(
+        "--batch",
+        metavar="FILE.jsonl",
+        help="instead of these: one JSON object a line, with any of prompt, negative_prompt, video, image, audio,"
+        " seed, length, output; files are relative to FILE.jsonl, output to the output folder (default: the line's"
+        " number, 00001.wav). Outputs that exist are skipped",
+    )
+
+    options = parser.add_argument_group("how to make it")
+    options.add_argument("--negative-prompt", metavar="TEXT", help="description of what not to hear")
+    options.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 250)")
+    options.add_argument("--guidance", type=float, metavar="W", help="weight of the prompts, 1 for none (default: 7)")
+    options.add_argument(
+        "--guidance-rescale", type=float, metavar="PHI", help="tames strong guidance, 0 to 1 (default: 0)"
+    )
+    options.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="of the first sound; the next ones count up (default: 0)"
+    )
+    options.add_argument(
+        "--length", type=float, metavar="SECONDS", help="at most the model's window (default: 10, or the window)"
+    )
+    options.add_argument(
+        "--num", type=int, metavar="N", help="sounds to make: OUTPUT-1 to OUTPUT-N if more than one (default: 1)"
+    )
+    options.add_argument(
+        "--audio-padding",
+        choices=("left", "right"),
+        default="right",
+        help="where silence is added to a short --audio (default: right)",
+    )
+    options.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the networks (default: bfloat16 on cuda, else float32)"
+    )
+    options.add_argument(
+        "--device", help="where to run, such as cuda:1, mps or cpu (default: cuda if there, else cpu)"
+    )
+    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
+
+
+def _add_convert(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "convert",
+        help="convert a released checkpoint",
+        description="Write a released AudioX checkpoint as a diffusers folder, with a model card.",
+    )
+    parser.add_argument("source", help="checkpoint file, folder with model.ckpt and config.json, or Hub id")
+    parser.add_argument("target", help="folder to write; it must not exist or be empty")
+    parser.add_argument("--config", metavar="FILE", help="the released config.json (default: beside the checkpoint)")
+    parser.add_argument("--dtype", choices=DTYPES, help="what to cast the weights to (default: as they are)")
+    parser.add_argument("--text-encoder", metavar="DIR_OR_ID", help="T5 (default: google-t5/t5-base)")
+    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="its tokenizer (default: beside the text encoder)")
+    parser.add_argument(
+        "--image-encoder-config", metavar="FILE", help="config of CLIP's vision tower (default: that of ViT-B/32)"
+    )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "demo",
+        help="make noise with a small random model, offline",
+        description="Run everything once on a drawn video, with a small random model: the result is noise.",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run a command.
+
+    Args:
+        argv: its arguments, by default those of the process.
+
+    Returns:
+        The exit code: 0, 2 if the input was wrong (one line on stderr says how), 130 if interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return importlib.import_module(f"audiox_diffusers.commands.{args.command}").run(args)
+    except (ValueError, OSError) as error:
+        print(f"audiox: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("audiox: interrupted", file=sys.stderr)
+        return 130
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""The attention that every AudioX network shares: fused SDPA backends, grouped key-value heads, partial rotary."""
+
+import torch
+import torch.nn as nn
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+
+def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]):
+    """
+    Rotate the leading dimensions of each head and leave the others alone (RoPE, arXiv 2104.09864, halves convention).
+
+    Args:
+        hidden_states: `[batch, tokens, heads, head_dim]`.
+        rotary_emb: cosines and sines, each `[tokens, rotary_dim]` with `rotary_dim <= head_dim`, float32.
+
+    Returns:
+        The rotated tensor, same shape and dtype; the rotation itself is computed in float32.
+    """
+    cos, sin = (table[:, None, :] for table in rotary_emb)
+    rotary_dim = cos.shape[-1]
+    rotated = hidden_states[..., :rotary_dim].float()
+    first, second = rotated.chunk(2, dim=-1)
+    rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated.to(hidden_states.dtype), hidden_states[..., rotary_dim:]), dim=-1)
+
+
+class AudioXAttnProcessor:
+    """Scaled dot-product attention through diffusers' attention backends."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self,
+        attn: "AudioXAttention",
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attn.fused_projections and attn.is_cross_attention:
+            query = attn.to_q(hidden_states)
+            key, value = attn.to_kv(context).chunk(2, dim=-1)
+        elif attn.fused_projections:
+            query, key, value = attn.to_qkv(context).chunk(3, dim=-1)
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+
+        query, key, value = (x.unflatten(-1, (-1, attn.head_dim)) for x in (query, key, value))
+
+        if rotary_emb is not None:
+            query = apply_partial_rotary_emb(query, rotary_emb)
+            key = apply_partial_rotary_emb(key, rotary_emb)
+
+        # Repeated rather than left to the backend: most backends refuse grouped heads.
+        if attn.kv_heads != attn.heads:
+            key, value = (x.repeat_interleave(attn.heads // attn.kv_heads, dim=2) for x in (key, value))
+
+        hidden_states = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        hidden_states = hidden_states.flatten(2, 3).to(query.dtype)
+        hidden_states = attn.to_out[0](hidden_states)
+        return attn.to_out[1](hidden_states)
+
+
+class AudioXAttention(nn.Module, AttentionModuleMixin):
+    """
+    Multi-head attention without bias on queries, keys and values.
+
+    Args:
+        dim: width of the queries' input and of the output.
+        heads, head_dim: number of query heads and their width.
+        kv_heads: number of key-value heads, a divisor of `heads`; each serves `heads // kv_heads` query heads in a
+            row. Defaults to `heads`.
+        cross_attention_dim: width of the context; `None` makes it self-attention.
+        out_bias: whether the output projection has a bias.
+    """
+
+    _default_processor_cls = AudioXAttnProcessor
+    _available_processors = [AudioXAttnProcessor]
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        head_dim: int,
+        kv_heads: int | None = None,
+        cross_attention_dim: int | None = None,
+        out_bias: bool = False,
+    ):
+        super().__init__()
+        self.heads = heads
+        self.kv_heads = kv_heads or heads
+        if heads % self.kv_heads:
+            raise ValueError(f"`heads` ({heads}) must be a multiple of `kv_heads` ({self.kv_heads}).")
+        self.head_dim = head_dim
+        self.is_cross_attention = cross_attention_dim is not None
+        self.use_bias = False
+
+        context_dim = cross_attention_dim if self.is_cross_attention else dim
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.to_k = nn.Linear(context_dim, self.kv_heads * head_dim, bias=False)
+        self.to_v = nn.Linear(context_dim, self.kv_heads * head_dim, bias=False)
+        self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim, bias=out_bias), nn.Dropout(0.0)])
+        self.set_processor(self._default_processor_cls())
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> torch.Tensor:
+        return self.processor(self, hidden_states, encoder_hidden_states, rotary_emb)

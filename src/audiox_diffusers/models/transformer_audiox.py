@@ -1,0 +1,171 @@
+"""The diffusion transformer of AudioX: Stable Audio's continuous DiT with the time as a prepended token."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn as nn
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, FeedForward
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import TimestepEmbedding, get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import apply_lora_scale
+
+from .attention_audiox import AudioXAttention
+
+
+class AudioXFourierEmbedding(nn.Module):
+    """Learned Fourier features of a time in 0..1: `[B] -> [B, embedding_dim]`, cosines first, in float32."""
+
+    def __init__(self, embedding_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(embedding_dim // 2, 1))
+
+    def forward(self, timestep: torch.Tensor) -> torch.Tensor:
+        angles = 2.0 * math.pi * timestep.float()[:, None] @ self.weight.float().T
+        return torch.cat((angles.cos(), angles.sin()), dim=-1)
+
+
+class AudioXTransformerBlock(nn.Module):
+    """Pre-norm self-attention with RoPE, cross-attention with grouped key-value heads, and a SwiGLU feed-forward."""
+
+    def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, cross_attention_dim: int, ff_mult: int):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=1e-5, bias=False)
+        self.attn1 = AudioXAttention(dim, heads, head_dim)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-5, bias=False)
+        self.attn2 = AudioXAttention(dim, heads, head_dim, kv_heads=kv_heads, cross_attention_dim=cross_attention_dim)
+        self.norm3 = nn.LayerNorm(dim, eps=1e-5, bias=False)
+        self.ff = FeedForward(dim, mult=ff_mult, activation_fn="swiglu")
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        hidden_states = hidden_states + self.attn1(self.norm1(hidden_states), rotary_emb=rotary_emb)
+        hidden_states = hidden_states + self.attn2(self.norm2(hidden_states), encoder_hidden_states)
+        return hidden_states + self.ff(self.norm3(hidden_states))
+
+
+class AudioXTransformer2DModel(
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+):
+    r"""
+    The diffusion transformer of AudioX and AudioX-MAF (arXiv 2503.10522, section 3.1; the backbone is that of Stable
+    Audio Open, arXiv 2407.14358). It predicts the velocity `v` of audio latents.
+
+    Parameters:
+        sample_size (`int`): latent frames of one window.
+        in_channels (`int`): channels of the latents, in and out.
+        num_layers (`int`): number of blocks.
+        attention_head_dim (`int`): width of a head. The first `max(attention_head_dim // 2, 32)` of its dimensions
+            are rotated by position.
+        num_attention_heads (`int`): query heads.
+        num_key_value_attention_heads (`int`): key-value heads of the cross-attention, a divisor of
+            `num_attention_heads`.
+        cross_attention_input_dim (`int`): width of the context that the model is given.
+        cross_attention_dim (`int`): width of the context that the blocks see.
+        time_proj_dim (`int`): number of Fourier features of the time.
+        ff_mult (`int`): hidden width of the feed-forward, in multiples of the model's width.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["AudioXTransformerBlock"]
+    _repeated_blocks = ["AudioXTransformerBlock"]
+    _skip_layerwise_casting_patterns = ["time_proj", "preprocess_conv", "postprocess_conv", "norm"]
+    _keep_in_fp32_modules = ["time_proj"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 236,
+        in_channels: int = 64,
+        num_layers: int = 24,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 24,
+        num_key_value_attention_heads: int = 12,
+        cross_attention_input_dim: int = 768,
+        cross_attention_dim: int = 768,
+        time_proj_dim: int = 256,
+        ff_mult: int = 4,
+    ):
+        super().__init__()
+        inner_dim = num_attention_heads * attention_head_dim
+        self.rotary_dim = max(attention_head_dim // 2, 32)
+        if self.rotary_dim > attention_head_dim:
+            raise ValueError(f"`attention_head_dim` must be at least {self.rotary_dim}, got {attention_head_dim}.")
+
+        self.time_proj = AudioXFourierEmbedding(time_proj_dim)
+        self.time_embed = TimestepEmbedding(time_proj_dim, inner_dim)
+        self.context_embed = TimestepEmbedding(cross_attention_input_dim, cross_attention_dim, sample_proj_bias=False)
+
+        self.preprocess_conv = nn.Conv1d(in_channels, in_channels, 1, bias=False)
+        self.proj_in = nn.Linear(in_channels, inner_dim, bias=False)
+        self.transformer_blocks = nn.ModuleList(
+            [
+                AudioXTransformerBlock(
+                    inner_dim,
+                    num_attention_heads,
+                    num_key_value_attention_heads,
+                    attention_head_dim,
+                    cross_attention_dim,
+                    ff_mult,
+                )
+                for _ in range(num_layers)
+            ]
+        )
+        self.proj_out = nn.Linear(inner_dim, in_channels, bias=False)
+        self.postprocess_conv = nn.Conv1d(in_channels, in_channels, 1, bias=False)
+
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor` of shape `[B, in_channels, L]`): noised latents, any `L`.
+            timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): the context of the
+                conditioner. All zeros is the null context of classifier-free guidance.
+            attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
+            return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
+
+        Returns:
+            The predicted velocity, of the shape of `hidden_states`.
+        """
+        hidden_states = hidden_states + self.preprocess_conv(hidden_states)
+        hidden_states = self.proj_in(hidden_states.transpose(1, 2))
+
+        time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
+        hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
+        encoder_hidden_states = self.context_embed(encoder_hidden_states)
+
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        rotary_emb = get_1d_rotary_pos_embed(self.rotary_dim, positions, use_real=True, repeat_interleave_real=False)
+
+        for block in self.transformer_blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(
+                    block, hidden_states, encoder_hidden_states, rotary_emb
+                )
+            else:
+                hidden_states = block(hidden_states, encoder_hidden_states, rotary_emb)
+
+        hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
+        hidden_states = hidden_states + self.postprocess_conv(hidden_states)
+
+        if not return_dict:
+            return (hidden_states,)
+        return Transformer2DModelOutput(sample=hidden_states)

@@ -1,0 +1,150 @@
+"""What users may pass as video, image and audio, and the tensors it becomes."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils import logging
+from PIL import Image
+
+from ..media import load_audio, load_image, load_video, resample_audio, resize_frames
+
+logger = logging.get_logger(__name__)
+
+_PATH = (str, os.PathLike)
+_ARRAY = (torch.Tensor, np.ndarray)
+
+
+def _is_picture(value: Any) -> bool:
+    return isinstance(value, Image.Image) or (isinstance(value, _ARRAY) and value.ndim == 3)
+
+
+def split_batch(name: str, value: Any) -> list | None:
+    """
+    The items of a batch, each of which may be `None`; `None` itself stays.
+
+    A list is a batch, but for the frames of one video: a list of pictures. An array with one dimension more than an
+    item has is a batch too, also as the waveform of `(waveform, rate)`.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list):
+        if not value:
+            raise ValueError(f"`{name}` is an empty list.")
+        if name == "video" and all(_is_picture(item) for item in value):
+            return [value]
+        return value
+    item_dimensions = {"video": 4, "image": 3}
+    if isinstance(value, _ARRAY) and name in item_dimensions and value.ndim == item_dimensions[name] + 1:
+        return list(value)
+    if name == "audio" and isinstance(value, tuple) and isinstance(value[0], _ARRAY) and value[0].ndim == 3:
+        return [(waveform, value[1]) for waveform in value[0]]
+    return [value]
+
+
+def _to_frames(name: str, value: Any) -> torch.Tensor:
+    """One video or picture, as PIL, numpy `[T, H, W, 3]` or tensor `[T, 3, H, W]` -> uint8 or float 0..1 tensor."""
+    if isinstance(value, Image.Image):
+        value = [value]
+    if isinstance(value, list):
+        frames = [np.asarray(frame.convert("RGB")) if isinstance(frame, Image.Image) else frame for frame in value]
+        if len({tuple(frame.shape) for frame in frames}) != 1 or len({type(frame) for frame in frames}) != 1:
+            raise ValueError(f"`{name}`: all frames must be of one kind and size.")
+        value = torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
+    if isinstance(value, np.ndarray) and value.ndim in (3, 4):
+        value = torch.from_numpy(np.array(value)).movedim(-1, -3)
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"`{name}` must be a path, pictures, a numpy array or a tensor, got {type(value).__name__}.")
+    frames = value[None] if value.ndim == 3 else value
+    if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
+        raise ValueError(
+            f"`{name}` must have the shape [T, 3, H, W] as a tensor or [T, H, W, 3] as an array, got"
+            f" {list(value.shape)} as a tensor."
+        )
+    if frames.dtype == torch.uint8:
+        return frames
+    if not frames.is_floating_point():
+        raise ValueError(f"`{name}` must be uint8 0..255 or floating point 0..1, got {frames.dtype}.")
+    if not torch.isfinite(frames).all() or frames.min() < 0 or frames.max() > 1:
+        raise ValueError(
+            f"`{name}`: floating-point frames must lie in 0..1, got {frames.min():.3g}..{frames.max():.3g}."
+        )
+    return frames
+
+
+def read_video(video: Any, fps: float, num_frames: int, size: tuple[int, int]) -> torch.Tensor:
+    """
+    The first frames of a video that fit the window: float32 0..1, `[at most num_frames, 3, *size]`.
+
+    Args:
+        video: a path, of which frames are picked by time at `fps`, or frames at that rate.
+        fps: frames a second.
+        num_frames: frames of one window.
+        size: height and width to resize to, without keeping the aspect ratio.
+    """
+    if isinstance(video, _PATH):
+        # Two frames more than are used tell whether the video goes on.
+        frames = load_video(video, fps=fps, duration=(num_frames + 2) / fps, size=size)
+    else:
+        frames = _to_frames("video", video)
+    if frames.shape[0] > num_frames + 1:
+        logger.warning(
+            f"`video` is longer than the model's window; the first {num_frames} frames are used, {num_frames / fps:g} s"
+            f" at {fps:g} frames a second."
+        )
+    frames = resize_frames(frames[:num_frames], size)
+    if not frames.any():
+        logger.warning("`video` is black throughout, which AudioX takes for no video.")
+    return frames
+
+
+def read_image(image: Any, size: tuple[int, int]) -> torch.Tensor:
+    """A picture, from a path or as PIL, numpy `[H, W, 3]` or tensor `[3, H, W]`: float32 0..1, `[1, 3, *size]`."""
+    frames = _to_frames("image", load_image(image) if isinstance(image, _PATH) else image)
+    if frames.shape[0] != 1:
+        raise ValueError(f"`image` must be one picture, got {frames.shape[0]}.")
+    return resize_frames(frames, size)
+
+
+def read_audio(
+    audio: Any, sampling_rate: int, channels: int, num_samples: int, padding_side: str = "right"
+) -> torch.Tensor:
+    """
+    An audio prompt: float32 `[channels, num_samples]` at `sampling_rate`, cut or padded with silence.
+
+    Args:
+        audio: a path, or `(waveform, rate)` with a waveform of `[N]` or `[1 or channels, N]`, tensor or numpy, in
+            -1..1.
+        sampling_rate, channels, num_samples: what the VAE expects.
+        padding_side: where silence is added to a short sound, `"right"` or `"left"`.
+    """
+    if isinstance(audio, _PATH):
+        # A second more than is used tells whether the sound goes on.
+        duration = num_samples / sampling_rate + 1
+        waveform, _ = load_audio(audio, sampling_rate=sampling_rate, channels=channels, duration=duration)
+    else:
+        if not isinstance(audio, tuple) or len(audio) != 2:
+            raise ValueError(f"`audio` must be a path or `(waveform, rate)`, got {type(audio).__name__}.")
+        waveform, rate = audio
+        waveform = torch.as_tensor(waveform)
+        if not waveform.is_floating_point():
+            raise ValueError(f"`audio`: the waveform must be floating point in -1..1, got {waveform.dtype}.")
+        waveform = waveform[None].float() if waveform.ndim == 1 else waveform.float()
+        if waveform.ndim != 2 or waveform.shape[0] not in (1, channels) or not waveform.shape[1]:
+            raise ValueError(
+                f"`audio`: the waveform must have the shape [N], [1, N] or [{channels}, N], got {list(waveform.shape)}."
+            )
+        if not torch.isfinite(waveform).all():
+            raise ValueError("`audio`: the waveform holds NaN or infinite samples.")
+        waveform = resample_audio(waveform, rate, sampling_rate).expand(channels, -1)
+
+    if waveform.abs().max() > 1:
+        logger.warning(f"`audio` peaks at {waveform.abs().max():.2f}, beyond full scale; it is used as it is.")
+    if waveform.shape[1] > num_samples + sampling_rate // 2:
+        logger.warning(
+            f"`audio` is longer than the model's window; the first {num_samples / sampling_rate:g} s are used."
+        )
+    waveform = waveform[:, :num_samples]
+    missing = num_samples - waveform.shape[1]
+    return torch.nn.functional.pad(waveform, (missing, 0) if padding_side == "left" else (0, missing))

@@ -1,0 +1,617 @@
+"""Sound and music from any mix of text, video, image and audio."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AudioPipelineOutput, DiffusionPipeline
+from diffusers.utils import logging, replace_example_docstring
+from diffusers.utils.torch_utils import randn_tensor
+from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from ..diffusers_registry import RegisteredPipelineMixin
+from ..models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
+from ..schedulers import AudioXDPMSolverSDEScheduler
+from .inputs import read_audio, read_image, read_video, split_batch
+
+logger = logging.get_logger(__name__)
+
+VIDEO_PROMPT = "Generate general audio for the video"
+
+EXAMPLE_DOC_STRING = """
+    Examples:
+        ```py
+        >>> import torch
+        >>> from audiox_diffusers import AudioXPipeline
+        >>> from audiox_diffusers.media import save_video
+
+        >>> pipe = AudioXPipeline.from_pretrained("audiox", dtype=torch.bfloat16).to("cuda")
+        >>> audio = pipe(prompt="waves on a pebble beach", video="beach.mp4").audios[0]
+        >>> save_video("beach-with-sound.mp4", "beach.mp4", audio, pipe.vae.config.sampling_rate)
+        ```
+"""
+
+
+def rescale_guidance(guided: torch.Tensor, conditional: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
+    """
+    Bring the guided prediction back to the standard deviation that the conditional one has over its channels (arXiv
+    2305.08891, section 3.4, with the channel axis instead of the whole sample), mixed in by `guidance_rescale`.
+
+    Args:
+        guided, conditional: `[B, C, L]`.
+        guidance_rescale: 0 (nothing changes) to 1.
+    """
+    rescaled = guided * (conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True))
+    return guided + guidance_rescale * (rescaled - guided)
+
+
+class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
+    r"""
+    Sound and music from any mix of text, video, image and audio, with AudioX (arXiv 2503.10522).
+
+    Args:
+        vae ([`AudioXAutoencoderOobleck`]): waveforms to latents and back.
+        text_encoder ([`~transformers.T5EncoderModel`] or `None`): T5. Without it, give `prompt_embeds`.
+        tokenizer ([`~transformers.T5Tokenizer`] or `None`): pads to its `model_max_length`.
+        image_encoder ([`~transformers.CLIPVisionModelWithProjection`] or `None`): CLIP, for video and images.
+        conditioner ([`AudioXConditioner`]): joins the embeddings of all modalities into one context.
+        transformer ([`AudioXTransformer2DModel`]): predicts the velocity of noised latents.
+        scheduler ([`AudioXDPMSolverSDEScheduler`]): the noise levels and the step between them.
+    """
+
+    model_cpu_offload_seq = "text_encoder->image_encoder->conditioner->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer", "image_encoder"]
+    _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
+
+    def __init__(
+        self,
+        vae: AudioXAutoencoderOobleck,
+        text_encoder: T5EncoderModel | None,
+        tokenizer: PreTrainedTokenizerBase | None,
+        image_encoder: CLIPVisionModelWithProjection | None,
+        conditioner: AudioXConditioner,
+        transformer: AudioXTransformer2DModel,
+        scheduler: AudioXDPMSolverSDEScheduler,
+    ):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            image_encoder=image_encoder,
+            conditioner=conditioner,
+            transformer=transformer,
+            scheduler=scheduler,
+        )
+
+    @property
+    def guidance_scale(self) -> float:
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        return self._interrupt
+
+    @property
+    def window_samples(self) -> int:
+        """Samples of one window: the longest sound that one call makes."""
+        return self.transformer.config.sample_size * self.vae.hop_length
+
+    def encode_prompt(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        device: torch.device | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        r"""
+        Text to embeddings: the last hidden state of T5, padded to the tokenizer's `model_max_length` tokens and
+        zeroed at the padding.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): what to hear.
+            negative_prompt (`str` or `list[str]`, *optional*): what not to hear.
+            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): passed
+                on as they are, in the place of the texts.
+
+        Returns:
+            `prompt_embeds` and `negative_prompt_embeds`, each `None` where nothing was given.
+        """
+        device = device or self._execution_device
+        if prompt_embeds is None and prompt is not None:
+            prompt_embeds = self._encode_text("prompt", prompt, device)
+        if negative_prompt_embeds is None and negative_prompt is not None:
+            negative_prompt_embeds = self._encode_text("negative_prompt", negative_prompt, device)
+        return prompt_embeds, negative_prompt_embeds
+
+    def _encode_text(self, name: str, text: str | list[str], device: torch.device) -> torch.Tensor:
+        if self.text_encoder is None or self.tokenizer is None:
+            raise ValueError(f"`{name}` needs a `text_encoder` and a `tokenizer`; without them give `{name}_embeds`.")
+        text = [text] if isinstance(text, str) else text
+        max_length = self.tokenizer.model_max_length
+        inputs = self.tokenizer(
+            text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+        )
+        for item, tokens in enumerate(self.tokenizer(text, padding=False, verbose=False).input_ids):
+            if len(tokens) > max_length:
+                lost = self.tokenizer.decode(tokens[max_length - 1 : -1])
+                logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is lost: {lost}")
+        mask = inputs.attention_mask.to(device)
+        hidden_states = self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state
+        return hidden_states * mask[..., None].to(hidden_states.dtype)
+
+    def encode_video(
+        self, video: Any = None, image: Any = None, device: torch.device | None = None
+    ) -> torch.Tensor | None:
+        r"""
+        Video and pictures to embeddings: the last hidden state of CLIP for each frame of a window. A picture is shown
+        as a still video; a short video keeps its last frame.
+
+        Args:
+            video (*optional*): a path, or frames at the model's rate (`conditioner.config.video_fps`): a list of PIL
+                pictures, numpy `[T, H, W, 3]` or tensor `[T, 3, H, W]`, uint8 or float 0..1; a list of those, or an
+                array with one more dimension, is a batch. Items may be `None`.
+            image (*optional*): a path, a PIL picture, numpy `[H, W, 3]` or tensor `[3, H, W]`; or a batch of them.
+            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
+
+        Returns:
+            `[B, num_video_frames, num_frame_tokens, width]`, zeros for items with neither video nor image; `None` if
+            the whole batch has neither.
+        """
+        videos, images = split_batch("video", video), split_batch("image", image)
+        items = self._broadcast(max(len(videos or []), len(images or [])), video=videos, image=images)
+        videos, images = items["video"], items["image"]
+        if not any(item is not None for item in videos + images):
+            return None
+        if self.image_encoder is None:
+            raise ValueError("`video` and `image` need an `image_encoder`.")
+
+        device = device or self._execution_device
+        config = self.conditioner.config
+        size = (self.image_encoder.config.image_size,) * 2
+        embeds: dict[tuple[int, int], torch.Tensor | None] = {}
+        for video_item, image_item in zip(videos, images, strict=True):
+            if video_item is not None and image_item is not None:
+                raise ValueError("Give either `video` or `image` for a sample, not both.")
+            if (id(video_item), id(image_item)) in embeds:
+                continue
+            frames = None
+            if video_item is not None:
+                frames = read_video(video_item, config.video_fps, config.num_video_frames, size)
+            elif image_item is not None:
+                frames = read_image(image_item, size)
+            if frames is None or not frames.any():
+                embeds[id(video_item), id(image_item)] = None
+                continue
+            frame_embeds = self._encode_frames(frames.to(device))
+            still = frame_embeds[-1:].expand(config.num_video_frames - len(frame_embeds), -1, -1)
+            embeds[id(video_item), id(image_item)] = torch.cat((frame_embeds, still))
+
+        present = next((item for item in embeds.values() if item is not None), None)
+        if present is None:
+            return None
+        rows = [embeds[id(video_item), id(image_item)] for video_item, image_item in zip(videos, images, strict=True)]
+        return torch.stack([torch.zeros_like(present) if row is None else row for row in rows])
+
+    def _encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """`[T, 3, H, W]` in 0..1 -> CLIP's tokens `[T, Q, D]`."""
+        mean = frames.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
+        std = frames.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
+        pixel_values = ((frames - mean) / std).to(self.image_encoder.dtype)
+        return self.image_encoder(pixel_values).last_hidden_state
+
+    def encode_audio(
+        self,
+        audio: Any = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        padding_side: str = "right",
+        device: torch.device | None = None,
+    ) -> torch.Tensor | None:
+        r"""
+        Audio prompts to latents, drawn from the posterior of the VAE.
+
+        Args:
+            audio (*optional*): a path, or `(waveform, rate)` with `[N]` or `[channels, N]`, tensor or numpy, in -1..1,
+                any rate; a list of those, or one waveform `[B, channels, N]`, is a batch. Items may be `None`.
+                Silence counts as no audio.
+            generator (`torch.Generator` or one for each item, *optional*): source of the posterior's noise.
+            padding_side (`str`): where silence is added to a short sound, `"right"` or `"left"`.
+            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
+
+        Returns:
+            `[B, latent_channels, num_audio_tokens]`, float32, zeros for items without audio; `None` if the whole batch
+            has none.
+        """
+        if padding_side not in ("left", "right"):
+            raise ValueError(f"`padding_side` must be 'left' or 'right', got {padding_side!r}.")
+        items = split_batch("audio", audio)
+        if items is None or all(item is None for item in items):
+            return None
+
+        if isinstance(generator, list) and len(generator) != len(items):
+            raise ValueError(f"`generator` is a list of {len(generator)}, for {len(items)} samples.")
+
+        device = device or self._execution_device
+        config = self.conditioner.config
+        latents = torch.zeros(len(items), config.latent_channels, config.num_audio_tokens, device=device)
+        for i, item in enumerate(items):
+            if item is None:
+                continue
+            waveform = read_audio(
+                item,
+                self.vae.config.sampling_rate,
+                self.vae.config.audio_channels,
+                config.audio_prompt_samples,
+                padding_side,
+            )
+            if waveform.any():
+                posterior = self.vae.encode(waveform[None].to(device, self.vae.dtype)).latent_dist
+                latents[i] = posterior.sample(generator[i] if isinstance(generator, list) else generator)[0]
+        return latents
+
+    def encode_conditions(
+        self,
+        prompt: str | list[str | None] | None = None,
+        video: Any = None,
+        image: Any = None,
+        audio: Any = None,
+        prompt_embeds: torch.Tensor | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        audio_padding_side: str = "right",
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        r"""
+        All prompts to the context that the transformer attends to. See [`~AudioXPipeline.encode_video`] and
+        [`~AudioXPipeline.encode_audio`] for what may be given; one item goes with each item of a longer list. A
+        sample without text gets `"Generate general audio for the video"`, as in training, where it has a picture, and
+        the empty text otherwise.
+
+        Returns:
+            `condition_embeds`, `[B, tokens, width]`.
+        """
+        device = device or self._execution_device
+        batches = {
+            "prompt": [prompt] if isinstance(prompt, str) else prompt,
+            "prompt_embeds": None if prompt_embeds is None else list(prompt_embeds),
+            "video": split_batch("video", video),
+            "image": split_batch("image", image),
+            "audio": split_batch("audio", audio),
+        }
+        batch_size = max([len(items) for items in batches.values() if items is not None], default=0)
+        items = self._broadcast(batch_size, **batches)
+        for i in range(batch_size):
+            if all(items[name][i] is None for name in items):
+                raise ValueError(
+                    "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
+                    f" `condition_embeds`; sample {i} has none."
+                )
+
+        if prompt_embeds is None:
+            texts = []
+            for text, video_item, image_item in zip(items["prompt"], items["video"], items["image"], strict=True):
+                if text is None:
+                    text = "" if video_item is None and image_item is None else VIDEO_PROMPT
+                texts.append(text)
+            prompt_embeds, _ = self.encode_prompt(texts, device=device)
+        else:
+            prompt_embeds = torch.stack(items["prompt_embeds"])
+
+        dtype = self.conditioner.dtype
+        embeds = {
+            "text_embeds": prompt_embeds,
+            "video_embeds": self.encode_video(items["video"], items["image"], device=device),
+            "audio_latents": self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
+        }
+        for name, tensor in embeds.items():
+            embeds[name] = None if tensor is None else tensor.to(device, dtype)
+        return self.conditioner(**embeds, return_dict=False)[0]
+
+    @staticmethod
+    def _broadcast(batch_size: int, **batches: list | None) -> dict[str, list]:
+        """Each modality as a list of `batch_size` items: absent ones as `None`s, a single one repeated."""
+        lengths = {name: len(items) for name, items in batches.items() if items is not None}
+        if any(length not in (1, batch_size) for length in lengths.values()):
+            listed = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
+            raise ValueError(f"All lists must be equally long: {listed}.")
+        broadcast = {}
+        for name, items in batches.items():
+            items = [None] if items is None else items
+            broadcast[name] = items * batch_size if len(items) == 1 else items
+        return broadcast
+
+    def prepare_latents(
+        self,
+        batch_size: int,
+        device: torch.device,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Unit noise `[batch_size, C, L]`, drawn or given, scaled to the first noise level; float32."""
+        shape = (batch_size, self.transformer.config.in_channels, self.transformer.config.sample_size)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
+        elif latents.shape != shape:
+            raise ValueError(f"`latents` must have the shape {list(shape)}, got {list(latents.shape)}.")
+        return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
+
+    def check_inputs(
+        self,
+        prompt,
+        negative_prompt,
+        video,
+        image,
+        audio,
+        prompt_embeds,
+        negative_prompt_embeds,
+        condition_embeds,
+        negative_condition_embeds,
+        audio_length_in_s,
+        num_inference_steps,
+        num_waveforms_per_prompt,
+        output_type,
+        callback_on_step_end_tensor_inputs,
+    ) -> None:
+        for name, text, embeds in (
+            ("prompt", prompt, prompt_embeds),
+            ("negative_prompt", negative_prompt, negative_prompt_embeds),
+        ):
+            if text is not None and embeds is not None:
+                raise ValueError(f"Give either `{name}` or `{name}_embeds`, not both.")
+            texts = text if isinstance(text, list) else [text]
+            if not texts or not all(item is None or isinstance(item, str) for item in texts):
+                raise ValueError(f"`{name}` must be a string or a list of strings, got {text!r}.")
+
+        others = {"prompt": prompt, "video": video, "image": image, "audio": audio, "prompt_embeds": prompt_embeds}
+        given = [name for name, value in others.items() if value is not None]
+        if condition_embeds is None and not given:
+            raise ValueError(
+                "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and `condition_embeds`."
+            )
+        if condition_embeds is not None and given:
+            raise ValueError(f"`condition_embeds` replaces all prompts; leave out `{given[0]}`.")
+        if negative_condition_embeds is not None:
+            if negative_prompt is not None or negative_prompt_embeds is not None:
+                raise ValueError("`negative_condition_embeds` replaces all negative prompts; leave them out.")
+        for name, embeds in (
+            ("condition_embeds", condition_embeds),
+            ("negative_condition_embeds", negative_condition_embeds),
+        ):
+            width = self.transformer.config.cross_attention_input_dim
+            if embeds is not None and (embeds.ndim != 3 or embeds.shape[2] != width):
+                raise ValueError(f"`{name}` must have the shape [B, tokens, {width}], got {list(embeds.shape)}.")
+
+        window = self.window_samples / self.vae.config.sampling_rate
+        if audio_length_in_s is not None:
+            samples = audio_length_in_s * self.vae.config.sampling_rate
+            if not 1 <= samples <= self.window_samples:
+                raise ValueError(
+                    f"`audio_length_in_s` must be above 0 and at most {window:.4g} s, the model's window; got"
+                    f" {audio_length_in_s}."
+                )
+        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+            raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
+        if not isinstance(num_waveforms_per_prompt, int) or num_waveforms_per_prompt < 1:
+            raise ValueError(
+                f"`num_waveforms_per_prompt` must be a whole number above 0, got {num_waveforms_per_prompt}."
+            )
+        if output_type not in ("np", "pt", "latent"):
+            raise ValueError(f"`output_type` must be 'np', 'pt' or 'latent', got {output_type!r}.")
+        unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got"
+                f" {sorted(unknown)}."
+            )
+
+    @torch.no_grad()
+    @replace_example_docstring(EXAMPLE_DOC_STRING)
+    def __call__(
+        self,
+        prompt: str | list[str | None] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        video: Any = None,
+        image: Any = None,
+        audio: Any = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        condition_embeds: torch.Tensor | None = None,
+        negative_condition_embeds: torch.Tensor | None = None,
+        audio_length_in_s: float | None = None,
+        num_inference_steps: int = 250,
+        guidance_scale: float = 7.0,
+        guidance_rescale: float = 0.0,
+        num_waveforms_per_prompt: int = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        audio_padding_side: str = "right",
+        attention_kwargs: dict[str, Any] | None = None,
+        output_type: str = "np",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[["AudioXPipeline", int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+    ) -> AudioPipelineOutput | tuple:
+        r"""
+        Make sound for any mix of prompts. A list makes a batch, in which each item may be `None`; a single item goes
+        with all of a longer list. A whole window is always generated and then cut to the length asked for.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): what to hear. Without it a sample with a picture is given
+                `"Generate general audio for the video"`, as in training.
+            negative_prompt (`str` or `list[str]`, *optional*): what not to hear. It stands, without video and audio,
+                in the place of the null context of guidance.
+            video (*optional*): a path, or frames at the model's rate; see [`~AudioXPipeline.encode_video`]. Of a
+                longer one the first window is used, with a warning.
+            image (*optional*): a path or a picture, shown as a still video.
+            audio (*optional*): a sound to continue or to fill, as a path or `(waveform, rate)`; see
+                [`~AudioXPipeline.encode_audio`].
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `[B, num_text_tokens, width]`, *optional*):
+                in the place of the texts; see [`~AudioXPipeline.encode_prompt`].
+            condition_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): in the place of all prompts;
+                see [`~AudioXPipeline.encode_conditions`].
+            negative_condition_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): in the place of the
+                null context, which is all zeros.
+            audio_length_in_s (`float`, *optional*): seconds of sound, above 0 and at most one window; by default 10,
+                or the window where that is shorter.
+            num_inference_steps (`int`): denoising steps, one model call each. The published samples were made with
+                250.
+            guidance_scale (`float`): weight of classifier-free guidance on the predicted velocity; off at 1 and
+                below.
+            guidance_rescale (`float`): how much of the guided prediction's standard deviation is brought back, 0..1.
+            num_waveforms_per_prompt (`int`): sounds for each sample, next to each other in the output.
+            generator (`torch.Generator` or one for each sound, *optional*): makes the result reproducible. With a list
+                each sound is the same whatever batch it is made in.
+            latents (`torch.Tensor` of shape `[B, in_channels, sample_size]`, *optional*): unit noise to start from.
+            audio_padding_side (`str`): where silence is added to a short `audio`, `"right"` or `"left"`.
+            attention_kwargs (`dict`, *optional*): `{"scale": s}` scales LoRA layers.
+            output_type (`str`): `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`): whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
+            callback_on_step_end (`Callable`, *optional*): called as `(pipe, step, timestep, tensors)` after each step;
+                what it returns replaces the tensors. Setting `pipe._interrupt = True` ends the loop.
+            callback_on_step_end_tensor_inputs (`list[str]`): which tensors it is given.
+
+        Returns:
+            [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
+            `vae.config.sampling_rate`, not normalised and not clipped; latents `[B, in_channels, sample_size]` for
+            `output_type="latent"`.
+
+        Raises:
+            ValueError: naming the argument that is wrong.
+
+        Examples:
+        """
+        # 1. Check the inputs.
+        self.check_inputs(
+            prompt,
+            negative_prompt,
+            video,
+            image,
+            audio,
+            prompt_embeds,
+            negative_prompt_embeds,
+            condition_embeds,
+            negative_condition_embeds,
+            audio_length_in_s,
+            num_inference_steps,
+            num_waveforms_per_prompt,
+            output_type,
+            callback_on_step_end_tensor_inputs,
+        )
+        self._guidance_scale = guidance_scale
+        self._interrupt = False
+        device = self._execution_device
+        sampling_rate = self.vae.config.sampling_rate
+        if audio_length_in_s is None:
+            audio_length_in_s = min(10.0, self.window_samples / sampling_rate)
+        num_samples = round(audio_length_in_s * sampling_rate)
+
+        # 2. Encode the prompts into one context.
+        if condition_embeds is None:
+            condition_embeds = self.encode_conditions(
+                prompt,
+                video,
+                image,
+                audio,
+                prompt_embeds,
+                generator[::num_waveforms_per_prompt] if isinstance(generator, list) else generator,
+                audio_padding_side,
+                device,
+            )
+        num_sounds = condition_embeds.shape[0] * num_waveforms_per_prompt
+        if isinstance(generator, list) and len(generator) != num_sounds:
+            raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
+        if negative_prompt is not None or negative_prompt_embeds is not None:
+            negative_condition_embeds = self.encode_conditions(
+                negative_prompt, prompt_embeds=negative_prompt_embeds, device=device
+            )
+        elif negative_condition_embeds is None:
+            negative_condition_embeds = torch.zeros_like(condition_embeds)
+        if negative_condition_embeds.shape[0] == 1:
+            negative_condition_embeds = negative_condition_embeds.expand(condition_embeds.shape[0], -1, -1)
+        if negative_condition_embeds.shape != condition_embeds.shape:
+            raise ValueError(
+                f"The negative prompts give a context of shape {list(negative_condition_embeds.shape)}, the prompts one"
+                f" of {list(condition_embeds.shape)}."
+            )
+        dtype = self.transformer.dtype
+        condition_embeds = condition_embeds.to(device, dtype).repeat_interleave(num_waveforms_per_prompt, dim=0)
+        negative_condition_embeds = negative_condition_embeds.to(device, dtype).repeat_interleave(
+            num_waveforms_per_prompt, dim=0
+        )
+
+        # 3. Lay out the noise levels and start from noise.
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        self.scheduler.set_begin_index(0)
+        timesteps = self.scheduler.timesteps
+        self._num_timesteps = len(timesteps)
+        latents = self.prepare_latents(num_sounds, device, generator, latents)
+        step_kwargs = {}
+        if "generator" in inspect.signature(self.scheduler.step).parameters:
+            step_kwargs["generator"] = generator
+
+        # 4. Denoise.
+        with self.progress_bar(total=num_inference_steps) as progress_bar:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+
+                guided = self.do_classifier_free_guidance
+                model_input = self.scheduler.scale_model_input(latents, t).to(dtype)
+                context = condition_embeds
+                if guided:
+                    model_input = torch.cat((model_input, model_input))
+                    context = torch.cat((negative_condition_embeds, condition_embeds))
+
+                with self.transformer.cache_context("cond_uncond" if guided else "cond"):
+                    velocity = self.transformer(
+                        model_input,
+                        t.expand(model_input.shape[0]),
+                        context,
+                        attention_kwargs=attention_kwargs,
+                        return_dict=False,
+                    )[0].float()
+
+                if guided:
+                    unconditional, conditional = velocity.chunk(2)
+                    velocity = unconditional + self.guidance_scale * (conditional - unconditional)
+                    if guidance_rescale > 0:
+                        velocity = rescale_guidance(velocity, conditional, guidance_rescale)
+
+                latents = self.scheduler.step(velocity, t, latents, **step_kwargs, return_dict=False)[0]
+
+                if callback_on_step_end is not None:
+                    callback_kwargs = {}
+                    for name in callback_on_step_end_tensor_inputs:
+                        callback_kwargs[name] = locals()[name]
+                    callback_outputs = callback_on_step_end(self, i, t, callback_kwargs)
+                    latents = callback_outputs.pop("latents", latents)
+                    condition_embeds = callback_outputs.pop("condition_embeds", condition_embeds)
+                    negative_condition_embeds = callback_outputs.pop(
+                        "negative_condition_embeds", negative_condition_embeds
+                    )
+
+                progress_bar.update()
+
+        # 5. Decode, and cut to the length asked for.
+        if output_type == "latent":
+            audios = latents
+        else:
+            audios = self.vae.decode(latents).sample[..., :num_samples].float()
+            if output_type == "np":
+                audios = audios.cpu().numpy()
+
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return (audios,)
+        return AudioPipelineOutput(audios=audios)

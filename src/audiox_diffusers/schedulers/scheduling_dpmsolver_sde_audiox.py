@@ -1,0 +1,231 @@
+"""DPM-Solver++ SDE of third order, the sampler that the AudioX models were released with."""
+
+import math
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+
+class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
+    r"""
+    DPM-Solver++(3M) SDE for a v-prediction model, sampled in the variance-exploding frame: a sample at noise level `s`
+    is `x = x0 + s * noise` (EDM, arXiv 2206.00364, section 5; v-prediction, arXiv 2202.00512, appendix D).
+
+    - The model is given `x / sqrt(s^2 + 1)` ([`~AudioXDPMSolverSDEScheduler.scale_model_input`]) and the time
+      `t = atan(s) * 2 / pi` in 0..1.
+    - Its velocity `v` gives `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`.
+    - `num_inference_steps` levels fall exponentially from `sigma_max` to `sigma_min`; the last step goes to 0.
+
+    The solver is the third-order multistep one of DPM-Solver++ (arXiv 2211.01095, section 4 and appendix) for the
+    reverse SDE, one model call a step. With `l = -log s`, `h = l[i+1] - l[i]`, `g = h (1 + eta)` and the denoised
+    samples `D0, D1, D2` of this step and the two before, spaced by `h1` and `h2`:
+
+    `x' = exp(-g) x + (1 - exp(-g)) D0 + phi2 d1 - phi3 d2 + s' sqrt(1 - exp(-2 h eta)) noise`,
+    `phi2 = expm1(-g) / g + 1`, `phi3 = phi2 / g - 1/2`,
+    `a = (D0 - D1) h / h1`, `b = (D1 - D2) h / h2`, `d2 = (a - b) h / (h1 + h2)`, `d1 = a + d2 h1 / h`.
+
+    No scheduler of diffusers gives these numbers: `DPMSolverMultistepScheduler` has another coefficient in its
+    third-order SDE, and `CosineDPMSolverMultistepScheduler` ends at order 2. The original draws its noise from a
+    Brownian tree, whose increments over disjoint intervals are independent normals; those are drawn here.
+
+    Parameters:
+        sigma_min (`float`): last noise level before 0. The released models use 0.3, and 0.03 with 100 steps.
+        sigma_max (`float`): first noise level.
+        eta (`float`): amount of noise added at each step, from 0 (deterministic) to 1.
+        solver_order (`int`): 1, 2 or 3. Order 2 is DPM-Solver++(2M) SDE, midpoint.
+        num_train_timesteps (`int`): number of levels before `set_timesteps` is called.
+
+    Attributes:
+        sigmas (`torch.Tensor` of shape `[N + 1]`): the levels and the final 0, float64, on the CPU.
+        timesteps (`torch.Tensor` of shape `[N]`): the time of each model call, float32.
+    """
+
+    _compatibles = []
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        sigma_min: float = 0.3,
+        sigma_max: float = 500.0,
+        eta: float = 1.0,
+        solver_order: int = 3,
+        num_train_timesteps: int = 1000,
+    ):
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"`sigma_min` and `sigma_max` must be 0 < min < max, got {sigma_min} and {sigma_max}.")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"`eta` must be in 0..1, got {eta}.")
+        if solver_order not in (1, 2, 3):
+            raise ValueError(f"`solver_order` must be 1, 2 or 3, got {solver_order}.")
+        self.set_timesteps(num_train_timesteps)
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """Standard deviation of the first sample's noise: unit noise times this starts the sampling."""
+        return self.sigmas[0].item()
+
+    @property
+    def step_index(self) -> int | None:
+        """Index of the current step, `None` before the first."""
+        return self._step_index
+
+    @property
+    def begin_index(self) -> int | None:
+        """Index of the first step, `None` where it is taken from the first timestep."""
+        return self._begin_index
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Start at step `begin_index` of the schedule instead of looking the first timestep up."""
+        self._begin_index = begin_index
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: list[float] | None = None,
+    ) -> None:
+        """
+        Lay out the noise levels. Call it before sampling; it forgets the steps taken.
+
+        Args:
+            num_inference_steps (`int`): number of levels, at least 1.
+            device (`str` or `torch.device`, *optional*): where `timesteps` are kept.
+            sigmas (`list[float]`, *optional*): falling positive levels of your own, instead of `num_inference_steps`.
+
+        Raises:
+            ValueError: if both or neither are given, or they are out of range.
+        """
+        if (num_inference_steps is None) == (sigmas is None):
+            raise ValueError("Give either `num_inference_steps` or `sigmas`.")
+        if sigmas is None:
+            if num_inference_steps < 1:
+                raise ValueError(f"`num_inference_steps` must be at least 1, got {num_inference_steps}.")
+            log_max, log_min = math.log(self.config.sigma_max), math.log(self.config.sigma_min)
+            levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
+        else:
+            levels = torch.as_tensor(sigmas, dtype=torch.float64)
+            if levels.ndim != 1 or not len(levels) or not (levels > 0).all() or not (levels.diff() < 0).all():
+                raise ValueError(f"`sigmas` must be falling and positive, got {sigmas}.")
+
+        self.num_inference_steps = len(levels)
+        self.sigmas = torch.cat((levels, levels.new_zeros(1)))
+        self.timesteps = (levels.atan() * 2 / math.pi).to(torch.float32).to(device)
+        self._step_index = None
+        self._begin_index = None
+        self._denoised: list[torch.Tensor] = []
+        self._log_steps: list[float] = []
+
+    def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
+        """The first step whose time is nearest to `timestep`."""
+        return (self.timesteps - timestep).abs().argmin().item()
+
+    def _init_step_index(self, timestep: float | torch.Tensor) -> None:
+        if self._step_index is None:
+            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+
+    def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """The model's input for a sample at the current level: `sample / sqrt(s^2 + 1)`, same shape and dtype."""
+        self._init_step_index(timestep)
+        sigma = self.sigmas[self._step_index].item()
+        return sample / math.sqrt(sigma**2 + 1)
+
+    def denoise(self, model_output: torch.Tensor, sample: torch.Tensor, sigma: float) -> torch.Tensor:
+        """The estimate of the clean sample: `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`."""
+        return sample / (sigma**2 + 1) - model_output * (sigma / math.sqrt(sigma**2 + 1))
+
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """
+        Noise clean samples to the levels of the schedule that are nearest to `timesteps`.
+
+        Args:
+            original_samples, noise (`torch.Tensor` of shape `[B, ...]`): clean samples, and unit noise.
+            timesteps (`torch.Tensor` of shape `[B]`): times in 0..1.
+
+        Returns:
+            `original_samples + sigma * noise`, in the variance-exploding frame.
+        """
+        sigmas = torch.stack([self.sigmas[self.index_for_timestep(timestep)] for timestep in timesteps])
+        sigmas = sigmas.to(original_samples.device, original_samples.dtype)
+        return original_samples + noise * sigmas.view(-1, *(1,) * (original_samples.ndim - 1))
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        variance_noise: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        r"""
+        From one noise level to the next.
+
+        Args:
+            model_output (`torch.Tensor` of shape `[B, ...]`): velocity that the model predicts, guided or not.
+            timestep (`float` or scalar `torch.Tensor`): time of the current level, one of `timesteps`.
+            sample (`torch.Tensor` of shape `[B, ...]`): current sample, in the variance-exploding frame. Keep it in
+                float32: at the first levels it is hundreds of times larger than what remains of it.
+            generator (`torch.Generator` or one for each sample, *optional*): source of the noise.
+            variance_noise (`torch.Tensor` of shape `[B, ...]`, *optional*): unit noise to use instead.
+            return_dict (`bool`): whether to return a [`~schedulers.scheduling_utils.SchedulerOutput`].
+
+        Returns:
+            The sample at the next level, in the dtype of `sample`; at the last step the denoised sample.
+        """
+        self._init_step_index(timestep)
+        if self._step_index >= self.num_inference_steps:
+            raise ValueError("`step` was called more often than there are timesteps: call `set_timesteps` again.")
+        sigma, next_sigma = self.sigmas[self._step_index].item(), self.sigmas[self._step_index + 1].item()
+
+        dtype, sample = sample.dtype, sample.float()
+        denoised = self.denoise(model_output.float(), sample, sigma)
+        self._step_index += 1
+        if next_sigma == 0:
+            prev_sample = denoised
+        else:
+            log_step = math.log(sigma / next_sigma)
+            prev_sample = self._solve(sample, denoised, log_step)
+            if self.config.eta > 0:
+                if variance_noise is None:
+                    variance_noise = randn_tensor(
+                        sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
+                    )
+                noise_level = next_sigma * math.sqrt(-math.expm1(-2 * log_step * self.config.eta))
+                prev_sample = prev_sample + noise_level * variance_noise.float()
+            self._denoised = [denoised, *self._denoised][: self.config.solver_order - 1]
+            self._log_steps = [log_step, *self._log_steps][: self.config.solver_order - 1]
+
+        prev_sample = prev_sample.to(dtype)
+        if not return_dict:
+            return (prev_sample,)
+        return SchedulerOutput(prev_sample=prev_sample)
+
+    def _solve(self, sample: torch.Tensor, denoised: torch.Tensor, log_step: float) -> torch.Tensor:
+        """The deterministic part of the step, of the highest order that the denoised samples so far allow."""
+        order = min(self.config.solver_order, len(self._denoised) + 1)
+        g = log_step * (1 + self.config.eta)
+        decay = math.exp(-g)
+        result = decay * sample + (1 - decay) * denoised
+        if order == 1:
+            return result
+
+        ratio = self._log_steps[0] / log_step
+        slope = (denoised - self._denoised[0]) / ratio
+        if self.config.solver_order == 2:
+            return result + (1 - decay) / 2 * slope
+
+        phi2 = math.expm1(-g) / g + 1
+        if order == 2:
+            return result + phi2 * slope
+
+        ratio2 = self._log_steps[1] / log_step
+        slope2 = (self._denoised[0] - self._denoised[1]) / ratio2
+        curvature = (slope - slope2) / (ratio + ratio2)
+        phi3 = phi2 / g - 0.5
+        return result + phi2 * (slope + curvature * ratio) - phi3 * curvature
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps

@@ -1,0 +1,75 @@
+import json
+import os
+from pathlib import Path
+
+# Before anything reads it: no test reaches for the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from audiox_diffusers import AudioXPipeline, load_original_checkpoint
+
+FIXTURES = Path(__file__).parent / "fixtures"
+
+
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference over the largest value."""
+    assert actual.shape == expected.shape
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(scope="session")
+def close():
+    """Check that a tensor reproduces a golden one: relative error under 1e-4, or the tolerance given."""
+
+    def check(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
+        assert relative_error(actual, expected) < tolerance
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def fixtures_path() -> Path:
+    return FIXTURES
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, torch.Tensor]:
+    """Numbers of the released code on the small checkpoint beside them; see tests/fixtures/README.md."""
+    return load_file(FIXTURES / "audiox" / "golden.safetensors")
+
+
+@pytest.fixture(scope="session")
+def manifest() -> tuple[dict, dict[str, torch.Tensor]]:
+    """Config of the released AudioX, and all its tensors at full size on the meta device."""
+    config = json.loads((FIXTURES / "manifest" / "audiox.config.json").read_text())
+    shapes = json.loads((FIXTURES / "manifest" / "audiox.keys.json").read_text())
+    return config, {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of letters for the small text encoder, which knows 64 tokens."""
+    vocab = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz ,.'", 3)}
+    letters = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    letters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    letters.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.fixture
+def pipe(tokenizer) -> AudioXPipeline:
+    """The small checkpoint as a pipeline."""
+    folder = FIXTURES / "audiox"
+    pipe = load_original_checkpoint(
+        folder,
+        text_encoder=folder / "text_encoder",
+        tokenizer=tokenizer,
+        image_encoder_config=folder / "image_encoder",
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

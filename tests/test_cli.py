@@ -1,0 +1,612 @@
+"""The `audiox` command: what it writes, what it says, and how it ends."""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import RemoteEntryNotFoundError
+from PIL import Image
+
+import audiox_diffusers
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.cli import build_parser, main
+from audiox_diffusers.commands import batch, convert, generate
+from audiox_diffusers.media import load_audio, save_audio, save_video
+
+RATE = 44100
+WINDOW = 192  # samples of the small model's window
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tokenizer, fixtures_path) -> list[str]:
+    """The small checkpoint as arguments of `audiox convert`."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    released = fixtures_path / "audiox"
+    return [
+        str(released),
+        *("--text-encoder", str(released / "text_encoder")),
+        *("--tokenizer", str(folder)),
+        *("--image-encoder-config", str(released / "image_encoder")),
+    ]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, source) -> Path:
+    folder = tmp_path_factory.mktemp("converted") / "audiox-small"
+    assert main(["convert", source[0], str(folder), *source[1:]]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """A video of 0.6 s, a picture and a sound."""
+    folder = tmp_path_factory.mktemp("media")
+    frames = np.random.default_rng(0).integers(0, 256, (6, 32, 48, 3), dtype=np.uint8)
+    tone = 0.5 * np.sin(np.arange(WINDOW) * 0.1, dtype=np.float32)
+    save_video(folder / "video.mp4", frames, tone, RATE, fps=10)
+    Image.fromarray(frames[0]).save(folder / "image.png")
+    save_audio(folder / "audio.wav", tone, RATE)
+    (folder / "text.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def make_sound(model, out):
+    """Run `audiox generate` on the small model, quietly levelled: its sound is far beyond full scale."""
+
+    def run(*args: object, output: str = "sound.wav") -> bytes:
+        command = ["generate", "--model", model, "--steps", 3, "--normalize", *args, "--output", out / output]
+        assert main([str(word) for word in command]) == 0
+        path = out / output
+        return path.read_bytes() if path.exists() else b""
+
+    return run
+
+
+def picture_packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(video=0) if packet.size]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+# The parser
+
+
+def test_help():
+    audiox = Path(sys.executable).parent / "audiox"
+    result = subprocess.run([audiox, "--help"], capture_output=True, text=True)
+    assert result.returncode == 0
+    for command in ("generate", "convert", "demo"):
+        assert command in result.stdout
+
+
+def test_runs_as_a_module():
+    result = subprocess.run(
+        [sys.executable, "-m", "audiox_diffusers.cli", "convert", "nix", "nix/nix"], capture_output=True, text=True
+    )
+    assert result.returncode == 2
+    assert result.stderr == "audiox: error: nix: no such folder\n"
+
+
+def test_the_parser_imports_nothing_heavy():
+    code = (
+        "import sys, types; package = types.ModuleType('audiox_diffusers'); package.__path__ = [sys.argv[1]];"
+        "sys.modules['audiox_diffusers'] = package; from audiox_diffusers.cli import build_parser;"
+        "build_parser().format_help(); print([name for name in ('torch', 'numpy', 'av') if name in sys.modules])"
+    )
+    folder = Path(audiox_diffusers.__file__).parent
+    assert subprocess.check_output([sys.executable, "-c", code, folder], text=True) == "[]\n"
+
+
+def test_help_states_the_defaults_of_the_pipeline():
+    defaults = inspect.signature(AudioXPipeline.__call__).parameters
+    args = build_parser().parse_args(["generate", "--model", "m", "--output", "o"])
+    assert args.steps is args.guidance is args.guidance_rescale is None
+    assert defaults["num_inference_steps"].default == 250
+    assert defaults["guidance_scale"].default == 7
+    assert defaults["guidance_rescale"].default == 0
+
+
+# audiox generate
+
+
+@pytest.mark.parametrize("output", ["sound.wav", "sound.flac", "sound.mp3", "sound.ogg", "sound.m4a"])
+def test_text(make_sound, out, capsys, output):
+    make_sound("--prompt", "a dog", output=output)
+    line = capsys.readouterr().out
+    assert line.startswith(f"wrote {out / output}: 0.00 s of stereo sound at 44100 Hz, peak ")
+    assert ", scaled to 1.00; loaded in " in line and ", generated in " in line and line.endswith(" s\n")
+    assert names(out) == [output]
+    waveform, _ = load_audio(out / output)
+    assert waveform.shape[0] == 2 and waveform.any()
+
+
+def test_every_condition_changes_the_sound(make_sound, media):
+    conditions = {
+        "text": ["--prompt", "a dog"],
+        "negative": ["--prompt", "a dog", "--negative-prompt", "music"],
+        "guidance": ["--prompt", "a dog", "--guidance", 2],
+        "rescale": ["--prompt", "a dog", "--guidance-rescale", 0.7],
+        "steps": ["--prompt", "a dog", "--steps", 4],
+        "seed": ["--prompt", "a dog", "--seed", 1],
+        "video": ["--video", media / "video.mp4"],
+        "image": ["--image", media / "image.png"],
+        "audio": ["--audio", media / "audio.wav"],
+        "text and video": ["--prompt", "a dog", "--video", media / "video.mp4"],
+        "all": ["--prompt", "a dog", "--video", media / "video.mp4", "--audio", media / "audio.wav"],
+    }
+    sounds = {name: make_sound(*args) for name, args in conditions.items()}
+    assert len(set(sounds.values())) == len(sounds)
+    assert sounds["text"] == make_sound(*conditions["text"])
+
+
+def test_audio_padding(make_sound, tmp_path):
+    save_audio(tmp_path / "short.wav", torch.full((40,), 0.5), RATE)
+    right = make_sound("--audio", tmp_path / "short.wav")
+    assert make_sound("--audio", tmp_path / "short.wav", "--audio-padding", "left") != right
+
+
+def test_length(make_sound, out):
+    make_sound("--prompt", "a dog", "--length", 100 / RATE)
+    waveform, rate = load_audio(out / "sound.wav")
+    assert rate == RATE and waveform.shape == (2, 100)
+
+
+@pytest.mark.parametrize("output", ["video.mp4", "video.mov", "video.mkv"])
+def test_video_with_new_sound_keeps_its_picture(make_sound, media, out, capsys, output):
+    make_sound("--video", media / "video.mp4", "--prompt", "a dog", output=output)
+    assert picture_packets(out / output) == picture_packets(media / "video.mp4")
+    waveform, _ = load_audio(out / output)
+    assert waveform.shape[0] == 2
+    assert "; the video goes on without sound until 0.60 s; loaded in" in capsys.readouterr().out
+    assert names(out) == [output]
+
+
+def test_several_sounds(make_sound, out, capsys):
+    alone = [make_sound("--prompt", "a dog", "--seed", seed) for seed in (5, 6)]
+    (out / "sound.wav").unlink()
+    capsys.readouterr()
+    make_sound("--prompt", "a dog", "--seed", 5, "--num", 2)
+    lines = capsys.readouterr().out.splitlines()
+    assert names(out) == ["sound-1.wav", "sound-2.wav"]
+    assert [line.split(":")[0] for line in lines[:2]] == [f"wrote {out / f'sound-{i}.wav'}" for i in (1, 2)]
+    assert lines[2].startswith("wrote 2 sounds; loaded in ")
+    assert alone[0] != alone[1]
+    assert [(out / f"sound-{i}.wav").read_bytes() for i in (1, 2)] == alone
+
+
+def test_several_sounds_from_an_audio_prompt(make_sound, media, out):
+    make_sound("--audio", media / "audio.wav", "--num", 2)
+    assert (out / "sound-1.wav").read_bytes() != (out / "sound-2.wav").read_bytes()
+
+
+def test_levels_are_left_alone_unless_asked(model, out, capsys):
+    command = ["generate", "--model", str(model), "--steps", "3", "--prompt", "a dog", "-o", str(out / "a.wav")]
+    assert main(command) == 0
+    loud = capsys.readouterr()
+    assert float(loud.out.split("peak ")[1].split(";")[0]) > 1
+    (warning,) = [line for line in loud.err.splitlines() if line.startswith("audiox: warning: ")]
+    assert "were clipped" in warning
+
+    assert main([*command, "--normalize"]) == 0
+    assert "clipped" not in capsys.readouterr().err
+    waveform, _ = load_audio(out / "a.wav")
+    assert waveform.abs().max() == pytest.approx(1, abs=1e-4)
+
+
+def test_precision(make_sound):
+    assert make_sound("--prompt", "a dog", "--dtype", "bfloat16") != make_sound("--prompt", "a dog")
+
+
+def test_terminal_shows_steps_and_warnings_only(make_sound, capsys):
+    make_sound("--prompt", "a dog that barks\nat night")
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.strip()]
+    (warning,) = [line for line in lines if "it/s" not in line and "s/it" not in line and "%" not in line]
+    assert warning.startswith("audiox: warning: `prompt`")
+    assert any("3/3" in line for line in lines)
+    assert not any("Loading" in line for line in lines)
+
+
+def test_leaves_the_settings_of_libraries(make_sound):
+    import diffusers.utils.logging as diffusers_logging
+    import transformers.utils.logging as transformers_logging
+
+    def settings():
+        libraries = (diffusers_logging, transformers_logging)
+        return [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+
+    before = settings()
+    make_sound("--prompt", "a dog")
+    assert settings() == before
+
+
+# audiox generate: what is wrong with the input
+
+
+def wrong(args: list[object], capsys) -> str:
+    """The one line that `audiox` says when it is given these."""
+    capsys.readouterr()
+    assert main([str(word) for word in args]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("audiox: error: ") and said.err.count("\n") == 1
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("", "nothing to go by"),
+        ("--prompt a -o {out}/x.mp4", "needs a video"),
+        ("--prompt a -o {out}/x.xyz", "unknown extension '.xyz'"),
+        ("--prompt a -o {out}", "unknown extension ''"),
+        ("--prompt a -o {out}/nix/x.wav", "out/nix: no such folder"),
+        ("--prompt a -o {media}/audio.wav/x.wav", "audio.wav: not a folder"),
+        ("--video {media}/nix.mp4", "nix.mp4: no such file"),
+        ("--video {media}/text.mp4", "text.mp4: not a media file"),
+        ("--video {media}/audio.wav -o {out}/x.mp4", "audio.wav: has no video stream"),
+        ("--image {media}/nix.png", "nix.png: no such file"),
+        ("--image {media}/video.mp4", "video.mp4: not an image"),
+        ("--audio {media}/nix.wav", "nix.wav: no such file"),
+        ("--audio {media}/image.png", "image.png: has no audio stream"),
+        ("--video {media}/video.mp4 --image {media}/image.png", "not both"),
+        ("--prompt a --steps 0", "--steps must be at least 1, got 0"),
+        ("--prompt a --guidance nan", "--guidance must be"),
+        ("--prompt a --guidance-rescale 1.1", "--guidance-rescale must be in 0..1, got 1.1"),
+        ("--prompt a --length 0", "`length` must be"),
+        ("--prompt a --length nan", "`length` must be"),
+        ("--prompt a --num 0", "--num must be at least 1, got 0"),
+        ("--prompt a --seed -1", "seed must be in"),
+        ("--prompt a --seed 18446744073709551615 --num 2", "the last seed"),
+        ("--prompt a --device nix", "--device nix: not available"),
+    ],
+)
+def test_wrong_input_is_found_before_the_model_is_loaded(monkeypatch, model, media, out, capsys, args, message):
+    monkeypatch.setattr(generate, "load_pipeline", None)
+    words = args.format(out=out, media=media).split()
+    assert message in wrong(["generate", "--model", model, "-o", out / "x.wav", *words], capsys)
+    assert names(out) == []
+
+
+def test_length_beyond_the_window(model, out, capsys):
+    args = ["generate", "--model", model, "--prompt", "a", "--length", 1, "-o", out / "x.wav"]
+    assert "length must be at most 0.004354 s, the model's window, got 1" in wrong(args, capsys)
+    assert names(out) == []
+
+
+def test_argparse_errors(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["generate", "--model", "m", "-o", "o.wav", "--steps", "many"])
+    assert end.value.code == 2
+
+
+def test_a_released_checkpoint_must_be_converted(fixtures_path, out, capsys):
+    for released in (fixtures_path / "audiox", fixtures_path / "audiox" / "model.ckpt"):
+        line = wrong(["generate", "--model", released, "--prompt", "a", "-o", out / "x.wav"], capsys)
+        assert f"audiox convert {released} FOLDER" in line
+    assert names(out) == []
+
+
+def test_a_released_checkpoint_on_the_hub_must_be_converted(monkeypatch, out, capsys):
+    def from_pretrained(*args, **kwargs):
+        raise RemoteEntryNotFoundError("no model_index.json", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(AudioXPipeline, "from_pretrained", from_pretrained)
+    line = wrong(["generate", "--model", "someone/AudioX", "--prompt", "a", "-o", out / "x.wav"], capsys)
+    assert "audiox convert someone/AudioX FOLDER" in line
+
+
+@pytest.mark.parametrize("name", ["nix", "someone/nix", "./not/a/repo"])
+def test_no_such_model(out, capsys, name):
+    line = wrong(["generate", "--model", name, "--prompt", "a", "-o", out / "x.wav"], capsys)
+    assert f"--model {name}: no such folder" in line
+
+
+def test_a_folder_without_a_model(out, capsys):
+    assert "model_index.json" in wrong(["generate", "--model", out, "--prompt", "a", "-o", out / "x.wav"], capsys)
+
+
+def test_interrupted(monkeypatch, model, out, capsys):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "make", interrupt)
+    assert main(["generate", "--model", str(model), "--prompt", "a", "-o", str(out / "x.wav")]) == 130
+    assert capsys.readouterr().err == "audiox: interrupted\n"
+    assert names(out) == []
+
+
+def test_unexpected_errors_keep_their_traceback(monkeypatch, model, out):
+    def fail(*args):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(generate, "make", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["generate", "--model", str(model), "--prompt", "a", "-o", str(out / "x.wav")])
+
+
+# audiox generate --batch
+
+
+@pytest.fixture
+def lines(media):
+    """Write a file of lines beside the media files."""
+    paths = []
+
+    def write(*values: object) -> Path:
+        path = media / "lines.jsonl"
+        path.write_text("".join((value if isinstance(value, str) else json.dumps(value)) + "\n" for value in values))
+        paths.append(path)
+        return path
+
+    yield write
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+def run_batch(model: Path, path: Path, folder: Path, *args: object) -> int:
+    command = ["generate", "--model", model, "--steps", 3, "--normalize", "--batch", path, "-o", folder, *args]
+    return main([str(word) for word in command])
+
+
+def test_batch(model, media, lines, make_sound, out, capsys):
+    path = lines(
+        {"prompt": "a dog"},
+        "",
+        {"video": "video.mp4", "output": "films/film.mp4", "negative_prompt": "music"},
+        {"image": str(media / "image.png"), "length": 0.002, "seed": 3},
+        {"prompt": "a dog", "audio": "audio.wav", "output": "other.flac"},
+    )
+    folder = out / "batch"
+    assert run_batch(model, path, folder, "--seed", 7) == 0
+    assert names(folder) == ["00001.wav", "00004.wav", "films/film.mp4", "other.flac"]
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote 4, skipped 0, failed 0"
+
+    assert (folder / "00001.wav").read_bytes() == make_sound("--prompt", "a dog", "--seed", 7)
+    alone = make_sound("--image", media / "image.png", "--seed", 3, "--length", 0.002)
+    assert (folder / "00004.wav").read_bytes() == alone
+    alone = make_sound("--prompt", "a dog", "--audio", media / "audio.wav", "--seed", 11, output="a.flac")
+    assert (folder / "other.flac").read_bytes() == alone
+    assert picture_packets(folder / "films/film.mp4") == picture_packets(media / "video.mp4")
+
+
+def test_batch_options_are_defaults_of_its_lines(model, lines, make_sound, out):
+    path = lines({"prompt": "a dog"}, {"prompt": "a dog", "negative_prompt": "voices", "length": 0.003, "seed": 0})
+    assert run_batch(model, path, out, "--negative-prompt", "music", "--length", 0.002, "--guidance", 3) == 0
+    shared = ["--prompt", "a dog", "--guidance", 3]
+    expected = make_sound(*shared, "--negative-prompt", "music", "--length", 0.002)
+    assert (out / "00001.wav").read_bytes() == expected
+    expected = make_sound(*shared, "--negative-prompt", "voices", "--length", 0.003)
+    assert (out / "00002.wav").read_bytes() == expected
+
+
+def test_batch_resumes(monkeypatch, model, lines, out, capsys):
+    path = lines({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})
+    assert run_batch(model, path, out) == 0
+    first = {name: (out / name).read_bytes() for name in names(out)}
+    (out / "00002.wav").unlink()
+    capsys.readouterr()
+
+    assert run_batch(model, path, out) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "wrote 1, skipped 2, failed 0"
+    assert {name: (out / name).read_bytes() for name in names(out)} == first
+
+    monkeypatch.setattr(batch, "load_pipeline", None)
+    assert run_batch(model, path, out) == 0
+    assert capsys.readouterr().out == "wrote 0, skipped 3, failed 0\n"
+
+
+def test_batch_goes_on_after_a_line_that_fails(model, lines, out, capsys):
+    path = lines({"prompt": "a"}, {"video": "nix.mp4"}, {"prompt": "a", "length": 5}, {"prompt": "b"})
+    assert run_batch(model, path, out) == 2
+    said = capsys.readouterr()
+    errors = [line for line in said.err.splitlines() if line.startswith("audiox: error")]
+    assert len(errors) == 2
+    assert "lines.jsonl, line 2: " in errors[0] and "nix.mp4: no such file" in errors[0]
+    assert "lines.jsonl, line 3: " in errors[1] and "the model's window" in errors[1]
+    assert said.out.splitlines()[-1] == "wrote 2, skipped 0, failed 2"
+    assert names(out) == ["00001.wav", "00004.wav"]
+
+
+def test_interrupted_batch_keeps_what_is_complete(monkeypatch, model, lines, out, capsys):
+    make = batch.make
+
+    def interrupt(pipe, request, settings):
+        if request.prompt == "b":
+            raise KeyboardInterrupt
+        return make(pipe, request, settings)
+
+    monkeypatch.setattr(batch, "make", interrupt)
+    assert run_batch(model, lines({"prompt": "a"}, {"prompt": "b"}), out) == 130
+    assert names(out) == ["00001.wav"]
+
+
+GOOD = {"prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ({"promt": "a"}, "unknown key 'promt'"),
+        ({"prompt": 3}, "prompt is of the wrong type: 3"),
+        ({"prompt": "a", "seed": "0"}, 'seed is of the wrong type: "0"'),
+        ({"prompt": "a", "seed": True}, "seed is of the wrong type: true"),
+        ({"prompt": "a", "seed": -1}, "seed must be in"),
+        ({"prompt": "a", "length": 0}, "`length` must be"),
+        ("{'prompt': 'a'}", "Expecting property name"),
+        ("[1]", "must be a JSON object, got list"),
+        ({}, "nothing to go by"),
+        ({"prompt": "a", "output": "00001.wav"}, "is that of line 1 too"),
+        ({"prompt": "a", "output": "x/../00001.wav"}, "is that of line 1 too"),
+        ({"prompt": "a", "output": "../x.wav"}, "leaves the output folder"),
+        ({"prompt": "a", "output": "/x.wav"}, "leaves the output folder"),
+        ({"prompt": "a", "output": "x.mp4"}, "needs a video"),
+        ({"prompt": "a", "output": "x.xyz"}, "unknown extension"),
+        ({"video": "video.mp4", "image": "image.png"}, "not both"),
+    ],
+)
+def test_wrong_lines_are_found_before_the_model_is_loaded(monkeypatch, model, lines, out, capsys, line, message):
+    monkeypatch.setattr(batch, "load_pipeline", None)
+    path = lines(GOOD, line)
+    said = wrong(["generate", "--model", model, "--batch", path, "-o", out / "batch"], capsys)
+    assert "lines.jsonl, line 2: " in said and message in said
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--prompt a", "--video a.mp4", "--image a.png", "--audio a.wav", "--num 1"])
+def test_batch_excludes_prompts(model, lines, out, capsys, option):
+    args = ["generate", "--model", model, "--batch", lines(GOOD), "-o", out, *option.split()]
+    assert f"{option.split()[0]} does not go with --batch" in wrong(args, capsys)
+
+
+def test_batch_without_lines_or_folder(model, media, lines, out, capsys):
+    start = ["generate", "--model", model, "--batch"]
+    assert "nix.jsonl" in wrong([*start, media / "nix.jsonl", "-o", out], capsys)
+    assert "has no lines" in wrong([*start, lines(""), "-o", out], capsys)
+    assert "not UTF-8" in wrong([*start, media / "video.mp4", "-o", out], capsys)
+    path = lines(GOOD)
+    assert "no such folder" in wrong([*start, path, "-o", out / "a" / "b"], capsys)
+    assert "not a folder" in wrong([*start, path, "-o", media / "audio.wav"], capsys)
+    assert list(out.iterdir()) == []
+
+
+# audiox convert
+
+
+def test_converted_folder(model, pipe):
+    card = ModelCard.load(model / "README.md")
+    assert card.data.license == "cc-by-nc-4.0"
+    assert card.data.library_name == "diffusers"
+    assert card.data.pipeline_tag == "text-to-audio"
+    assert {"audiox", "diffusers", "text-to-audio", "video-to-audio"} <= set(card.data.tags)
+    assert card.data.base_model is None  # it was a folder
+    assert "released checkpoint `audiox`" in card.text and str(model.parent) not in card.text
+    assert "https://arxiv.org/abs/2503.10522" in card.text
+    assert (
+        f"| transformer | `AudioXTransformer2DModel` | {pipe.transformer.num_parameters():,} | float32 |" in card.text
+    )
+
+    loaded = AudioXPipeline.from_pretrained(model)
+    assert loaded.tokenizer.model_max_length == pipe.conditioner.config.num_text_tokens
+    for name in ("transformer", "conditioner", "vae", "text_encoder", "image_encoder"):
+        weights = getattr(loaded, name).state_dict()
+        for key, tensor in getattr(pipe, name).state_dict().items():
+            assert torch.equal(weights[key], tensor), (name, key)
+
+
+def test_code_of_the_model_card_runs(model, out, monkeypatch):
+    text = ModelCard.load(model / "README.md").text
+    (out / model.name).symlink_to(model)
+    monkeypatch.chdir(out)
+    blocks = [part.split("```")[0] for part in text.split("```python\n")[1:]]
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {})
+    assert (out / "waves.wav").exists()
+    command = text.split("```bash\n")[1].split("```")[0]
+    assert f"audiox generate --model {model.name} " in command
+
+
+def test_convert_says_what_it_wrote(source, out, capsys):
+    (out / "empty").mkdir()
+    assert main(["convert", source[0], str(out / "empty"), *source[1:], "--dtype", "bfloat16"]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith(f"wrote {out / 'empty'}: 1.1 million parameters, ") and said.out.endswith(" MB\n")
+    assert [path.name for path in out.iterdir()] == ["empty"]
+    assert "| float32 |" not in (out / "empty/README.md").read_text().split("| transformer |")[1].split("\n")[0]
+    loaded = AudioXPipeline.from_pretrained(out / "empty", dtype=torch.bfloat16)
+    assert loaded.text_encoder.dtype == torch.bfloat16
+
+
+def test_convert_a_hub_checkpoint(monkeypatch, source, fixtures_path, out):
+    load = convert.load_original_checkpoint
+    monkeypatch.setattr(convert, "load_original_checkpoint", lambda name, **kwargs: load(source[0], **kwargs))
+    assert main(["convert", "HKUSTAudio/AudioX", str(out / "model"), *source[1:]]) == 0
+    card = ModelCard.load(out / "model/README.md")
+    assert card.data.base_model == "HKUSTAudio/AudioX"
+    assert "https://huggingface.co/HKUSTAudio/AudioX" in card.text
+
+
+def test_push_to_hub(monkeypatch, source, out, capsys):
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, exist_ok):
+            calls.append(("create", repo_id, exist_ok))
+            return type("Url", (str,), {"repo_id": repo_id})(f"https://huggingface.co/{repo_id}")
+
+        def upload_folder(self, repo_id, folder_path):
+            calls.append(("upload", repo_id, "README.md" in names(folder_path)))
+
+    monkeypatch.setattr(convert, "HfApi", Api)
+    assert main(["convert", source[0], str(out / "model"), *source[1:], "--push-to-hub", "someone/audiox"]) == 0
+    assert calls == [("create", "someone/audiox", True), ("upload", "someone/audiox", True)]
+    assert capsys.readouterr().out.endswith(f"uploaded {out / 'model'} to https://huggingface.co/someone/audiox\n")
+    assert 'from_pretrained("someone/audiox")' in (out / "model/README.md").read_text()
+
+
+def test_convert_to_a_wrong_target(monkeypatch, source, out, capsys):
+    monkeypatch.setattr(convert, "load_original_checkpoint", None)
+    (out / "file").write_text("")
+    assert "not an empty folder" in wrong(["convert", source[0], out], capsys)
+    assert "no folder" in wrong(["convert", source[0], out / "file"], capsys)
+    assert "no such folder" in wrong(["convert", source[0], out / "a" / "b"], capsys)
+    assert "Repo id" in wrong(["convert", source[0], out / "model", "--push-to-hub", "no/repo/id"], capsys)
+    assert names(out) == ["file"]
+
+
+def test_convert_a_wrong_source(source, fixtures_path, out, capsys):
+    target = out / "model"
+    assert "nix.ckpt: no such file" in wrong(["convert", "nix.ckpt", target, *source[1:]], capsys)
+    (out / "model.ckpt").write_bytes(b"no checkpoint")
+    config = fixtures_path / "audiox" / "config.json"
+    line = wrong(["convert", out / "model.ckpt", target, *source[1:], "--config", config], capsys)
+    assert "model.ckpt" in line
+    line = wrong(["convert", source[0], target, *source[1:], "--config", out / "nix.json"], capsys)
+    assert "nix.json" in line
+    assert names(out) == ["model.ckpt"]
+
+
+def test_convert_needs_a_tokenizer(source, out, capsys):
+    without = [*source[1:3], *source[5:]]
+    assert main(["convert", source[0], str(out / "model"), *without]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "audiox: error: no tokenizer found: give one with --tokenizer"
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError, 2)])
+def test_convert_leaves_nothing_half_written(monkeypatch, source, out, error, code):
+    save = AudioXPipeline.save_pretrained
+
+    def fail(self, *args, **kwargs):
+        save(self, *args, **kwargs)
+        raise error
+
+    monkeypatch.setattr(AudioXPipeline, "save_pretrained", fail)
+    assert main(["convert", source[0], str(out / "model"), *source[1:]]) == code
+    assert list(out.iterdir()) == []

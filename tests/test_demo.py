@@ -1,0 +1,81 @@
+"""The demo, and the random model it runs on."""
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from audiox_diffusers.cli import main
+from audiox_diffusers.commands import demo
+from audiox_diffusers.media import load_audio
+from audiox_diffusers.random_model import create_random_pipeline
+
+
+@pytest.fixture(scope="module")
+def random_pipe():
+    pipe = create_random_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_has_the_released_shapes(random_pipe, manifest):
+    config, tensors = manifest
+    assert random_pipe.vae.hop_length == config["model"]["pretransform"]["config"]["downsampling_ratio"]
+    assert random_pipe.vae.config.sampling_rate == config["sample_rate"]
+    assert random_pipe.transformer.config.sample_size == config["sample_size"] // random_pipe.vae.hop_length
+    conditioner = random_pipe.conditioner
+    for name, key in (
+        ("video_proj", "video_prompt.empty_visual_feat"),
+        ("audio_proj", "audio_prompt.empty_audio_feat"),
+    ):
+        empty = getattr(conditioner, name).empty_embedding
+        assert empty.shape[1] == tensors[f"conditioner.conditioners.{key}"].shape[1]
+    assert conditioner.config.num_text_tokens == random_pipe.tokenizer.model_max_length == 128
+
+
+def test_same_seed_same_weights_and_global_state_untouched(random_pipe):
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again, other = create_random_pipeline(), create_random_pipeline(seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    for name in ("transformer", "conditioner", "vae", "text_encoder", "image_encoder"):
+        weights, same, different = (getattr(pipe, name).state_dict() for pipe in (random_pipe, again, other))
+        assert all(torch.equal(weights[key], same[key]) for key in weights)
+        assert any(not torch.equal(weights[key], different[key]) for key in weights)
+
+
+def test_noise_has_a_moderate_level(random_pipe):
+    generator = [torch.Generator().manual_seed(0)]
+    (audio,) = random_pipe("a dog", num_inference_steps=8, generator=generator).audios
+    assert audio.shape == (2, 441000)
+    assert 0.02 < audio.std() < 0.3 and np.abs(audio).max() <= 1 and np.abs(audio.mean(axis=1)).max() < 0.02
+
+
+def test_ball_moves_within_the_picture():
+    frames = demo.draw_bouncing_ball(seconds=2.5, fps=8, height=90, width=160)
+    assert frames.shape == (20, 90, 160, 3) and frames.dtype == np.uint8
+    sizes = (frames == (235, 120, 40)).all(axis=-1).sum(axis=(1, 2))
+    assert sizes.min() > 0.9 * sizes.max()
+    assert len({frame.tobytes() for frame in frames}) == 20
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "STEPS", 2)
+    monkeypatch.setattr(demo, "draw_bouncing_ball", lambda: np.zeros((60, 36, 64, 3), np.uint8) + 99)
+    folder = tmp_path / "demo"
+    for _ in range(2):  # the second time over its own files
+        assert main(["demo", "--output", str(folder)]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert demo.NOISE in lines[0] and demo.NOISE in lines[-1]
+        assert sorted(path.name for path in folder.iterdir()) == ["bouncing-ball.mp4", "demo.mp4", "demo.wav", "model"]
+    for name in ("demo.mp4", "demo.wav"):
+        waveform, rate = load_audio(folder / name)
+        assert rate == 44100 and waveform.shape[0] == 2 and waveform.shape[1] >= 441000
+    with av.open(str(folder / "demo.mp4")) as container:
+        assert container.streams.video[0].frames == 60
+
+
+def test_demo_in_a_missing_folder(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "a" / "b")]) == 2
+    assert capsys.readouterr().err == f"audiox: error: {tmp_path / 'a'}: no such folder\n"

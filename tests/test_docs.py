@@ -1,0 +1,323 @@
+"""What the documents say works: their code blocks run, their commands parse, their links lead somewhere.
+
+Each fenced ```bash and ```python block of README.md and docs is run in a process of its own, those of
+one document in order and in one folder. A block that cannot run offline has a marker on the line
+before it, with the reason:
+
+    <!-- not run: needs the released weights -->
+
+Such a block is still compiled, or its `audiox` commands parsed.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from audiox_diffusers.random_model import create_random_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+RUN_TIMEOUT = 300  # seconds for one block
+
+DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
+LINKING_DOCUMENTS = [*DOCUMENTS, "CONTRIBUTING.md"]
+
+FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})\s*(?P<language>[^\s`]*)[^`]*$")
+MARKER = re.compile(r"^\s*<!--\s*not run:(?P<reason>.*)-->\s*$", re.IGNORECASE)
+# Wider than MARKER on purpose: what was meant as a marker but is not one is reported.
+MARKER_LIKE = re.compile(r"<!--[\s-]*(not|don'?t|never|skip)[\s-]*run", re.IGNORECASE)
+
+
+# Reading the documents
+
+
+@dataclass
+class Block:
+    document: str
+    line: int  # of the opening fence, counted from 1
+    language: str
+    source: str
+    not_run: str | None  # the marker's reason; None without a marker
+
+    @property
+    def place(self):
+        return f"{self.document}:{self.line}"
+
+
+def read(document):
+    """The document's fenced blocks, the (number, line) pairs outside of them, and what is wrong with it."""
+    blocks, prose, problems = [], [], []
+    fence = block = reason = None
+    for number, line in enumerate((ROOT / document).read_text(encoding="utf-8").splitlines(), 1):
+        place = f"{document}:{number}"
+        if fence:
+            if re.fullmatch(rf" *{re.escape(fence['fence'])}{re.escape(fence['fence'][0])}*\s*", line):
+                fence = None
+            else:
+                # A block inside a list is indented as a whole.
+                indent = len(fence["indent"])
+                block.source += (line[indent:] if not line[:indent].strip() else line) + "\n"
+        elif fence := FENCE.match(line):
+            block = Block(document, number, fence["language"].lower(), "", reason)
+            blocks.append(block)
+            reason = None
+        elif marker := MARKER.match(line):
+            reason = marker["reason"].strip()
+            if not reason:
+                problems.append(f"{place}: the marker gives no reason")
+        else:
+            if MARKER_LIKE.search(line):
+                problems.append(f"{place}: not in the form <!-- not run: the reason -->")
+            if reason is not None and line.strip():
+                problems.append(f"{place}: a 'not run' marker must stand right before a block")
+                reason = None
+            prose.append((number, line))
+    if fence:
+        problems.append(f"{block.place}: the block is not closed")
+    if reason is not None:
+        problems.append(f"{document}: a 'not run' marker at the end, with no block after it")
+    return blocks, prose, problems
+
+
+def blocks_of(document, *languages):
+    return [block for block in read(document)[0] if block.language in languages]
+
+
+def logical_lines(source):
+    """Lines of a shell script, each with its backslash continuations and multi-line quotes, without here-documents."""
+    pending = ""
+    lines = iter(source.splitlines())
+    for line in lines:
+        pending += line
+        if re.search(r"(?<!\\)(\\\\)*\\$", pending):
+            pending = pending[:-1]
+            continue
+        try:
+            shlex.split(pending, comments=True)
+        except ValueError:  # a quote is still open
+            pending += "\n"
+            continue
+        yield pending
+        if here := re.search(r"(?<!<)<<-?\s*[\"']?(\w+)", pending):
+            for body in lines:
+                if body.strip() == here[1]:
+                    break
+        pending = ""
+    if pending:
+        yield pending
+
+
+def commands(source):
+    """The simple commands of a shell script, as lists of words, without variable settings before them."""
+    for line in logical_lines(source):
+        line = re.sub(r"(?<=\s)\d(?=[<>])", "", line)  # 2>&1: the 2 is not an argument
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words, redirected = [], False
+        for token in [*lexer, ";"]:
+            if token and set(token) <= set(";&|()"):
+                while words and re.fullmatch(r"\w+=.*|do|then|else|if|while|time|!", words[0], re.DOTALL):
+                    words.pop(0)
+                if words:
+                    yield words
+                words = []
+            elif token and set(token) <= set("<>&"):
+                redirected = True
+            elif redirected:
+                redirected = False
+            else:
+                words.append(token)
+
+
+# Running the blocks
+
+
+def make_media(folder):
+    """Half a second of everything that the examples take as a condition."""
+    import av
+    import numpy as np
+    from PIL import Image
+
+    height, width, rate, sample_rate = 64, 96, 8, 16000
+    ramp = np.linspace(0, 255, width, dtype=np.uint8)
+    frame = np.stack([np.tile(ramp, (height, 1)), np.full((height, width), 128), np.tile(ramp[::-1], (height, 1))], -1)
+    frame = frame.astype(np.uint8)
+    Image.fromarray(frame).save(folder / "picture.jpg")
+
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for shift in range(rate // 2):
+            picture = np.ascontiguousarray(np.roll(frame, 12 * shift, axis=1))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(sample_rate // 2) / sample_rate)
+    with wave.open(str(folder / "sound.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes((tone * 32767).astype("<i2").tobytes())
+
+
+@pytest.fixture
+def working_folder(tmp_path_factory):
+    """The folder that one document's blocks run in, with the files that the examples name."""
+    folder = tmp_path_factory.mktemp("document")
+    make_media(folder)
+    create_random_pipeline().save_pretrained(folder / "audiox")
+    # So that the documents may write .venv/bin/audiox as well as audiox.
+    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    return folder
+
+
+def run(command, folder, place, cache):
+    env = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        # An empty cache: what someone has downloaded before must not make a block pass.
+        "HF_HOME": str(cache),
+        "MPLBACKEND": "Agg",
+        "PYTHONIOENCODING": "utf-8",
+    }
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        # A group of its own, so that a block that hangs is ended with all it has started.
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=RUN_TIMEOUT)
+    except BaseException as error:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+        pytest.fail(f"{place}: still running after {RUN_TIMEOUT} s\n{output}", pytrace=False)
+    if process.returncode != 0:
+        pytest.fail(f"{place}: exit status {process.returncode}\n{output}", pytrace=False)
+
+
+def make_targets():
+    return set(re.findall(r"^([\w-]+):(?!=)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def check_make(block):
+    """In place of running it: `make test` would run this test again."""
+    for words in commands(block.source):
+        if words[0] == "make":
+            targets = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
+            unknown = sorted(set(targets) - make_targets())
+            assert not unknown, f"{block.place}: the Makefile has no target {', '.join(unknown)}"
+
+
+NO_MAKE = "make() { :; }; export -f make; "
+
+# With the document's path as the file name and the block's own line numbers, a traceback shows
+# the document's lines.
+RUN_PYTHON = "import sys; path, source = sys.argv[1:]; sys.argv[1:] = []; exec(compile(source, path, 'exec'))"
+
+
+def as_in_document(block):
+    return "\n" * block.line + block.source
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_run(document, working_folder, tmp_path):
+    for block in blocks_of(document, "bash", "python"):
+        if block.not_run is not None:
+            continue
+        if block.language == "python":
+            command = [sys.executable, "-c", RUN_PYTHON, str(ROOT / document), as_in_document(block)]
+        else:
+            check_make(block)
+            command = ["bash", "-e", "-c", NO_MAKE + block.source]
+        run(command, working_folder, block.place, cache=tmp_path)
+
+
+# Checking the blocks that are not run
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_blocks_not_run_compile(document):
+    for block in blocks_of(document, "python"):
+        if block.not_run is not None:
+            try:
+                compile(as_in_document(block), document, "exec")
+            except SyntaxError as error:
+                pytest.fail(f"{document}:{error.lineno}: {error.msg}", pytrace=False)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_not_run_parse(document):
+    for block in blocks_of(document, "bash"):
+        if block.not_run is None:
+            continue
+        check_make(block)
+        for words in commands(block.source):
+            if Path(words[0]).name != "audiox":
+                continue
+            from audiox_diffusers.cli import build_parser
+
+            said = io.StringIO()
+            try:
+                with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+                    build_parser().parse_args(words[1:])
+            except SystemExit as end:
+                if end.code:  # --help ends with 0
+                    pytest.fail(f"{block.place}: {shlex.join(words)}\n{said.getvalue()}", pytrace=False)
+
+
+# Checking the documents themselves
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_blocks_are_well_formed(document):
+    blocks, _, problems = read(document)
+    for block in blocks:
+        # What is not labelled, or labelled otherwise, would not be run and no one would notice.
+        if not block.language:
+            problems.append(f"{block.place}: name the block's language; use text for none")
+        if block.language in ("sh", "shell", "console", "zsh", "shell-session"):
+            problems.append(f"{block.place}: write bash in place of {block.language}")
+        if block.language in ("py", "py3", "python3", "pycon"):
+            problems.append(f"{block.place}: write python in place of {block.language}")
+    assert not problems, "\n".join(problems)
+
+
+LINKS = (
+    re.compile(r"\]\(\s*<?(?P<target>[^)\s>]+)"),  # [text](target), also of images
+    re.compile(r"^\s*\[[^\]]+\]:\s*<?(?P<target>[^\s>]+)"),  # [name]: target
+    re.compile(r"\b(?:src|href)=[\"'](?P<target>[^\"']+)"),  # in HTML
+)
+
+
+@pytest.mark.parametrize("document", LINKING_DOCUMENTS)
+def test_relative_links_lead_to_files(document):
+    broken = []
+    for number, line in read(document)[1]:
+        line = re.sub(r"(`+).+?\1", "", line)  # code is not a link
+        for target in (match["target"] for pattern in LINKS for match in pattern.finditer(line)):
+            path = target.split("#")[0].split("?")[0]
+            if not path or re.match(r"[a-z][a-z+.-]*:|//", target, re.IGNORECASE):
+                continue  # a place in the same document, or somewhere else altogether
+            if not ((ROOT / document).parent / path).exists():
+                broken.append(f"{document}:{number}: {target}")
+    assert not broken, "links to files that do not exist:\n" + "\n".join(broken)

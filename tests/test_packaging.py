@@ -1,0 +1,112 @@
+"""The package as others get it: a wheel that holds all of the code and works on its own."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION_FILE = "src/audiox_diffusers/version.py"
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".git").exists(), reason="only a git checkout can tell which files belong to the project"
+)
+
+
+def project_files():
+    """Paths, relative to the root, of all files that git tracks or would track."""
+    output = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    # A file that was deleted but not yet committed as deleted is still listed.
+    return sorted(name for name in set(output.split("\0")) if (ROOT / name).is_file())
+
+
+def run(*command, cwd, **env):
+    # No package index: a build that wants to download something must fail here.
+    env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **env}
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, f"{command} failed:\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # Built from a copy: setuptools leaves build folders in the tree it builds from, and picks
+    # up what an earlier build left there.
+    tree = tmp_path_factory.mktemp("tree")
+    for name in project_files():
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    output = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", output, tree, cwd=output)
+    (path,) = output.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected_version():
+    return re.search(r'__version__ = "(.+)"', (ROOT / VERSION_FILE).read_text(encoding="utf-8")).group(1)
+
+
+def test_wheel_holds_every_file_of_the_package(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    files = {name.removeprefix("src/") for name in project_files() if name.startswith("src/")}
+    assert VERSION_FILE.removeprefix("src/") in files & packed
+    missing = sorted(files - packed)
+    assert not missing, (
+        f"not in the wheel: {missing}. A folder with Python files needs an __init__.py, "
+        "and other files need package_data in setup.py."
+    )
+
+
+def test_wheel_holds_nothing_else(wheel, expected_version):
+    with zipfile.ZipFile(wheel) as archive:
+        folders = {name.split("/")[0] for name in archive.namelist()}
+        metadata = f"audiox_diffusers-{expected_version}.dist-info"
+        assert folders == {"audiox_diffusers", metadata}
+        assert "audiox = audiox_diffusers.cli:main" in archive.read(f"{metadata}/entry_points.txt").decode()
+        assert f"{metadata}/licenses/LICENSE" in archive.namelist()
+
+
+def test_installed_wheel_imports_from_elsewhere(wheel, expected_version, tmp_path):
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel, cwd=elsewhere)
+
+    code = "import audiox_diffusers as a; print(a.__file__); print(a.__version__)"
+    output = run(sys.executable, "-c", code, cwd=elsewhere, PYTHONPATH=str(target))
+    file, version = output.splitlines()[-2:]
+    # The environment that runs the tests has an editable install as well. If that one came
+    # first, this test would say nothing about the wheel.
+    assert Path(file).resolve() == (target / "audiox_diffusers" / "__init__.py").resolve()
+    assert version == expected_version
+
+
+def test_no_absolute_machine_paths():
+    # Joined here, so that this file does not match its own pattern.
+    folders = "|".join(["work", "root", "home", "opt" + "/wheels"])
+    pattern = re.compile(rf"(?<![\w.])/({folders})\b")
+    found = []
+    for name in project_files():
+        try:
+            text = (ROOT / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # not a text file
+        for number, line in enumerate(text.splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{name}:{number}: {line.strip()[:100]}")
+    assert not found, "absolute paths of someone's machine:\n" + "\n".join(found)
