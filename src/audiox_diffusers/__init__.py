@@ -1,6 +1,7 @@
 """AudioX for diffusers: sound and music from any mix of text, video, image and audio."""
 
-from .diffusers_registry import register_cached_block, register_classes
+from .diffusers_registry import register_cached_block, register_classes, register_single_file
+from .loaders import component_configs, convert_state_dict
 from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
 from .models.transformer_audiox import AudioXTransformerBlock
 from .pipelines import AudioXPipeline, load_original_checkpoint
@@ -15,6 +16,11 @@ register_classes(
     AudioXTransformer2DModel,
 )
 register_cached_block(AudioXTransformerBlock)
+register_single_file(
+    AudioXTransformer2DModel,
+    lambda state_dict: convert_state_dict(state_dict)["transformer"],
+    lambda config, state_dict: component_configs(config, state_dict)["transformer"],
+)
 
 __all__ = [
     "AudioXAutoencoderOobleck",

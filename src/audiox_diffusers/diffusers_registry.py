@@ -1,9 +1,11 @@
 """Everything that makes diffusers know classes from outside itself. Nothing else here touches its internals."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import diffusers
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -32,6 +34,21 @@ def register_cached_block(block_class: type) -> None:
         block_class,
         TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
     )
+
+
+def register_single_file(model_class: type, convert: Callable[..., dict], read_config: Callable[..., dict]) -> None:
+    """
+    Let `model_class.from_single_file(checkpoint, original_config=...)` read released checkpoints.
+
+    Args:
+        model_class: a model with `FromOriginalModelMixin`.
+        convert: `(checkpoint) -> state dict` of the model from that of the release.
+        read_config: `(original_config, checkpoint) -> config` of the model.
+    """
+    SINGLE_FILE_LOADABLE_CLASSES[model_class.__name__] = {
+        "checkpoint_mapping_fn": lambda checkpoint, config: convert(checkpoint),
+        "config_mapping_fn": lambda original_config, checkpoint: read_config(original_config, checkpoint),
+    }
 
 
 class RegisteredPipelineMixin:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audiox_diffusers import load_original_checkpoint
+from audiox_diffusers import AudioXTransformer2DModel, load_original_checkpoint
 
 
 @pytest.fixture
@@ -179,3 +179,17 @@ def test_folder_without_a_vocabulary(release):
     folder, load = release
     with pytest.raises(ValueError, match="`tokenizer`.*tokenizer.json"):
         load(tokenizer=folder / "text_encoder")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transformer_from_single_file(release, dtype):
+    """diffusers' own way to read one component from a released file."""
+    folder, load = release
+    model = AudioXTransformer2DModel.from_single_file(
+        str(folder / "model.ckpt"), original_config=str(folder / "config.json"), dtype=dtype
+    )
+    expected = load(dtype=None if dtype == torch.float32 else dtype).transformer.state_dict()
+    actual = model.state_dict()
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], expected[key].to(actual[key].dtype)) for key in actual)
+    assert model.dtype == dtype
