@@ -1,5 +1,6 @@
 """The package as others get it: a wheel that holds all of the code and works on its own."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -110,3 +111,21 @@ def test_no_absolute_machine_paths():
             if pattern.search(line):
                 found.append(f"{name}:{number}: {line.strip()[:100]}")
     assert not found, "absolute paths of someone's machine:\n" + "\n".join(found)
+
+
+def test_import_beside_an_extension_that_cannot_load(tmp_path):
+    """As with torchaudio's CUDA wheel beside a CPU build of torch."""
+    installed = Path(importlib.util.find_spec("torchaudio").origin).parent
+    shutil.copytree(installed, tmp_path / "torchaudio", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    (tmp_path / "torchaudio" / "lib").mkdir(exist_ok=True)
+    (tmp_path / "torchaudio" / "lib" / "_torchaudio.abi3.so").write_bytes(b"not a library")
+    code = (
+        "import audiox_diffusers, torch, torchaudio\n"
+        "from audiox_diffusers.media import resample_audio\n"
+        "print(torchaudio.__file__, resample_audio(torch.zeros(1, 80), 8000, 16000).shape)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert str(tmp_path) in result.stdout and "[1, 160]" in result.stdout

@@ -1,5 +1,6 @@
 """AudioX for diffusers: sound and music from any mix of text, video, image and audio."""
 
+from . import _torchaudio  # before anything that imports torchaudio itself
 from .diffusers_registry import register_cached_block, register_classes, register_single_file
 from .loaders import component_configs, convert_state_dict
 from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel

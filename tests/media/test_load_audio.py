@@ -1,4 +1,3 @@
-import builtins
 import math
 from fractions import Fraction
 
@@ -183,19 +182,3 @@ def test_resample_audio():
     for rates in [(0, 44100), (44100, -1), (44100, float("nan"))]:
         with pytest.raises(ValueError, match="_rate"):
             resample_audio(signal, *rates)
-
-
-@pytest.mark.parametrize("error", [ImportError, OSError])
-def test_resample_without_torchaudio(monkeypatch, error):
-    real_import = builtins.__import__
-
-    def broken_import(name, *args, **kwargs):
-        if name.startswith("torchaudio"):
-            raise error("libtorchaudio.so: cannot open")
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", broken_import)
-    signal = torch.zeros(1, 100)
-    assert resample_audio(signal, 8000, 8000) is signal
-    with pytest.raises(RuntimeError, match="torchaudio"):
-        resample_audio(signal, 8000, 16000)

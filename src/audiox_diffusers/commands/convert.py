@@ -60,7 +60,7 @@ def _write(pipe: AudioXPipeline, target: Path, card: str) -> None:
     """Save beside `target` and move there at the end, so that `target` is complete or not there."""
     temporary = target.absolute().with_name(f".{uuid4().hex}")
     try:
-        pipe.save_pretrained(temporary, max_shard_size="5GB")
+        pipe.save_pretrained(temporary, max_shard_size="2GB")
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if target.exists():
             target.rmdir()

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import torch
 from av.audio.frame import AudioFrame
+from torchaudio.functional import resample
 
 from .files import MediaError, check_sampling_rate, check_window, decodable, decode, open_media
 
@@ -73,19 +74,11 @@ def resample_audio(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> tor
 
     Raises:
         ValueError: A rate is not a whole number above 0.
-        RuntimeError: torchaudio cannot be imported.
     """
     orig_rate = check_sampling_rate("orig_rate", orig_rate)
     new_rate = check_sampling_rate("new_rate", new_rate)
     if orig_rate == new_rate:
         return waveform
-    try:
-        from torchaudio.functional import resample
-    except (ImportError, OSError) as error:
-        raise RuntimeError(
-            "changing the sampling rate needs torchaudio, which cannot be imported; install the torchaudio build that "
-            f"matches this torch ({torch.__version__}): {error}"
-        ) from error
     return resample(waveform, orig_rate, new_rate)
 
 

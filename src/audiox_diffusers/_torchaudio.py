@@ -1,0 +1,14 @@
+"""
+Makes torchaudio importable, for this package and for transformers.
+
+torchaudio's wheel on PyPI carries an extension built for CUDA, which cannot load beside a CPU build of torch and stops
+the import. torchaudio is made to run without it, and only its pure-Python functions are used here.
+"""
+
+import sys
+
+try:
+    import torchaudio
+except OSError:
+    sys.modules["torchaudio._extension.utils"]._load_lib = lambda lib: False
+    import torchaudio  # noqa: F401
