@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format wheel clean
+.PHONY: help setup demo test fidelity lint format wheel clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
@@ -31,6 +31,9 @@ demo: setup ## make sounds with a small random model, into demo-output
 # One thread per test process: otherwise the processes fight for the same cores.
 test: lint ## lint, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+fidelity: setup ## print how far the numbers are from those of the released code
+	$(BIN)/pytest -q -s tests/pipelines/test_golden.py | grep "relative error"
 
 lint: setup ## check the code's style
 	$(BIN)/ruff check .

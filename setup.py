@@ -51,7 +51,6 @@ setup(
             # tests/test_packaging.py builds a wheel without build isolation, so the build
             # backend itself has to be in the environment.
             "setuptools>=77",
-            "matplotlib>=3.11",
         ],
     },
     entry_points={"console_scripts": ["audiox = audiox_diffusers.cli:main"]},

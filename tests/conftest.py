@@ -27,7 +27,9 @@ def close():
     """Check that a tensor reproduces a golden one: relative error under 1e-4, or the tolerance given."""
 
     def check(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
-        assert relative_error(actual, expected) < tolerance
+        error = relative_error(actual, expected)
+        print(f"\n{os.environ['PYTEST_CURRENT_TEST']}: relative error {error:.1e}")
+        assert error < tolerance
 
     return check
 

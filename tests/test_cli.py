@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -328,6 +329,30 @@ def test_no_such_model(out, capsys, name):
 
 def test_a_folder_without_a_model(out, capsys):
     assert "model_index.json" in wrong(["generate", "--model", out, "--prompt", "a", "-o", out / "x.wav"], capsys)
+
+
+def more_layers(folder: Path) -> None:
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    (folder / "transformer" / "config.json").write_text(json.dumps(config | {"num_layers": 3}))
+
+
+def truncate_text_encoder(folder: Path) -> None:
+    weights = folder / "text_encoder" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def empty_index(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{}")
+
+
+@pytest.mark.parametrize("damage", [more_layers, truncate_text_encoder, empty_index])
+def test_a_damaged_model(model, tmp_path, out, capsys, damage):
+    folder = tmp_path / "damaged"
+    shutil.copytree(model, folder)
+    damage(folder)
+    message = wrong(["generate", "--model", folder, "--prompt", "a", "-o", out / "x.wav"], capsys)
+    assert str(folder) in message
+    assert names(out) == []
 
 
 def test_interrupted(monkeypatch, model, out, capsys):

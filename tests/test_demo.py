@@ -7,7 +7,7 @@ import torch
 
 from audiox_diffusers.cli import main
 from audiox_diffusers.commands import demo
-from audiox_diffusers.media import load_audio
+from audiox_diffusers.media import load_audio, save_video
 from audiox_diffusers.random_model import create_random_pipeline
 
 
@@ -62,7 +62,7 @@ def test_ball_moves_within_the_picture():
 @pytest.mark.slow
 def test_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "STEPS", 2)
-    monkeypatch.setattr(demo, "draw_bouncing_ball", lambda: np.zeros((60, 36, 64, 3), np.uint8) + 99)
+    monkeypatch.setattr(demo, "draw_bouncing_ball", lambda: np.zeros((300, 36, 64, 3), np.uint8) + 99)
     folder = tmp_path / "demo"
     for _ in range(2):  # the second time over its own files
         assert main(["demo", "--output", str(folder)]) == 0
@@ -73,9 +73,19 @@ def test_demo(tmp_path, monkeypatch, capsys):
         waveform, rate = load_audio(folder / name)
         assert rate == 44100 and waveform.shape[0] == 2 and waveform.shape[1] >= 441000
     with av.open(str(folder / "demo.mp4")) as container:
-        assert container.streams.video[0].frames == 60
+        assert container.streams.video[0].frames == 300
 
 
 def test_demo_in_a_missing_folder(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "a" / "b")]) == 2
     assert capsys.readouterr().err == f"audiox: error: {tmp_path / 'a'}: no such folder\n"
+
+
+def test_sound_is_as_long_as_a_short_video(tmp_path, capsys):
+    create_random_pipeline().save_pretrained(tmp_path / "model")
+    save_video(tmp_path / "short.mp4", np.zeros((45, 32, 48, 3), np.uint8) + 99, fps=30)
+    command = ["generate", "--model", tmp_path / "model", "--video", tmp_path / "short.mp4", "--steps", 1, "-o"]
+    assert main([str(word) for word in [*command, tmp_path / "sound.mp4"]]) == 0
+    assert "1.50 s of stereo sound" in capsys.readouterr().out
+    assert main([str(word) for word in [*command, tmp_path / "sound.wav"]]) == 0
+    assert "10.00 s of stereo sound" in capsys.readouterr().out

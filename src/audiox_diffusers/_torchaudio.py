@@ -10,5 +10,8 @@ import sys
 try:
     import torchaudio
 except OSError:
-    sys.modules["torchaudio._extension.utils"]._load_lib = lambda lib: False
+    loader = sys.modules.get("torchaudio._extension.utils")
+    if loader is None:
+        raise
+    loader._load_lib = lambda lib: False
     import torchaudio  # noqa: F401

@@ -54,7 +54,10 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--seed", type=int, default=0, metavar="S", help="of the first sound; the next ones count up (default: 0)"
     )
     options.add_argument(
-        "--length", type=float, metavar="SECONDS", help="at most the model's window (default: 10, or the window)"
+        "--length",
+        type=float,
+        metavar="SECONDS",
+        help="at most the model's window (default: 10, or the window; for a video file, its length if shorter)",
     )
     options.add_argument(
         "--num", type=int, metavar="N", help="sounds to make: OUTPUT-1 to OUTPUT-N if more than one (default: 1)"

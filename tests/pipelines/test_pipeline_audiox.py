@@ -5,7 +5,9 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from diffusers import FirstBlockCacheConfig
+from diffusers.callbacks import PipelineCallback
 from diffusers.hooks import apply_group_offloading
+from peft import LoraConfig
 from PIL import Image
 
 from audiox_diffusers import AudioXPipeline
@@ -61,7 +63,7 @@ def test_outputs(pipe, output_type):
 
 def test_output_is_cut_from_the_window(generate):
     whole = generate(prompt="rain")
-    cut = generate(prompt="rain", audio_length_in_s=50 / 44100)
+    cut = generate(prompt="rain", audio_length_in_s=49.7 / 44100)
     assert cut.shape == (1, 2, 50)
     assert torch.equal(cut, whole[..., :50])
 
@@ -94,11 +96,26 @@ def test_each_item_is_the_same_alone_and_in_a_batch(generate, clip, sound, close
         close(batch[i], alone[0], 1e-4)
 
 
-def test_waveforms_of_a_prompt_stand_together(generate, close):
-    generators = [seeded(i) for i in range(4)]
-    batch = generate(prompt=["rain", "bell"], num_waveforms_per_prompt=2, generator=generators, output_type="latent")
-    for i, prompt in enumerate(["rain", "rain", "bell", "bell"]):
-        close(batch[i], generate(prompt=prompt, generator=[seeded(i)], output_type="latent")[0], 1e-4)
+def test_waveforms_of_a_prompt_stand_together(generate, sound, close):
+    """With negative prompts and a draw from the posterior of the audio prompt for each."""
+    other = (sound[0].flip(1), sound[1])
+    batch = generate(
+        prompt=["rain", "bell"],
+        negative_prompt=["wind", "sea"],
+        audio=[sound, other],
+        num_waveforms_per_prompt=2,
+        generator=[seeded(i) for i in range(4)],
+        output_type="latent",
+    )
+    for i in range(4):
+        alone = generate(
+            prompt=["rain", "bell"][i // 2],
+            negative_prompt=["wind", "sea"][i // 2],
+            audio=[sound, other][i // 2],
+            generator=[seeded(i)],
+            output_type="latent",
+        )
+        close(batch[i], alone[0], 1e-4)
 
 
 def test_one_item_goes_with_a_longer_list(generate, clip, close):
@@ -201,6 +218,33 @@ def test_silence_is_no_audio(pipe, sound):
     assert torch.equal(pipe.encode_audio((batch, 44100), seeded())[1:], pipe.encode_audio(sound, seeded()))
 
 
+def test_audio_is_drawn_from_the_posterior(pipe, sound):
+    draws = torch.stack([pipe.encode_audio(sound, seeded(i))[0] for i in range(200)])
+    posterior = pipe.vae.encode(sound[0][None]).latent_dist
+    torch.testing.assert_close(draws.std(dim=0), posterior.std[0], rtol=0.35, atol=0)
+    assert ((draws.mean(dim=0) - posterior.mean[0]) / posterior.std[0]).abs().max() < 0.4
+
+
+def test_what_counts_as_absent_is_a_warning(pipe, warned):
+    pipe.encode_audio((torch.zeros(2, 160), 44100))
+    assert "`audio` is silent" in warned()[0]
+    pipe.encode_video(image=Image.new("RGB", (8, 8)))
+    assert "`image` is black" in warned()[1]
+
+
+def test_sound_file_with_nan(pipe, sound, tmp_path):
+    waveform = (sound[0] * 1).numpy().astype("<f4")
+    waveform[0, 40] = np.nan
+    data = waveform.T.tobytes()
+    header = b"RIFF" + (36 + len(data)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    header += b"".join(
+        value.to_bytes(size, "little") for value, size in ((3, 2), (2, 2), (44100, 4), (44100 * 8, 4), (8, 2), (32, 2))
+    )
+    (tmp_path / "nan.wav").write_bytes(header + b"data" + len(data).to_bytes(4, "little") + data)
+    with pytest.raises(ValueError, match=r"`audio`.*nan\.wav.*NaN"):
+        pipe(audio=tmp_path / "nan.wav", num_inference_steps=1)
+
+
 def test_loud_audio_is_a_warning(pipe, sound, warned):
     pipe.encode_audio((sound[0] * 4, 44100))
     assert "beyond full scale" in warned()[0]
@@ -227,6 +271,25 @@ def test_text_is_zero_at_the_padding(pipe):
     assert prompt_embeds.shape == (2, 10, 64) and negative_prompt_embeds.shape == (1, 10, 64)
     assert prompt_embeds[0, :2].any(dim=1).all() and not prompt_embeds[0, 2:].any()
     assert prompt_embeds[1, :5].any(dim=1).all() and not prompt_embeds[1, 5:].any()
+
+
+@torch.no_grad()
+def test_text_encoder_does_not_see_the_padding(pipe):
+    ids = pipe.tokenizer("abc", return_tensors="pt").input_ids
+    torch.testing.assert_close(
+        pipe.encode_prompt("abc")[0][:, : ids.shape[1]], pipe.text_encoder(ids).last_hidden_state, atol=1e-5, rtol=1e-4
+    )
+
+
+def test_long_negative_prompt_is_named(pipe, warned):
+    pipe("a", negative_prompt="a prompt of more than ten letters", num_inference_steps=1)
+    assert "`negative_prompt` 0 is longer" in warned()[0]
+
+
+def test_tokenizer_of_another_length(pipe):
+    pipe.tokenizer.model_max_length = 12
+    with pytest.raises(ValueError, match="`tokenizer` pads to 12 tokens"):
+        pipe("a", num_inference_steps=1)
 
 
 @torch.no_grad()
@@ -316,6 +379,45 @@ def test_callback_sees_and_replaces_tensors(generate, pipe):
     assert seen[0][2] == {"latents", "condition_embeds", "negative_condition_embeds"}
 
 
+def test_pipeline_callback(generate):
+    class Record(PipelineCallback):
+        tensor_inputs = ["latents", "condition_embeds"]
+
+        def callback_fn(self, pipeline, step_index, timestep, callback_kwargs):
+            seen.append(set(callback_kwargs))
+            return callback_kwargs
+
+    seen = []
+    generate(prompt="rain", callback_on_step_end=Record(cutoff_step_ratio=None, cutoff_step_index=1))
+    assert seen == [{"latents", "condition_embeds"}] * 3
+
+
+def test_rescaled_guidance_has_the_deviation_of_the_conditional(generate, pipe, monkeypatch):
+    """With all of it brought back the guided velocity deviates over its channels as the conditional one does."""
+    outputs, velocities = [], []
+    pipe.transformer.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
+    step = pipe.scheduler.step
+    monkeypatch.setattr(
+        pipe.scheduler,
+        "step",
+        lambda velocity, t, x, generator=None, **kwargs: (
+            velocities.append(velocity) or step(velocity, t, x, generator, **kwargs)
+        ),
+    )
+    generate(prompt="rain", guidance_rescale=1.0)
+    for output, velocity in zip(outputs, velocities, strict=True):
+        torch.testing.assert_close(velocity.std(dim=1), output[1:].std(dim=1))
+
+
+def test_lora_scale(generate, pipe, close):
+    base = generate(prompt="rain")
+    pipe.transformer.add_adapter(LoraConfig(target_modules=["to_q", "to_v"], init_lora_weights=False))
+    adapted = generate(prompt="rain")
+    assert (adapted - base).abs().max() > 1e-2
+    close(generate(prompt="rain", attention_kwargs={"scale": 0.0}), base, 1e-5)
+    close(generate(prompt="rain", attention_kwargs={"scale": 1.0}), adapted, 1e-5)
+
+
 def test_interrupt(generate):
     steps = []
 
@@ -362,6 +464,22 @@ def test_offloaded_components(generate, pipe, clip, sound, close):
         cpu_offload(component, execution_device=torch.device("cpu"))
     assert pipe.transformer.proj_in.weight.is_meta
     close(generate(**inputs), expected, 1e-5)
+
+
+def test_model_cpu_offload(generate, pipe, clip, sound):
+    """On the device that there is: the hooks move every component, and are laid anew after the call."""
+    inputs = {"prompt": "rain", "video": clip, "audio": sound}
+    expected = generate(**inputs)
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert torch.equal(generate(**inputs), expected)
+        assert len(pipe._all_hooks) == 5
+
+
+def test_pipeline_group_offload(generate, pipe, close):
+    expected = generate(prompt="rain")
+    pipe.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
+    close(generate(prompt="rain"), expected, 1e-5)
 
 
 def test_group_offloading(generate, pipe, clip, sound, close):
@@ -428,13 +546,18 @@ def test_compiled_blocks(generate, pipe, close):
         ({"prompt": "a", "num_inference_steps": 2.5}, "`num_inference_steps`"),
         ({"prompt": "a", "num_waveforms_per_prompt": 0}, "`num_waveforms_per_prompt`"),
         ({"prompt": "a", "output_type": "mp3"}, "`output_type`"),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "`guidance_scale`"),
+        ({"prompt": "a", "guidance_scale": None}, "`guidance_scale`"),
+        ({"prompt": "a", "guidance_rescale": 2.0}, "`guidance_rescale`"),
+        ({"prompt": "a", "negative_prompt": ["x", None]}, "`negative_prompt` must be"),
+        ({"prompt": "a", "negative_prompt_embeds": torch.zeros(1, 9, 64)}, "`negative_prompt_embeds` must have"),
         ({"prompt": "a", "latents": torch.zeros(1, 8, 23)}, "`latents` must have the shape"),
         ({"prompt": "a", "latents": torch.zeros(2, 8, 24)}, "`latents` must have the shape"),
         ({"prompt": "a", "generator": [seeded(), seeded()]}, "`generator` is a list of 2"),
         ({"prompt": "a", "callback_on_step_end_tensor_inputs": ["noise"]}, "`callback_on_step_end_tensor_inputs`"),
         ({"prompt": ["a", "b"], "audio": [(torch.ones(9), 8000)] * 3}, "equally long.*`prompt` has 2"),
         ({"prompt": "a", "prompt_embeds": torch.zeros(1, 10, 64)}, "`prompt` or `prompt_embeds`"),
-        ({"prompt_embeds": torch.zeros(1, 9, 64)}, "`text_embeds` must have the shape"),
+        ({"prompt_embeds": torch.zeros(1, 9, 64)}, "`prompt_embeds` must have the shape"),
         ({"condition_embeds": torch.zeros(1, 36, 65)}, "`condition_embeds` must have the shape"),
         ({"condition_embeds": torch.zeros(1, 36, 64), "prompt": "a"}, "leave out `prompt`"),
         ({"prompt": "a", "negative_condition_embeds": torch.zeros(1, 30, 64)}, "negative prompts give a context"),

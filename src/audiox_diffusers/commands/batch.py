@@ -63,7 +63,7 @@ def read_requests(path: Path, folder: Path, args: Namespace) -> dict[int, Reques
         ValueError: naming the line that is wrong.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
     requests: dict[int, Request] = {}

@@ -50,7 +50,7 @@ Or from the shell:
 audiox generate --model {name} --prompt "waves on a pebble beach" --output waves.wav
 ```
 
-One call makes up to {window:.2f} s of {channels}-channel sound at {rate} Hz.
+One call makes up to {window:.4g} s of {channels}-channel sound at {rate} Hz.
 
 ## Components
 
@@ -61,7 +61,7 @@ One call makes up to {window:.2f} s of {channels}-channel sound at {rate} Hz.
 ## Licence and source
 
 The weights are under CC BY-NC 4.0, the licence of the released AudioX: not for commercial use. They come from
-{source}.
+{source}. The releases are at [HKUSTAudio](https://huggingface.co/HKUSTAudio).
 
 The text encoder is `{text_encoder}`, under its own licence.
 """

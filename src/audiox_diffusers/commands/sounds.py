@@ -11,6 +11,7 @@ import av
 import numpy as np
 import torch
 from huggingface_hub.errors import RemoteEntryNotFoundError
+from safetensors import SafetensorError
 
 from ..media import load_audio, load_image, load_video, save_audio, save_video
 from ..media.files import check_positive
@@ -125,6 +126,7 @@ def load_pipeline(model: str, settings: Settings) -> tuple[AudioXPipeline, float
     start = time.perf_counter()
     try:
         pipe = AudioXPipeline.from_pretrained(model, dtype=settings.dtype)
+        pipe.to(settings.device)
     except RemoteEntryNotFoundError:
         raise ValueError(
             f"--model {model}: no diffusers model; if it is a released checkpoint, first run:"
@@ -135,7 +137,10 @@ def load_pipeline(model: str, settings: Settings) -> tuple[AudioXPipeline, float
             raise
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({reason})") from None
-    pipe.to(settings.device)
+    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        # What the loaders of diffusers and transformers raise for folders that are damaged or contradict themselves.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--model {model}: damaged, or its configs contradict its weights ({reason})") from None
     return pipe, time.perf_counter() - start
 
 
@@ -159,12 +164,19 @@ def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[np
         video=request.video,
         image=request.image,
         audio=request.audio,
-        audio_length_in_s=request.length,
+        audio_length_in_s=_length(request, window),
         generator=[torch.Generator().manual_seed(request.seed)],
         audio_padding_side=settings.audio_padding,
         **{name: value for name, value in options.items() if value is not None},
     ).audios
     return sound, time.perf_counter() - start
+
+
+def _length(request: Request, window: float) -> float | None:
+    """The length asked for; without one that of the video where its picture is kept, and it is short."""
+    if request.length is None and request.output.suffix.lower() in VIDEO_FORMATS:
+        return min(10.0, window, _file_seconds(request.video))
+    return request.length
 
 
 def write(path: Path, waveform: np.ndarray, rate: int, video: Path | None, normalize: bool) -> str:

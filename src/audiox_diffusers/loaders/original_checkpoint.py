@@ -2,7 +2,10 @@
 
 import copy
 import json
+import math
 import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,13 +52,16 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
         ValueError: naming what the config or the checkpoint lacks, or a kind of model that is not AudioX.
     """
 
-    def setting(*path: str | int):
+    def setting(*path: str | int, kind: type = int):
         value = config
         for step in path:
             try:
                 value = value[step]
             except (KeyError, IndexError, TypeError):
                 raise ValueError(f"`config` is not an AudioX config: it lacks {'.'.join(map(str, path))}") from None
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
+            wanted = "a whole number above 0" if kind is int else f"a {kind.__name__}"
+            raise ValueError(f"`config`: {'.'.join(map(str, path))} must be {wanted}, got {value!r}")
         return value
 
     def shape(key: str) -> torch.Size:
@@ -63,17 +69,44 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
             raise ValueError(f"not an AudioX checkpoint: it lacks {key}")
         return state_dict[key].shape
 
-    kinds = {entry["id"]: (entry["type"], entry["config"]) for entry in setting("model", "conditioning", "configs")}
-    expected = {"video_prompt": "clip", "text_prompt": "t5", "audio_prompt": "audio_autoencoder"}
-    for name, kind in expected.items():
-        if kinds.get(name, (None,))[0] != kind:
-            raise ValueError(f"`config`: {name} must be of type {kind!r}, got {kinds.get(name, (None,))[0]!r}")
-    if setting("model", "diffusion", "type") != "dit" or setting("model", "diffusion").get("gate", False):
+    if config.get("model_type") != "diffusion_cond":
+        raise ValueError(f"`config`: the model_type must be 'diffusion_cond', got {config.get('model_type')!r}")
+    if setting("model", "diffusion", "type", kind=str) != "dit" or config["model"]["diffusion"].get("gate", False):
         raise ValueError("`config`: the transformer must be a 'dit' without gate")
+    if (objective := config["model"]["diffusion"].get("diffusion_objective", "v")) != "v":
+        raise ValueError(f"`config`: the diffusion_objective must be 'v', got {objective!r}")
+    conditioners = {
+        entry.get("id"): entry
+        for entry in setting("model", "conditioning", "configs", kind=list)
+        if isinstance(entry, dict)
+    }
+    for name, kind in {"video_prompt": "clip", "text_prompt": "t5", "audio_prompt": "audio_autoencoder"}.items():
+        if conditioners.get(name, {}).get("type") != kind:
+            raise ValueError(
+                f"`config`: {name} must be of type {kind!r}, got {conditioners.get(name, {}).get('type')!r}"
+            )
+    num_text_tokens = conditioners["text_prompt"].get("config", {}).get("max_length")
+    if not isinstance(num_text_tokens, int) or num_text_tokens < 1:
+        raise ValueError(
+            f"`config`: max_length of text_prompt must be a whole number above 0, got {num_text_tokens!r}"
+        )
 
-    encoder = setting("model", "pretransform", "config", "encoder", "config")
-    decoder = setting("model", "pretransform", "config", "decoder", "config")
-    hop = setting("model", "pretransform", "config", "downsampling_ratio")
+    autoencoder = ("model", "pretransform", "config")
+    encoder, decoder = (*autoencoder, "encoder", "config"), (*autoencoder, "decoder", "config")
+    hop = setting(*autoencoder, "downsampling_ratio")
+    strides = setting(*encoder, "strides", kind=list)
+    audio_channels = setting(*encoder, "in_channels")
+    for what, agrees in {
+        "downsampling_ratio is not the product of the strides": hop == math.prod(strides),
+        "the decoder's strides are not the encoder's": setting(*decoder, "strides", kind=list) == strides,
+        "the decoder's c_mults are not the encoder's": setting(*decoder, "c_mults", kind=list)
+        == setting(*encoder, "c_mults", kind=list),
+        "audio_channels are not the encoder's in_channels": config.get("audio_channels", audio_channels)
+        == audio_channels,
+        "sample_size is less than one latent frame": setting("sample_size") >= hop,
+    }.items():
+        if not agrees:
+            raise ValueError(f"`config` contradicts itself: {what}")
     sample_rate = setting("sample_rate")
     inner_dim = setting("model", "diffusion", "config", "embed_dim")
     num_heads = setting("model", "diffusion", "config", "num_heads")
@@ -92,12 +125,12 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
         prompt_samples = num_audio_tokens * hop
     return {
         "vae": {
-            "encoder_hidden_size": encoder["channels"],
-            "downsampling_ratios": encoder["strides"],
-            "channel_multiples": encoder["c_mults"],
-            "decoder_channels": decoder["channels"],
-            "decoder_input_channels": decoder["latent_dim"],
-            "audio_channels": encoder["in_channels"],
+            "encoder_hidden_size": setting(*encoder, "channels"),
+            "downsampling_ratios": strides,
+            "channel_multiples": setting(*encoder, "c_mults", kind=list),
+            "decoder_channels": setting(*decoder, "channels"),
+            "decoder_input_channels": setting(*decoder, "latent_dim"),
+            "audio_channels": audio_channels,
             "sampling_rate": sample_rate,
         },
         "transformer": {
@@ -114,7 +147,7 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
         },
         "conditioner": {
             "condition_dim": setting("model", "conditioning", "cond_dim"),
-            "num_text_tokens": kinds["text_prompt"][1]["max_length"],
+            "num_text_tokens": num_text_tokens,
             "num_video_frames": num_video_frames,
             "num_frame_tokens": shape(video + "proj.weight")[1] // num_video_frames,
             "num_video_tokens": shape(video + "proj.weight")[0],
@@ -161,15 +194,18 @@ def fill_component(
     for errors.
     """
     check_weights(component, model, state_dict)
-    if dtype is not None:
-        # Copies even where nothing is cast: a single tensor that is left would keep the whole file mapped.
-        kept = set(model._keep_in_fp32_modules or [])
-        state_dict = {
-            name: tensor.to(torch.float32 if kept & set(name.split(".")) else dtype, copy=True)
-            for name, tensor in state_dict.items()
-        }
-    model.load_state_dict(state_dict, assign=True)
+    kept = set(model._keep_in_fp32_modules or [])
+    filled = {}
+    for name, tensor in state_dict.items():
+        target = torch.float32 if kept & set(name.split(".")) else dtype or tensor.dtype
+        # With a dtype everything is copied: a single tensor that is not would keep the whole file mapped.
+        filled[name] = tensor.to(target, copy=dtype is not None)
+    model.load_state_dict(filled, assign=True)
     return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
@@ -182,13 +218,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # Files of torch before 1.6 are no zip archives and cannot be mapped.
+        checkpoint = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path}: refused, the pickle holds more than tensors ({str(error).splitlines()[0]})"
-        ) from None
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        if found is None:
+            raise ValueError(f"{path}: not a checkpoint, or damaged") from None
+        raise ValueError(f"{path}: refused, the pickle holds code ({found[1]}) beside tensors") from None
     except (RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({_reason(error)})") from None
     state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
     if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
         raise ValueError(f"{path}: not an AudioX checkpoint, it holds no state dict")
@@ -208,8 +246,9 @@ def find_files(checkpoint: str | Path, config: str | Path | dict | None, **hub_k
             path = Path(hf_hub_download(str(checkpoint), "model.ckpt", **hub_kwargs))
             config = hf_hub_download(str(checkpoint), "config.json", **hub_kwargs) if config is None else config
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"{checkpoint}: no such file, folder or Hub checkpoint ({reason})") from None
+            raise FileNotFoundError(
+                f"{checkpoint}: no such file, folder or Hub checkpoint ({_reason(error)})"
+            ) from None
     elif config is None:
         config = path.with_name("config.json")
 
@@ -238,8 +277,7 @@ def load_tokenizer(
         try:
             return _read_tokenizer(tokenizer, max_length)
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({reason})") from None
+            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({_reason(error)})") from None
     sources = [text_encoder] if isinstance(text_encoder, (str, Path)) else []
     for source in [*sources, DEFAULT_TEXT_ENCODER]:
         try:
@@ -270,8 +308,7 @@ def read_image_encoder_config(config: CLIPVisionConfig | Mapping | str | Path | 
     try:
         return CLIPVisionConfig.from_pretrained(config)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(f"`image_encoder_config`: {config} could not be loaded ({reason})") from None
+        raise FileNotFoundError(f"`image_encoder_config`: {config} could not be loaded ({_reason(error)})") from None
 
 
 def load_text_encoder(
@@ -282,9 +319,8 @@ def load_text_encoder(
         source = DEFAULT_TEXT_ENCODER if text_encoder is None else text_encoder
         try:
             text_encoder = T5EncoderModel.from_pretrained(source, dtype=dtype or torch.float32)
-        except OSError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({reason})") from None
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({_reason(error)})") from None
     if text_encoder.config.d_model != condition_dim:
         raise ValueError(
             f"`text_encoder` is {text_encoder.config.d_model} wide, the checkpoint expects {condition_dim}."

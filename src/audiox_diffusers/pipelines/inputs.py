@@ -94,8 +94,7 @@ def read_video(video: Any, fps: float, num_frames: int, size: tuple[int, int]) -
             f" at {fps:g} frames a second."
         )
     frames = resize_frames(frames[:num_frames], size)
-    if not frames.any():
-        logger.warning("`video` is black throughout, which AudioX takes for no video.")
+    _warn_if_black("video", frames)
     return frames
 
 
@@ -104,7 +103,19 @@ def read_image(image: Any, size: tuple[int, int]) -> torch.Tensor:
     frames = _to_frames("image", load_image(image) if isinstance(image, _PATH) else image)
     if frames.shape[0] != 1:
         raise ValueError(f"`image` must be one picture, got {frames.shape[0]}.")
-    return resize_frames(frames, size)
+    frames = resize_frames(frames, size)
+    _warn_if_black("image", frames)
+    return frames
+
+
+def _warn_if_black(name: str, frames: torch.Tensor) -> None:
+    if not frames.any():
+        logger.warning(f"`{name}` is black throughout, which AudioX takes for none.")
+
+
+def _check_finite(waveform: torch.Tensor, source: str) -> None:
+    if not torch.isfinite(waveform).all():
+        raise ValueError(f"`audio`: {source} holds NaN or infinite samples.")
 
 
 def read_audio(
@@ -123,6 +134,7 @@ def read_audio(
         # A second more than is used tells whether the sound goes on.
         duration = num_samples / sampling_rate + 1
         waveform, _ = load_audio(audio, sampling_rate=sampling_rate, channels=channels, duration=duration)
+        _check_finite(waveform, str(audio))
     else:
         if not isinstance(audio, tuple) or len(audio) != 2:
             raise ValueError(f"`audio` must be a path or `(waveform, rate)`, got {type(audio).__name__}.")
@@ -135,10 +147,11 @@ def read_audio(
             raise ValueError(
                 f"`audio`: the waveform must have the shape [N], [1, N] or [{channels}, N], got {list(waveform.shape)}."
             )
-        if not torch.isfinite(waveform).all():
-            raise ValueError("`audio`: the waveform holds NaN or infinite samples.")
+        _check_finite(waveform, "the waveform")
         waveform = resample_audio(waveform, rate, sampling_rate).expand(channels, -1)
 
+    if not waveform.any():
+        logger.warning("`audio` is silent throughout, which AudioX takes for no audio.")
     if waveform.abs().max() > 1:
         logger.warning(f"`audio` peaks at {waveform.abs().max():.2f}, beyond full scale; it is used as it is.")
     if waveform.shape[1] > num_samples + sampling_rate // 2:

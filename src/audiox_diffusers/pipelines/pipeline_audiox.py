@@ -1,11 +1,14 @@
 """Sound and music from any mix of text, video, image and audio."""
 
 import inspect
+import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from diffusers import AudioPipelineOutput, DiffusionPipeline
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
@@ -270,16 +273,18 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         prompt_embeds: torch.Tensor | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         audio_padding_side: str = "right",
+        num_waveforms_per_prompt: int = 1,
         device: torch.device | None = None,
     ) -> torch.Tensor:
         r"""
         All prompts to the context that the transformer attends to. See [`~AudioXPipeline.encode_video`] and
         [`~AudioXPipeline.encode_audio`] for what may be given; one item goes with each item of a longer list. A
         sample without text gets `"Generate general audio for the video"`, as in training, where it has a picture, and
-        the empty text otherwise.
+        the empty text otherwise. Each sample is encoded `num_waveforms_per_prompt` times, with a draw of its own from
+        the posterior of its audio prompt, and a generator of its own where `generator` is a list.
 
         Returns:
-            `condition_embeds`, `[B, tokens, width]`.
+            `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
         """
         device = device or self._execution_device
         batches = {
@@ -297,6 +302,13 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
                     "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
                     f" `condition_embeds`; sample {i} has none."
                 )
+        num_sounds = batch_size * num_waveforms_per_prompt
+        if isinstance(generator, list) and len(generator) != num_sounds:
+            raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
+        items = {
+            name: [value for value in values for _ in range(num_waveforms_per_prompt)]
+            for name, values in items.items()
+        }
 
         if prompt_embeds is None:
             texts = []
@@ -305,6 +317,11 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
                     text = "" if video_item is None and image_item is None else VIDEO_PROMPT
                 texts.append(text)
             prompt_embeds, _ = self.encode_prompt(texts, device=device)
+            if prompt_embeds.shape[1] != self.conditioner.config.num_text_tokens:
+                raise ValueError(
+                    f"`tokenizer` pads to {prompt_embeds.shape[1]} tokens, and the model expects"
+                    f" {self.conditioner.config.num_text_tokens}: set its `model_max_length`."
+                )
         else:
             prompt_embeds = torch.stack(items["prompt_embeds"])
 
@@ -359,6 +376,8 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         negative_condition_embeds,
         audio_length_in_s,
         num_inference_steps,
+        guidance_scale,
+        guidance_rescale,
         num_waveforms_per_prompt,
         output_type,
         callback_on_step_end_tensor_inputs,
@@ -370,8 +389,12 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
             if text is not None and embeds is not None:
                 raise ValueError(f"Give either `{name}` or `{name}_embeds`, not both.")
             texts = text if isinstance(text, list) else [text]
-            if not texts or not all(item is None or isinstance(item, str) for item in texts):
+            absent_items = name == "prompt" or text is None
+            if not texts or not all(isinstance(item, str) or (item is None and absent_items) for item in texts):
                 raise ValueError(f"`{name}` must be a string or a list of strings, got {text!r}.")
+            shape = (self.conditioner.config.num_text_tokens, self.conditioner.config.condition_dim)
+            if embeds is not None and (embeds.ndim != 3 or embeds.shape[1:] != shape or not embeds.shape[0]):
+                raise ValueError(f"`{name}_embeds` must have the shape {['B', *shape]}, got {list(embeds.shape)}.")
 
         others = {"prompt": prompt, "video": video, "image": image, "audio": audio, "prompt_embeds": prompt_embeds}
         given = [name for name, value in others.items() if value is not None]
@@ -400,12 +423,16 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
                     f"`audio_length_in_s` must be above 0 and at most {window:.4g} s, the model's window; got"
                     f" {audio_length_in_s}."
                 )
-        if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-            raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
-        if not isinstance(num_waveforms_per_prompt, int) or num_waveforms_per_prompt < 1:
-            raise ValueError(
-                f"`num_waveforms_per_prompt` must be a whole number above 0, got {num_waveforms_per_prompt}."
-            )
+        for name, count in (
+            ("num_inference_steps", num_inference_steps),
+            ("num_waveforms_per_prompt", num_waveforms_per_prompt),
+        ):
+            if not isinstance(count, numbers.Integral) or count < 1:
+                raise ValueError(f"`{name}` must be a whole number above 0, got {count}.")
+        if not isinstance(guidance_scale, numbers.Real) or not math.isfinite(guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number, got {guidance_scale}.")
+        if not isinstance(guidance_rescale, numbers.Real) or not 0 <= guidance_rescale <= 1:
+            raise ValueError(f"`guidance_rescale` must be in 0..1, got {guidance_rescale}.")
         if output_type not in ("np", "pt", "latent"):
             raise ValueError(f"`output_type` must be 'np', 'pt' or 'latent', got {output_type!r}.")
         unknown = set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
@@ -439,7 +466,10 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         attention_kwargs: dict[str, Any] | None = None,
         output_type: str = "np",
         return_dict: bool = True,
-        callback_on_step_end: Callable[["AudioXPipeline", int, torch.Tensor, dict], dict] | None = None,
+        callback_on_step_end: Callable[["AudioXPipeline", int, torch.Tensor, dict], dict]
+        | PipelineCallback
+        | MultiPipelineCallbacks
+        | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
     ) -> AudioPipelineOutput | tuple:
         r"""
@@ -492,6 +522,8 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         Examples:
         """
         # 1. Check the inputs.
+        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self.check_inputs(
             prompt,
             negative_prompt,
@@ -504,6 +536,8 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
             negative_condition_embeds,
             audio_length_in_s,
             num_inference_steps,
+            guidance_scale,
+            guidance_rescale,
             num_waveforms_per_prompt,
             output_type,
             callback_on_step_end_tensor_inputs,
@@ -524,31 +558,35 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
                 image,
                 audio,
                 prompt_embeds,
-                generator[::num_waveforms_per_prompt] if isinstance(generator, list) else generator,
+                generator,
                 audio_padding_side,
+                num_waveforms_per_prompt,
                 device,
             )
-        num_sounds = condition_embeds.shape[0] * num_waveforms_per_prompt
+        else:
+            condition_embeds = condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
+        num_sounds = condition_embeds.shape[0]
         if isinstance(generator, list) and len(generator) != num_sounds:
             raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
         if negative_prompt is not None or negative_prompt_embeds is not None:
-            negative_condition_embeds = self.encode_conditions(
-                negative_prompt, prompt_embeds=negative_prompt_embeds, device=device
+            _, negative_prompt_embeds = self.encode_prompt(
+                negative_prompt=negative_prompt, device=device, negative_prompt_embeds=negative_prompt_embeds
             )
+            negative_condition_embeds = self.encode_conditions(prompt_embeds=negative_prompt_embeds, device=device)
         elif negative_condition_embeds is None:
             negative_condition_embeds = torch.zeros_like(condition_embeds)
         if negative_condition_embeds.shape[0] == 1:
-            negative_condition_embeds = negative_condition_embeds.expand(condition_embeds.shape[0], -1, -1)
+            negative_condition_embeds = negative_condition_embeds.expand(num_sounds, -1, -1)
+        elif negative_condition_embeds.shape[0] != num_sounds:
+            negative_condition_embeds = negative_condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
         if negative_condition_embeds.shape != condition_embeds.shape:
             raise ValueError(
                 f"The negative prompts give a context of shape {list(negative_condition_embeds.shape)}, the prompts one"
                 f" of {list(condition_embeds.shape)}."
             )
         dtype = self.transformer.dtype
-        condition_embeds = condition_embeds.to(device, dtype).repeat_interleave(num_waveforms_per_prompt, dim=0)
-        negative_condition_embeds = negative_condition_embeds.to(device, dtype).repeat_interleave(
-            num_waveforms_per_prompt, dim=0
-        )
+        condition_embeds = condition_embeds.to(device, dtype)
+        negative_condition_embeds = negative_condition_embeds.to(device, dtype)
 
         # 3. Lay out the noise levels and start from noise.
         self.scheduler.set_timesteps(num_inference_steps, device=device)

@@ -1,6 +1,7 @@
 """DPM-Solver++ SDE of third order, the sampler that the AudioX models were released with."""
 
 import math
+import numbers
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -101,8 +102,8 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         if (num_inference_steps is None) == (sigmas is None):
             raise ValueError("Give either `num_inference_steps` or `sigmas`.")
         if sigmas is None:
-            if num_inference_steps < 1:
-                raise ValueError(f"`num_inference_steps` must be at least 1, got {num_inference_steps}.")
+            if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
+                raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
             log_max, log_min = math.log(self.config.sigma_max), math.log(self.config.sigma_min)
             levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
         else:
@@ -120,7 +121,7 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
         """The first step whose time is nearest to `timestep`."""
-        return (self.timesteps - timestep).abs().argmin().item()
+        return (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin().item()
 
     def _init_step_index(self, timestep: float | torch.Tensor) -> None:
         if self._step_index is None:
