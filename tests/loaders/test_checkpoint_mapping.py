@@ -57,26 +57,31 @@ def test_left_over_tensor_is_named(manifest, key):
 
 
 @pytest.mark.parametrize(
-    ("component", "key"),
+    ("component", "key", "named"),
     [
-        ("transformer", "transformer_blocks.3.attn1.to_k.weight"),
-        ("conditioner", "video_proj.proj.bias"),
-        ("vae", "encoder.block.0.res_unit1.snake1.alpha"),
+        ("transformer", "model.model.transformer.layers.3.self_attn.to_qkv.weight", None),
+        ("transformer", "model.model.preprocess_conv.weight", None),
+        ("conditioner", "conditioner.conditioners.video_prompt.Temp_transformer.layers.2.1.fn.net.3.bias", None),
+        (
+            "vae",
+            "pretransform.model.encoder.layers.1.layers.0.layers.0.alpha",
+            "encoder.block.0.res_unit1.snake1.alpha",
+        ),
+        ("vae", "pretransform.model.decoder.layers.0.weight_g", "decoder.conv1.weight_v"),
     ],
 )
-def test_missing_tensor_is_named(manifest, component, key):
+def test_missing_tensor_is_named(manifest, component, key, named):
     config, state_dict = manifest
     classes = {
         "transformer": AudioXTransformer2DModel,
         "conditioner": AudioXConditioner,
         "vae": AudioXAutoencoderOobleck,
     }
-    tensors = fold_weight_norm(convert_state_dict(state_dict)[component])
-    del tensors[key]
     with torch.device("meta"):
         empty = classes[component](**component_configs(config, state_dict)[component])
-    with pytest.raises(ValueError, match=f"{key} is missing"):
-        fill_component(component, empty, tensors)
+    with pytest.raises(ValueError, match=named or f"{key} is missing"):
+        partial = convert_state_dict({name: tensor for name, tensor in state_dict.items() if name != key})[component]
+        fill_component(component, empty, fold_weight_norm(partial))
 
 
 def test_folded_weight_norm():

@@ -158,7 +158,7 @@ def test_another_model(release):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("model", "diffusion", "config", "depth"), 3, r"transformer_blocks\.2\..*is missing"),
+        (("model", "diffusion", "config", "depth"), 3, r"transformer\.layers\.2\..*is missing"),
         (("model", "diffusion", "config", "depth"), 1, r"transformer_blocks\.1\..*is left over"),
         (("model", "diffusion", "config", "embed_dim"), 64, "does not fit"),
         (("model", "diffusion", "config", "num_heads"), 1, "1 heads"),

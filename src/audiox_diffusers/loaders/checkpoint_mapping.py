@@ -107,6 +107,18 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict
     return components
 
 
+def released_name(component: str, name: str) -> str:
+    """What a tensor of a component is called in a released checkpoint; `name` itself for those of the VAE."""
+    for rule_component, pattern, targets in _RULES[:-1]:
+        groups = re.findall(r"\((?!\?)([^()]*)\)", pattern)
+        for target in targets if rule_component == component else ():
+            template = re.sub(r"\\\\(\d)", lambda number: f"({groups[int(number[1]) - 1]})", re.escape(target))  # noqa: B023
+            if match := re.fullmatch(template, name):
+                values = iter(match.groups())
+                return re.sub(r"\((?!\?)[^()]*\)", lambda _: next(values), pattern).replace("\\", "")  # noqa: B023
+    return name
+
+
 def _some(names: Iterable[str], limit: int = 5) -> str:
     names = sorted(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
@@ -159,6 +171,8 @@ def fold_weight_norm(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.
     folded = {}
     for key, tensor in state_dict.items():
         if key.endswith("weight_v"):
+            if key[:-1] + "g" not in state_dict:
+                raise ValueError(f"not an AudioX checkpoint: it lacks the weight_g of pretransform.model.{key}")
             gain = state_dict[key[:-1] + "g"].float()
             norm = torch.linalg.vector_norm(tensor.float(), dim=(1, 2), keepdim=True)
             folded[key.removesuffix("_v")] = (tensor.float() * (gain / norm)).to(tensor.dtype)

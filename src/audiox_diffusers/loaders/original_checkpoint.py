@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from ..models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
-from .checkpoint_mapping import convert_state_dict, fold_weight_norm
+from .checkpoint_mapping import convert_state_dict, fold_weight_norm, released_name
 
 logger = logging.get_logger(__name__)
 
@@ -170,7 +170,7 @@ def check_weights(component: str, model: torch.nn.Module, state_dict: Mapping[st
     """
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    faults = [f"{name} is missing" for name in needed if name not in given]
+    faults = [f"{released_name(component, name)} is missing" for name in needed if name not in given]
     faults += [f"{name} is left over" for name in given if name not in needed]
     faults += [
         f"{name} has the shape {list(given[name])} where the config asks for {list(needed[name])}"
