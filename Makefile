@@ -33,7 +33,7 @@ test: lint ## lint, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 fidelity: setup ## print how far the numbers are from those of the released code
-	$(BIN)/pytest -q -s tests/pipelines/test_golden.py | grep "relative error"
+	$(BIN)/pytest -q -s tests/pipelines/test_golden.py tests/pipelines/test_golden_family.py | grep "relative error"
 
 lint: setup ## check the code's style
 	$(BIN)/ruff check .

@@ -45,12 +45,30 @@ def golden() -> dict[str, torch.Tensor]:
     return load_file(FIXTURES / "audiox" / "golden.safetensors")
 
 
+def read_manifest(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Config of a released checkpoint, and all its tensors at full size on the meta device."""
+    source = "audiox-maf-mmdit" if name == "audiox-turbo" else name
+    config = json.loads((FIXTURES / "manifest" / f"{source}.config.json").read_text())
+    shapes = json.loads((FIXTURES / "manifest" / f"{source}.keys.json").read_text())
+    state_dict = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    if name == "audiox-turbo":
+        # As AudioX-MAF-MMDiT, with a shorter audio prompt, another objective, and the VAE in a file of its own.
+        audio = "conditioner.conditioners.audio_prompt."
+        state_dict = {key: tensor for key, tensor in state_dict.items() if "pretransform." not in key}
+        state_dict[audio + "proj_features_128.weight"] = torch.empty(128, 215, device="meta")
+        config["model"]["diffusion"]["diffusion_objective"] = "rectified_flow"
+        config["model"]["conditioning"]["configs"][2]["type"] = "audio_autoencoder"
+    return config, state_dict
+
+
 @pytest.fixture(scope="session")
 def manifest() -> tuple[dict, dict[str, torch.Tensor]]:
-    """Config of the released AudioX, and all its tensors at full size on the meta device."""
-    config = json.loads((FIXTURES / "manifest" / "audiox.config.json").read_text())
-    shapes = json.loads((FIXTURES / "manifest" / "audiox.keys.json").read_text())
-    return config, {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
+    return read_manifest("audiox")
+
+
+@pytest.fixture(scope="session", params=["audiox", "audiox-maf", "audiox-maf-mmdit", "audiox-turbo"])
+def any_manifest(request) -> tuple[str, dict, dict[str, torch.Tensor]]:
+    return request.param, *read_manifest(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -15,12 +15,14 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import audiox_diffusers
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import build_parser, main
-from audiox_diffusers.commands import batch, convert, generate
+from audiox_diffusers.commands import batch, convert, features, generate
 from audiox_diffusers.media import load_audio, save_audio, save_video
+from audiox_diffusers.pipelines import load_features, save_features
 
 RATE = 44100
 WINDOW = 192  # samples of the small model's window
@@ -62,6 +64,8 @@ def media(tmp_path_factory) -> Path:
     Image.fromarray(frames[0]).save(folder / "image.png")
     save_audio(folder / "audio.wav", tone, RATE)
     (folder / "text.mp4").write_text("no video")
+    (folder / "text.safetensors").write_text("no features")
+    save_file({"audio": torch.zeros(1)}, folder / "other.safetensors")
     return folder
 
 
@@ -70,6 +74,48 @@ def out(tmp_path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture(scope="module")
+def sync_release(tmp_path_factory, fixtures_path) -> Path:
+    """The small checkpoint, with sync tokens, and without the VAE; that and Synchformer lie elsewhere."""
+    folder = tmp_path_factory.mktemp("sync")
+    config = json.loads((fixtures_path / "audiox/config.json").read_text())
+    config["model"]["conditioning"]["configs"][0]["type"] = "clip-with-sync-w-empty-feat"
+    state_dict = torch.load(fixtures_path / "audiox/model.ckpt", weights_only=True)["state_dict"]
+    vae = {key: tensor for key, tensor in state_dict.items() if key.startswith("pretransform.")}
+    state_dict = {key: tensor for key, tensor in state_dict.items() if "pretransform." not in key}
+    video = "conditioner.conditioners.video_prompt."
+    state_dict[video + "proj_sync.weight"] = torch.randn(6, 24, generator=torch.Generator().manual_seed(0))
+    state_dict[video + "proj_sync.bias"] = torch.zeros(6)
+    state_dict[video + "sync_weight"] = torch.tensor(1.0)
+
+    (folder / "release").mkdir()
+    (folder / "release/config.json").write_text(json.dumps(config))
+    torch.save({"state_dict": state_dict}, folder / "release/model.ckpt")
+    torch.save({"state_dict": vae}, folder / "oobleck.ckpt")
+    torch.save(load_file(fixtures_path / "synchformer/state_dict.safetensors"), folder / "synchformer.pth")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sync_model(sync_release, source) -> Path:
+    files = ["--vae", str(sync_release / "oobleck.ckpt"), "--synchformer", str(sync_release / "synchformer.pth")]
+    command = ["convert", str(sync_release / "release"), str(sync_release / "audiox-sync"), *source[1:], *files]
+    assert main(command) == 0
+    return sync_release / "audiox-sync"
+
+
+@pytest.fixture
+def encode(model, tmp_path):
+    """Run `audiox features` on the small model; the file it wrote."""
+
+    def run(*args: object) -> Path:
+        path = tmp_path / "video.safetensors"
+        assert main([str(word) for word in ["features", "--model", model, "-o", path, *args]]) == 0
+        return path
+
+    return run
 
 
 @pytest.fixture
@@ -101,7 +147,7 @@ def test_help():
     audiox = Path(sys.executable).parent / "audiox"
     result = subprocess.run([audiox, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("generate", "convert", "demo"):
+    for command in ("generate", "features", "convert", "demo"):
         assert command in result.stdout
 
 
@@ -123,13 +169,20 @@ def test_the_parser_imports_nothing_heavy():
     assert subprocess.check_output([sys.executable, "-c", code, folder], text=True) == "[]\n"
 
 
-def test_help_states_the_defaults_of_the_pipeline():
+def test_help_states_the_defaults_of_the_pipeline(capsys):
     defaults = inspect.signature(AudioXPipeline.__call__).parameters
     args = build_parser().parse_args(["generate", "--model", "m", "--output", "o"])
-    assert args.steps is args.guidance is args.guidance_rescale is None
-    assert defaults["num_inference_steps"].default == 250
-    assert defaults["guidance_scale"].default == 7
-    assert defaults["guidance_rescale"].default == 0
+    for option, argument, default, told in (
+        ("steps", "num_inference_steps", None, "denoising steps (default: the model's own)"),
+        ("guidance", "guidance_scale", None, "1 for none (default: the model's own)"),
+        ("guidance_rescale", "guidance_rescale", 0, "0 to 1 (default: 0)"),
+        ("length", "audio_length_in_s", None, "(default: 10, or the window; "),
+    ):
+        assert getattr(args, option) is None
+        assert defaults[argument].default == default
+        with pytest.raises(SystemExit):
+            main(["generate", "--help"])
+        assert told in " ".join(capsys.readouterr().out.split())
 
 
 # audiox generate
@@ -163,6 +216,18 @@ def test_every_condition_changes_the_sound(make_sound, media):
     sounds = {name: make_sound(*args) for name, args in conditions.items()}
     assert len(set(sounds.values())) == len(sounds)
     assert sounds["text"] == make_sound(*conditions["text"])
+
+
+def test_steps_and_guidance_are_the_models_own(model, make_sound, tmp_path, out, capsys):
+    expected = make_sound("--prompt", "a dog", "--steps", 2, "--guidance", 1)
+    folder = tmp_path / "turbo"
+    shutil.copytree(model, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {"default_num_inference_steps": 2, "default_guidance_scale": 1.0}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    command = ["generate", "--model", folder, "--prompt", "a dog", "--normalize", "-o", out / "own.wav"]
+    assert main([str(word) for word in command]) == 0
+    assert (out / "own.wav").read_bytes() == expected
 
 
 def test_audio_padding(make_sound, tmp_path):
@@ -270,6 +335,10 @@ def wrong(args: list[object], capsys) -> str:
         ("--video {media}/nix.mp4", "nix.mp4: no such file"),
         ("--video {media}/text.mp4", "text.mp4: not a media file"),
         ("--video {media}/audio.wav -o {out}/x.mp4", "audio.wav: has no video stream"),
+        ("--video {media}/nix.safetensors", "nix.safetensors: no such file"),
+        ("--video {media}/text.safetensors", "text.safetensors: not a file of video features"),
+        ("--video {media}/other.safetensors", "other.safetensors: holds no video_embeds"),
+        ("--video {media}/other.safetensors -o {out}/x.mp4", "other.safetensors holds no picture"),
         ("--image {media}/nix.png", "nix.png: no such file"),
         ("--image {media}/video.mp4", "video.mp4: not an image"),
         ("--audio {media}/nix.wav", "nix.wav: no such file"),
@@ -492,6 +561,7 @@ GOOD = {"prompt": "a"}
         ({"prompt": "a", "output": "x.mp4"}, "needs a video"),
         ({"prompt": "a", "output": "x.xyz"}, "unknown extension"),
         ({"video": "video.mp4", "image": "image.png"}, "not both"),
+        ({"video": "video.safetensors", "output": "x.mp4"}, "video.safetensors holds no picture"),
     ],
 )
 def test_wrong_lines_are_found_before_the_model_is_loaded(monkeypatch, model, lines, out, capsys, line, message):
@@ -500,6 +570,14 @@ def test_wrong_lines_are_found_before_the_model_is_loaded(monkeypatch, model, li
     said = wrong(["generate", "--model", model, "--batch", path, "-o", out / "batch"], capsys)
     assert "lines.jsonl, line 2: " in said and message in said
     assert list(out.iterdir()) == []
+
+
+def test_batch_from_features(model, encode, media, lines, make_sound, out):
+    features_file = encode(media / "video.mp4")
+    path = lines({"video": str(features_file)}, {"video": "video.mp4", "seed": 0}, {"video": "other.safetensors"})
+    assert run_batch(model, path, out) == 2
+    assert names(out) == ["00001.wav", "00002.wav"]
+    assert (out / "00001.wav").read_bytes() == (out / "00002.wav").read_bytes()
 
 
 @pytest.mark.parametrize("option", ["--prompt a", "--video a.mp4", "--image a.png", "--audio a.wav", "--num 1"])
@@ -516,6 +594,161 @@ def test_batch_without_lines_or_folder(model, media, lines, out, capsys):
     path = lines(GOOD)
     assert "no such folder" in wrong([*start, path, "-o", out / "a" / "b"], capsys)
     assert "not a folder" in wrong([*start, path, "-o", media / "audio.wav"], capsys)
+    assert list(out.iterdir()) == []
+
+
+# audiox features
+
+
+@torch.no_grad()
+def test_features(model, encode, media, capsys):
+    path = encode(media / "video.mp4")
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.startswith(f"wrote {path}: 20 video tokens; loaded in ")
+    assert ", encoded in " in said.out and said.out.endswith(" s\n") and said.out.count("\n") == 1
+    tensors = load_file(path)
+    assert list(tensors) == ["video_embeds"] and tensors["video_embeds"].shape == (4, 5, 64)
+    pipe = AudioXPipeline.from_pretrained(model)
+    assert torch.equal(tensors["video_embeds"], pipe.encode_video(media / "video.mp4")[0])
+    assert load_file(encode(media / "video.mp4", "--dtype", "bfloat16"))["video_embeds"].dtype == torch.bfloat16
+
+
+def test_sound_from_features_is_that_from_the_video(make_sound, encode, media):
+    from_video = make_sound("--video", media / "video.mp4", "--prompt", "a dog", "--seed", 3)
+    from_features = make_sound("--video", encode(media / "video.mp4"), "--prompt", "a dog", "--seed", 3)
+    assert from_features == from_video
+    assert from_features != make_sound("--prompt", "a dog", "--seed", 3)
+
+
+def test_features_with_sync(make_sound, encode, sync_model, media, capsys):
+    other = ["--model", sync_model]
+    path = encode(media / "video.mp4", *other)
+    assert ": 20 video tokens and 24 sync tokens; loaded in " in capsys.readouterr().out
+    tensors = load_file(path)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+        "video_embeds": (4, 5, 64),
+        "sync_embeds": (24, 64),
+    }
+    sound = make_sound("--video", path, *other)
+    assert sound == make_sound("--video", media / "video.mp4", *other)
+
+    save_features(path, tensors["video_embeds"], torch.zeros(24, 64))
+    assert make_sound("--video", path, *other) != sound
+
+
+def test_features_of_a_video_that_is_black_in_the_middle(make_sound, encode, sync_model, tmp_path):
+    frames = np.zeros((6, 32, 128, 3), np.uint8)
+    frames[..., :16, :] = 255
+    save_video(tmp_path / "edge.mp4", frames, fps=10)
+    path = encode(tmp_path / "edge.mp4", "--model", sync_model)
+    assert not load_features(path, "sync_embeds").any() and load_features(path, "video_embeds").any()
+    other = ["--model", sync_model]
+    assert make_sound("--video", path, *other) == make_sound("--video", tmp_path / "edge.mp4", *other)
+
+
+def test_features_of_another_model(model, encode, sync_model, media, out, capsys):
+    path = encode(media / "video.mp4")
+    generate_sound = ["generate", "--prompt", "a", "--steps", 1, "-o", out / "x.wav", "--model"]
+    said = wrong([*generate_sound, sync_model, "--video", path], capsys)
+    assert "video.safetensors: holds no sync_embeds" in said
+    save_features(path, torch.zeros(3, 5, 64), None)
+    assert "`video_embeds` must have the shape" in wrong([*generate_sound, model, "--video", path], capsys)
+    assert names(out) == []
+
+
+def test_features_load_what_they_need_only(encode, model, media, tmp_path):
+    shutil.copytree(model, tmp_path / "light")
+    for name in ("transformer", "vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(tmp_path / "light" / name)
+    expected = encode(media / "video.mp4").read_bytes()
+    assert encode(media / "video.mp4", "--model", tmp_path / "light").read_bytes() == expected
+
+
+def test_features_replace_a_file(encode, media):
+    expected = encode(media / "video.mp4").read_bytes()
+    path = encode(media / "video.mp4")
+    path.write_bytes(b"old")
+    assert encode(media / "video.mp4").read_bytes() == expected
+    assert names(path.parent) == [path.name]
+
+
+def test_features_of_several_videos(monkeypatch, model, encode, media, tmp_path, capsys):
+    expected = encode(media / "video.mp4").read_bytes()
+    for name in ("a.mp4", "b.mp4"):
+        shutil.copy(media / "video.mp4", tmp_path / name)
+    save_video(tmp_path / "black.mp4", np.zeros((6, 32, 48, 3), np.uint8), fps=10)
+    folder = tmp_path / "features"
+    videos = [tmp_path / name for name in ("a.mp4", "black.mp4", "b.mp4")]
+    command = [str(word) for word in ["features", *videos, "--model", model, "-o", folder]]
+    capsys.readouterr()
+    assert main(command) == 2
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [line.split(";")[0] for line in lines] == [
+        f"wrote {folder / 'a.safetensors'}: 20 video tokens",
+        f"wrote {folder / 'b.safetensors'}: 20 video tokens",
+        "wrote 2, skipped 0, failed 1",
+    ]
+    assert lines[-1].startswith("wrote 2, skipped 0, failed 1; 40 tokens; loaded in ")
+    assert said.err.splitlines()[-1].startswith(f"audiox: error: {tmp_path / 'black.mp4'}: black throughout")
+    assert names(folder) == ["a.safetensors", "b.safetensors"]
+    assert all((folder / name).read_bytes() == expected for name in names(folder))
+
+    (folder / "a.safetensors").unlink()
+    (folder / "b.safetensors").write_bytes(b"kept")
+    del command[2]
+    assert main(command) == 0
+    assert "wrote 1, skipped 1, failed 0; 20 tokens; loaded in " in capsys.readouterr().out
+    assert (folder / "a.safetensors").read_bytes() == expected
+    assert (folder / "b.safetensors").read_bytes() == b"kept"
+
+    monkeypatch.setattr(features, "load_pipeline", None)
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said == "wrote 0, skipped 2, failed 0; 0 tokens; loaded in 0.0 s, encoded in 0.0 s\n"
+
+
+def test_features_of_one_video_in_a_folder(model, encode, media, out):
+    expected = encode(media / "video.mp4").read_bytes()
+    encode(media / "video.mp4", "-o", out)
+    assert names(out) == ["video.safetensors"] and (out / "video.safetensors").read_bytes() == expected
+
+
+def test_features_of_a_black_video(model, out, tmp_path, capsys):
+    save_video(tmp_path / "black.mp4", np.zeros((6, 32, 48, 3), np.uint8), fps=10)
+    command = ["features", tmp_path / "black.mp4", "--model", model, "-o", out / "x.safetensors"]
+    assert main([str(word) for word in command]) == 2
+    said = capsys.readouterr()
+    line = said.err.splitlines()[-1]
+    assert said.out == "" and line.startswith(f"audiox: error: {tmp_path / 'black.mp4'}: black throughout")
+    assert names(out) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("{media}/nix.mp4", "nix.mp4: no such file"),
+        ("{media}/text.mp4", "text.mp4: not a media file"),
+        ("{media}/audio.wav", "audio.wav: has no video stream"),
+        ("{media}/video.mp4 -o {out}/x.pt", "x.pt: must be a .safetensors file"),
+        ("{media}/video.mp4 -o {out}/nix/x.safetensors", "out/nix: no such folder"),
+        ("{media}/video.mp4 --device nix", "--device nix: not available"),
+        ("{media}/video.mp4 --model {media}", "model_index.json"),
+        ("{media}/video.mp4 {media}/x.mp4", "x.safetensors: several videos need a folder"),
+        ("{media}/video.mp4 {media}/text.mp4 -o {out}/new", "text.mp4: not a media file"),
+        ("{media}/video.mp4 {out}/video.mkv -o {out}", "media/video.mp4 and {out}/video.mkv"),
+        ("{media}/video.mp4 {media}/text.mp4 -o {out}/nix/new", "out/nix: no such folder"),
+        ("{media}/video.mp4 {media}/text.mp4 -o {media}/audio.wav", "audio.wav: not a folder"),
+        ("{media}/video.mp4 {media}/text.mp4 -o {out} --model {media}", "model_index.json"),
+        ("{media}/video.mp4 {media}/text.mp4 -o {out} --device nix", "--device nix: not available"),
+    ],
+)
+def test_wrong_features_are_found_before_the_model_is_loaded(monkeypatch, model, media, out, capsys, args, message):
+    monkeypatch.setattr(features, "load_pipeline", None)
+    words = args.format(out=out, media=media).split()
+    said = wrong(["features", "--model", model, "-o", out / "x.safetensors", *words], capsys)
+    assert message.format(out=out) in said.replace(str(media), "media")
     assert list(out.iterdir()) == []
 
 
@@ -566,6 +799,21 @@ def test_convert_says_what_it_wrote(source, out, capsys):
     assert "| float32 |" not in (out / "empty/README.md").read_text().split("| transformer |")[1].split("\n")[0]
     loaded = AudioXPipeline.from_pretrained(out / "empty", dtype=torch.bfloat16)
     assert loaded.text_encoder.dtype == torch.bfloat16
+
+
+def test_convert_with_files_of_their_own(sync_model, sync_release, source, pipe, out, capsys):
+    loaded = AudioXPipeline.from_pretrained(sync_model)
+    assert loaded.sync_encoder.config.hidden_size == 64
+    for key, tensor in pipe.vae.state_dict().items():
+        assert torch.equal(loaded.vae.state_dict()[key], tensor), key
+
+    vae, sync = ("--vae", sync_release / "oobleck.ckpt"), ("--synchformer", sync_release / "synchformer.pth")
+    convert_release = ["convert", sync_release / "release", out / "model", *source[1:]]
+    assert "`vae`: the checkpoint does not hold the VAE" in wrong([*convert_release, *sync], capsys)
+    assert "`synchformer`: the checkpoint follows the timing" in wrong([*convert_release, *vae], capsys)
+    assert "nix.ckpt" in wrong([*convert_release, *sync, "--vae", out / "nix.ckpt"], capsys)
+    assert "holds no Oobleck VAE" in wrong([*convert_release, *sync, "--vae", sync[1]], capsys)
+    assert list(out.iterdir()) == []
 
 
 def test_convert_a_hub_checkpoint(monkeypatch, source, fixtures_path, out):

@@ -3,32 +3,47 @@
 from . import _torchaudio  # before anything that imports torchaudio itself
 from .diffusers_registry import register_cached_block, register_classes, register_single_file
 from .loaders import component_configs, convert_state_dict
-from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
+from .models import (
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
+    SynchformerVisionModel,
+)
 from .models.transformer_audiox import AudioXTransformerBlock
+from .models.transformer_audiox_mm import AudioXMMTransformerBlock
 from .pipelines import AudioXPipeline, load_original_checkpoint
-from .schedulers import AudioXDPMSolverSDEScheduler
+from .schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .version import __version__
 
 register_classes(
     AudioXAutoencoderOobleck,
     AudioXConditioner,
     AudioXDPMSolverSDEScheduler,
+    AudioXFlowMatchScheduler,
+    AudioXMMTransformer2DModel,
     AudioXPipeline,
     AudioXTransformer2DModel,
+    SynchformerVisionModel,
 )
-register_cached_block(AudioXTransformerBlock)
-register_single_file(
-    AudioXTransformer2DModel,
-    lambda state_dict: convert_state_dict(state_dict)["transformer"],
-    lambda config, state_dict: component_configs(config, state_dict)["transformer"],
-)
+for block_class in (AudioXTransformerBlock, AudioXMMTransformerBlock):
+    register_cached_block(block_class)
+for transformer_class in (AudioXTransformer2DModel, AudioXMMTransformer2DModel):
+    register_single_file(
+        transformer_class,
+        lambda state_dict: convert_state_dict(state_dict)["transformer"],
+        lambda config, state_dict: component_configs(config, state_dict)["transformer"],
+    )
 
 __all__ = [
     "AudioXAutoencoderOobleck",
     "AudioXConditioner",
     "AudioXDPMSolverSDEScheduler",
+    "AudioXFlowMatchScheduler",
+    "AudioXMMTransformer2DModel",
     "AudioXPipeline",
     "AudioXTransformer2DModel",
+    "SynchformerVisionModel",
     "__version__",
     "load_original_checkpoint",
 ]

@@ -14,6 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_features(commands)
     _add_convert(commands)
     _add_demo(commands)
     return parser
@@ -25,14 +26,16 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         help="make sounds",
         description="Make sound for any mix of text, video (or image) and audio, or for each line of a file.",
     )
-    parser.add_argument("--model", required=True, help="folder that `audiox convert` wrote, or a Hub id")
+    _add_model(parser)
     parser.add_argument(
         "-o", "--output", required=True, help="sound file, video file (with --video), or folder (with --batch)"
     )
 
     prompts = parser.add_argument_group("what to hear", "at least one of them; --image and --video exclude each other")
     prompts.add_argument("--prompt", metavar="TEXT", help="description of the sound")
-    prompts.add_argument("--video", metavar="FILE", help="video to make sound for")
+    prompts.add_argument(
+        "--video", metavar="FILE", help="video to make sound for, or its features, as `audiox features` writes them"
+    )
     prompts.add_argument("--image", metavar="FILE", help="picture to make sound for")
     prompts.add_argument("--audio", metavar="FILE", help="sound to continue or to fill")
     prompts.add_argument(
@@ -45,8 +48,10 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
 
     options = parser.add_argument_group("how to make it")
     options.add_argument("--negative-prompt", metavar="TEXT", help="description of what not to hear")
-    options.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: 250)")
-    options.add_argument("--guidance", type=float, metavar="W", help="weight of the prompts, 1 for none (default: 7)")
+    options.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    options.add_argument(
+        "--guidance", type=float, metavar="W", help="weight of the prompts, 1 for none (default: the model's own)"
+    )
     options.add_argument(
         "--guidance-rescale", type=float, metavar="PHI", help="tames strong guidance, 0 to 1 (default: 0)"
     )
@@ -68,13 +73,40 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         default="right",
         help="where silence is added to a short --audio (default: right)",
     )
+    _add_placement(options)
+    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
+
+
+def _add_features(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "features",
+        help="encode videos once, for many sounds",
+        description="Write what a model sees in videos to files, which `audiox generate --video` takes in their place.",
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file")
+    _add_model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE.safetensors|FOLDER",
+        help="what to write; in a folder, needed for several videos, a file for each, named after it; those that exist"
+        " are skipped",
+    )
+    _add_placement(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="folder that `audiox convert` wrote, or a Hub id")
+
+
+def _add_placement(options: argparse._ActionsContainer) -> None:
     options.add_argument(
         "--dtype", choices=DTYPES, help="precision of the networks (default: bfloat16 on cuda, else float32)"
     )
     options.add_argument(
         "--device", help="where to run, such as cuda:1, mps or cpu (default: cuda if there, else cpu)"
     )
-    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
 
 
 def _add_convert(commands: argparse._SubParsersAction) -> None:
@@ -91,6 +123,16 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="its tokenizer (default: beside the text encoder)")
     parser.add_argument(
         "--image-encoder-config", metavar="FILE", help="config of CLIP's vision tower (default: that of ViT-B/32)"
+    )
+    parser.add_argument(
+        "--vae",
+        metavar="FILE",
+        help="VAE of a checkpoint that does not hold it (default: vae.ckpt beside the checkpoint)",
+    )
+    parser.add_argument(
+        "--synchformer",
+        metavar="FILE",
+        help="Synchformer, for a checkpoint that follows a video's timing (default: synchformer_state_dict.pth beside it)",
     )
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")
 

@@ -2,44 +2,99 @@ import pytest
 import torch
 from transformers import CLIPVisionModelWithProjection
 
-from audiox_diffusers import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
+from audiox_diffusers import (
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
+)
 from audiox_diffusers.loaders import component_configs, convert_state_dict, fill_component, fold_weight_norm
+from audiox_diffusers.loaders.checkpoint_mapping import convert_vae_state_dict, is_mmdit, released_name
 from audiox_diffusers.loaders.original_checkpoint import read_image_encoder_config
 
 
-def test_released_checkpoint_at_full_size(manifest):
-    """Every tensor of the file lands in one place, and every parameter of the components is filled."""
-    config, state_dict = manifest
+def empty_components(config, state_dict):
     configs = component_configs(config, state_dict)
-    converted = convert_state_dict(state_dict)
+    transformer_class = AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
     with torch.device("meta"):
-        components = {
-            "transformer": AudioXTransformer2DModel(**configs["transformer"]),
+        return configs, {
+            "transformer": transformer_class(**configs["transformer"]),
             "conditioner": AudioXConditioner(**configs["conditioner"]),
             "vae": AudioXAutoencoderOobleck(**configs["vae"]),
             "image_encoder": CLIPVisionModelWithProjection(read_image_encoder_config(None)),
         }
+
+
+# Billions of parameters. Of the published 1.057 B of the DiT and 2.22 B of the MMDiT those are left that are used: the
+# latter attends to a single token, without queries and half of the keys and values (24 times 2 * 1536^2). The fusion has
+# 61 M, 8 layers of 7.1 M most of it.
+SIZES = {
+    "audiox": (1.052, 0.032),
+    "audiox-maf": (1.052, 0.093),
+    "audiox-maf-mmdit": (2.100, 0.093),
+    "audiox-turbo": (2.100, 0.093),
+}
+
+
+def test_released_checkpoint_at_full_size(any_manifest, manifest):
+    """Every tensor of the file lands in one place, and every parameter of the components is filled."""
+    name, config, state_dict = any_manifest
+    configs, components = empty_components(config, state_dict)
+    converted = convert_state_dict(state_dict)
+    if name == "audiox-turbo":
+        assert converted["vae"] == {}
+        _, with_vae = manifest
+        prefixed = {
+            key.replace("pretransform.model.", "autoencoder."): tensor
+            for key, tensor in with_vae.items()
+            if key.startswith("pretransform.")
+        }
+        converted["vae"] = convert_vae_state_dict(prefixed)
     parameters = {}
-    for name, empty in components.items():
-        tensors = fold_weight_norm(converted[name]) if name == "vae" else converted[name]
-        model = fill_component(name, empty, tensors)
+    for component, empty in components.items():
+        tensors = fold_weight_norm(converted[component]) if component == "vae" else converted[component]
+        model = fill_component(component, empty, tensors)
         assert dict(model.named_parameters()).keys() == tensors.keys()
-        parameters[name] = sum(parameter.numel() for parameter in model.parameters())
+        parameters[component] = sum(parameter.numel() for parameter in model.parameters()) / 1e9
 
-    # Published sizes: the DiT has 1.057 B parameters, the VAE 156 M, CLIP ViT-B/32's vision tower 88 M.
-    assert 1.05e9 < parameters["transformer"] < 1.06e9
-    assert 1.55e8 < parameters["vae"] < 1.57e8
-    assert 8.7e7 < parameters["image_encoder"] < 8.9e7
+    assert parameters["transformer"] == pytest.approx(SIZES[name][0], abs=1e-3)
+    assert parameters["conditioner"] == pytest.approx(SIZES[name][1], abs=1e-3)
+    assert parameters["vae"] == pytest.approx(0.156, abs=1e-3)
+    assert parameters["image_encoder"] == pytest.approx(0.088, abs=1e-3)
     assert configs["transformer"]["sample_size"] == 236
-    assert configs["conditioner"]["audio_prompt_samples"] == 441000
 
 
-def test_tensors_add_up(manifest):
-    """No number of the file is lost or used twice, but for what is listed as unused and the gains of weight norm."""
-    _, state_dict = manifest
+def test_every_released_name_is_found_again(any_manifest):
+    _, config, state_dict = any_manifest
+    for component, tensors in convert_state_dict(state_dict).items():
+        if component != "vae":
+            released = {released_name(component, name, is_mmdit(state_dict)) for name in tensors}
+            assert {name.replace("audio_prompt.proj_out", "audio_prompt.proj_features") for name in released} <= {
+                name.replace("audio_prompt.proj_out", "audio_prompt.proj_features") for name in state_dict
+            }
+
+
+def test_audio_prompts_of_the_releases(any_manifest):
+    name, config, state_dict = any_manifest
+    conditioner = component_configs(config, state_dict)["conditioner"]
+    expected = {
+        "audiox": ("audio_autoencoder", 441000),
+        "audiox-maf": ("mel_spec", 441000),
+        "audiox-maf-mmdit": ("audio_autoencoder_v2", 237 * 2048),
+        "audiox-turbo": ("audio_autoencoder_v2", 441000),
+    }
+    assert (conditioner["audio_type"], conditioner["audio_prompt_samples"]) == expected[name]
+
+
+def test_tensors_add_up(any_manifest):
+    """No number of the file is lost or used twice, but for what is listed as unused."""
+    _, _, state_dict = any_manifest
+    mmdit = is_mmdit(state_dict)
     unused = (".beta", ".inv_freq", "to_global_embed.0.weight", "to_global_embed.2.weight")
+    unused += ("to_cond_embed.0.weight", "to_cond_embed.2.weight", "cross_attn.to_q.weight") if mmdit else ()
     used = sum(
-        tensor.numel()
+        # Of the keys and values of a single token one half counts.
+        tensor.numel() // (2 if mmdit and key.endswith("cross_attn.to_kv.weight") else 1)
         for key, tensor in state_dict.items()
         if not (key.startswith("model.") and key.endswith(unused)) and ".audio_prompt.pretransform." not in key
     )

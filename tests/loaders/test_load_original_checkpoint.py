@@ -163,9 +163,10 @@ def test_another_model(release):
         (("model", "diffusion", "config", "embed_dim"), 64, "does not fit"),
         (("model", "diffusion", "config", "num_heads"), 1, "1 heads"),
         (("model", "diffusion", "type"), "mmdit", "'dit'"),
+        (("model", "diffusion", "gate"), True, "gate_type_config"),
         (("model", "io_channels"), 16, "preprocess_conv"),
         (("model", "conditioning", "cond_dim"), 32, "wide|has the shape"),
-        (("model", "conditioning", "configs", 0, "type"), "clip-large", "video_prompt must be of type 'clip'"),
+        (("model", "conditioning", "configs", 0, "type"), "clip-large", "video_prompt must be of type clip"),
         (("model", "pretransform", "config", "encoder", "config", "channels"), 16, "vae"),
         (
             ("model", "pretransform", "config", "encoder", "config", "channels"),
@@ -175,7 +176,7 @@ def test_another_model(release):
         (("model", "pretransform", "config", "decoder", "config", "strides"), [8, 8], "decoder's strides"),
         (("model", "pretransform", "config", "downsampling_ratio"), 7, "downsampling_ratio"),
         (("model", "diffusion", "config", "num_heads"), 0, "num_heads must be a whole number above 0"),
-        (("model", "diffusion", "diffusion_objective"), "rectified_flow", "diffusion_objective"),
+        (("model", "diffusion", "diffusion_objective"), "epsilon", "diffusion_objective"),
         (("model", "conditioning", "configs"), 3, "configs must be a list"),
         (("model", "conditioning", "configs", 1, "config"), {}, "max_length"),
         (("model_type",), "autoencoder", "model_type"),
@@ -218,6 +219,8 @@ def test_text_encoder_of_another_width(release):
         load(text_encoder=narrow)
     with pytest.raises(ValueError, match="`dtype`"):
         load(dtype=torch.int8)
+    with pytest.raises(ValueError, match="`synchformer`: the checkpoint has no use"):
+        load(synchformer="synchformer.pth")
 
 
 def test_folder_without_a_vocabulary(release):

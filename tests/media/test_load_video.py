@@ -249,3 +249,19 @@ def test_cover_picture_is_not_a_video(tmp_path):
         assert len(container.streams.video) == 1
     with pytest.raises(MediaError, match="has no video stream"):
         load_video(tmp_path / "cover.mp3")
+
+
+def test_crop_keeps_the_aspect_ratio_and_the_centre():
+    """A circle stays round; what lies outside of the central square is cut off."""
+    rows, columns = torch.meshgrid(torch.arange(90), torch.arange(160), indexing="ij")
+    circle = ((rows - 44.5) ** 2 + (columns - 79.5) ** 2 < 30**2).float()
+    frames = circle.expand(2, 3, 90, 160).clone()
+    frames[..., :30] = 1.0
+    cropped = resize_frames(frames, (45, 45), fit="crop")
+    assert cropped.shape == (2, 3, 45, 45) and 0 <= cropped.min() and cropped.max() <= 1
+    inside = cropped[0, 0] > 0.5
+    assert all(abs(inside.any(dim=axis).sum() - 30) <= 1 for axis in (0, 1))
+    assert not inside[:, :5].any()
+    assert resize_frames(frames, (45, 45))[0, 0, :, :5].min() > 0.9
+    with pytest.raises(ValueError, match="`fit`"):
+        resize_frames(frames, (45, 45), fit="pad")

@@ -4,7 +4,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from audiox_diffusers import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
+from audiox_diffusers import (
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
+    SynchformerVisionModel,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -83,7 +89,7 @@ CONDITIONER = Case(
         "num_temporal_layers": 2,
         "num_temporal_heads": 2,
         "latent_channels": 3,
-        "num_audio_tokens": 6,
+        "num_audio_latents": 6,
         "audio_prompt_samples": 48,
     },
     lambda: {
@@ -94,8 +100,60 @@ CONDITIONER = Case(
     ["text_embeds", "video_embeds", "audio_latents"],
 )
 
+MM_TRANSFORMER = Case(
+    AudioXMMTransformer2DModel,
+    {
+        "sample_size": 9,
+        "in_channels": 4,
+        "num_layers": 3,
+        "num_attention_heads": 4,
+        "attention_head_dim": 6,
+        "cross_attention_input_dim": 12,
+        "num_context_tokens": 7,
+        "time_proj_dim": 16,
+        "ff_inner_dim": 20,
+    },
+    TRANSFORMER.inputs,
+    TRANSFORMER.first_arguments,
+)
+FUSED_CONDITIONER = Case(
+    AudioXConditioner,
+    CONDITIONER.config
+    | {
+        "num_sync_tokens": 9,
+        "audio_type": "audio_autoencoder_v2",
+        "num_audio_tokens": 5,
+        "num_fusion_experts": 2,
+        "num_fusion_heads": 2,
+        "num_fusion_layers": 2,
+    },
+    lambda: CONDITIONER.inputs() | {"sync_embeds": normal(2, 9, 8, seed=3)},
+    CONDITIONER.first_arguments,
+)
+SYNCHFORMER = Case(
+    SynchformerVisionModel,
+    {
+        "image_size": 8,
+        "patch_size": 4,
+        "num_frames": 4,
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+    },
+    lambda: {"pixel_values": normal(2, 4, 3, 8, 8)},
+    ["pixel_values"],
+)
+CASES = {
+    "transformer": TRANSFORMER,
+    "mm-transformer": MM_TRANSFORMER,
+    "autoencoder": AUTOENCODER,
+    "conditioner": CONDITIONER,
+    "fused-conditioner": FUSED_CONDITIONER,
+    "synchformer": SYNCHFORMER,
+}
 
-@pytest.fixture(params=[TRANSFORMER, AUTOENCODER, CONDITIONER], ids=["transformer", "autoencoder", "conditioner"])
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
 def case(request) -> Case:
     """Each model in turn."""
     return request.param

@@ -303,8 +303,9 @@ def test_compile_repeated_blocks(case, run):
         return
     expected = run(model, case.inputs())
     model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
-    # The blocks share one compilation.
-    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+    # The blocks of a transformer share one compilation; elsewhere they come in a few shapes.
+    limit = 1 if case.model_class._supports_gradient_checkpointing else 4
+    with torch._dynamo.config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
         for _ in range(2):
             torch.testing.assert_close(run(model, case.inputs()), expected, rtol=1e-4, atol=1e-5)
 
@@ -316,8 +317,8 @@ def test_export(case, run):
     torch.testing.assert_close(output, run(model, case.inputs()), rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_checkpointing_is_supported_by_the_transformer_alone(case):
-    supported = case.model_class.__name__ == "AudioXTransformer2DModel"
+def test_gradient_checkpointing_is_supported_by_the_transformers_alone(case):
+    supported = case.model_class.__name__ in ("AudioXTransformer2DModel", "AudioXMMTransformer2DModel")
     model = case.model()
     assert model._supports_gradient_checkpointing == supported
     if not supported:
@@ -328,6 +329,6 @@ def test_gradient_checkpointing_is_supported_by_the_transformer_alone(case):
     model.enable_gradient_checkpointing()
     assert model.is_gradient_checkpointing
     switched = {type(m).__name__ for m in model.modules() if getattr(m, "gradient_checkpointing", False)}
-    assert switched == {"AudioXTransformer2DModel"}
+    assert switched == {case.model_class.__name__}
     model.disable_gradient_checkpointing()
     assert not model.is_gradient_checkpointing

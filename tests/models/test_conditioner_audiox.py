@@ -143,7 +143,7 @@ def test_audio_tokens(model, inputs, close):
 
 
 def test_nothing_given(model):
-    with pytest.raises(ValueError, match="`text_embeds`, `video_embeds` and `audio_latents`"):
+    with pytest.raises(ValueError, match="`text_embeds`, `video_embeds`, `audio_latents`"):
         model()
 
 
@@ -188,3 +188,35 @@ def test_gradient_reaches_the_embeddings_that_were_used(model, inputs):
     assert model.video_proj.empty_embedding.grad.any() and model.video_proj.proj.weight.grad.any()
     assert not model.audio_proj.empty_embedding.grad.any()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+# The later releases
+
+
+def test_resampled_audio_tokens():
+    """`audio_autoencoder_v2`: latent frames are mixed to tokens, then channels to the width."""
+    config = {
+        "audio_type": "audio_autoencoder_v2",
+        "latent_channels": 3,
+        "num_audio_latents": 6,
+        "num_audio_tokens": 5,
+    }
+    model = AudioXConditioner(condition_dim=8, num_text_tokens=2, num_temporal_heads=1, **config)
+    latents = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = model(audio_latents=latents).audio_tokens
+        time, width = model.audio_proj.proj_time, model.audio_proj.proj
+        for b in range(2):
+            for n in range(5):
+                mixed = [(time.weight[n] * latents[b, c]).sum() + time.bias[n] for c in range(3)]
+                expected = width.weight @ torch.stack(mixed) + width.bias
+                torch.testing.assert_close(tokens[b, n], expected)
+    with pytest.raises(ValueError, match="`audio_latents` is needed"):
+        model(text_embeds=torch.zeros(2, 2, 8))
+
+
+def test_what_a_model_has_no_use_for_is_refused(conditioner_case):
+    with pytest.raises(ValueError, match="`sync_embeds` is of no use"):
+        conditioner_case.model()(sync_embeds=torch.zeros(2, 9, 8), **conditioner_case.inputs())
+    with pytest.raises(ValueError, match="`audio_type` must be one of"):
+        AudioXConditioner(audio_type="mp3")

@@ -547,7 +547,7 @@ def test_compiled_blocks(generate, pipe, close):
         ({"prompt": "a", "num_waveforms_per_prompt": 0}, "`num_waveforms_per_prompt`"),
         ({"prompt": "a", "output_type": "mp3"}, "`output_type`"),
         ({"prompt": "a", "guidance_scale": float("nan")}, "`guidance_scale`"),
-        ({"prompt": "a", "guidance_scale": None}, "`guidance_scale`"),
+        ({"prompt": "a", "guidance_scale": "strong"}, "`guidance_scale`"),
         ({"prompt": "a", "guidance_rescale": 2.0}, "`guidance_rescale`"),
         ({"prompt": "a", "negative_prompt": ["x", None]}, "`negative_prompt` must be"),
         ({"prompt": "a", "negative_prompt_embeds": torch.zeros(1, 9, 64)}, "`negative_prompt_embeds` must have"),

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..cli import one_line
 from ..media.files import check_target
-from .sounds import Request, Settings, check_model, load_pipeline, make, write
+from .loading import check_model, load_pipeline
+from .sounds import Request, Settings, make, write
 
 KEYS = {
     "prompt": str,
@@ -36,7 +37,7 @@ def run(args: Namespace) -> int:
     missing = {number: request for number, request in requests.items() if not request.output.exists()}
     written = failed = 0
     if missing:
-        pipe, _ = load_pipeline(args.model, settings)
+        pipe, _ = load_pipeline(args.model, settings.device, settings.dtype)
         rate = pipe.vae.config.sampling_rate
     for number, request in missing.items():
         pipe.set_progress_bar_config(desc=f"line {number}", leave=False)

@@ -27,6 +27,8 @@ def run(args: Namespace) -> int:
             text_encoder=args.text_encoder,
             tokenizer=args.tokenizer,
             image_encoder_config=args.image_encoder_config,
+            vae=args.vae,
+            synchformer=args.synchformer,
             dtype=None if args.dtype is None else getattr(torch, args.dtype),
         )
         if pipe.tokenizer is None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ..media.files import check_target
 from . import batch
+from .loading import check_model, load_pipeline
 from .quiet import quiet_libraries
-from .sounds import Request, Settings, check_model, load_pipeline, make, write
+from .sounds import Request, Settings, make, write
 
 
 def run(args: Namespace) -> int:
@@ -39,7 +40,7 @@ def _run_once(args: Namespace) -> int:
     check_model(args.model)
     request.check_files()
 
-    pipe, loading = load_pipeline(args.model, settings)
+    pipe, loading = load_pipeline(args.model, settings.device, settings.dtype)
     rate = pipe.vae.config.sampling_rate
     generating = 0.0
     # One at a time rather than as a batch: each sound is the same, to the bit, as when it is made alone.

@@ -1,4 +1,4 @@
-"""What `audiox generate` does for one file and for each line of a batch: check, load, make, write."""
+"""What `audiox generate` does for one file and for each line of a batch: check, make, write."""
 
 import math
 import tempfile
@@ -10,13 +10,13 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from huggingface_hub.errors import RemoteEntryNotFoundError
-from safetensors import SafetensorError
 
 from ..media import load_audio, load_image, load_video, save_audio, save_video
 from ..media.files import check_positive
 from ..media.write import AUDIO_FORMATS, VIDEO_FORMATS
-from ..pipelines import AudioXPipeline
+from ..pipelines import AudioXPipeline, load_features
+from ..pipelines.features import is_features
+from .loading import read_placement
 
 CHANNELS = {1: "mono", 2: "stereo"}
 
@@ -41,6 +41,8 @@ class Request:
             raise ValueError(f"output {self.output}: unknown extension {suffix!r}, use one of {known}")
         if suffix in VIDEO_FORMATS and self.video is None:
             raise ValueError(f"output {self.output}: a video file needs a video to take the picture from")
+        if suffix in VIDEO_FORMATS and is_features(self.video):
+            raise ValueError(f"output {self.output}: {self.video} holds no picture")
         if all(given is None for given in (self.prompt, self.video, self.image, self.audio)):
             raise ValueError("nothing to go by: give at least one of prompt, video, image and audio")
         if self.video is not None and self.image is not None:
@@ -52,10 +54,12 @@ class Request:
 
     def check_files(self) -> None:
         """
-        Decode the first moment of each input, and copy a picture to be kept, without sound: a file that is no good
-        must not come out after minutes of sampling.
+        Decode the first moment of each input, or read its features, and copy a picture to be kept, without sound: a
+        file that is no good must not come out after minutes of sampling.
         """
-        if self.video is not None:
+        if is_features(self.video):
+            load_features(self.video, "video_embeds")
+        elif self.video is not None:
             load_video(self.video, duration=0.1)
             if self.output.suffix.lower() in VIDEO_FORMATS:
                 with tempfile.TemporaryDirectory(prefix=".", dir=self.output.parent) as folder:
@@ -87,8 +91,7 @@ class Settings:
             raise ValueError(f"--guidance must be a finite number, got {args.guidance}")
         if args.guidance_rescale is not None and not 0 <= args.guidance_rescale <= 1:
             raise ValueError(f"--guidance-rescale must be in 0..1, got {args.guidance_rescale}")
-        device = _device(args.device)
-        dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+        device, dtype = read_placement(args)
         return cls(
             steps=args.steps,
             guidance=args.guidance,
@@ -96,52 +99,8 @@ class Settings:
             audio_padding=args.audio_padding,
             normalize=args.normalize,
             device=device,
-            dtype=getattr(torch, dtype),
+            dtype=dtype,
         )
-
-
-def _device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device {name}: not available ({reason})") from None
-
-
-def check_model(model: str) -> None:
-    """Raise `ValueError` or `FileNotFoundError` if a path is something else than a folder with a pipeline."""
-    path = Path(model)
-    if not path.exists() or (path / "model_index.json").is_file():
-        return
-    names = ("model.ckpt", "model.safetensors")
-    if path.suffix in (".ckpt", ".safetensors") or any((path / name).is_file() for name in names):
-        raise ValueError(f"--model {model}: a released checkpoint; first run: audiox convert {model} FOLDER")
-    raise FileNotFoundError(f"--model {model}: no folder with a model_index.json, as `audiox convert` writes it")
-
-
-def load_pipeline(model: str, settings: Settings) -> tuple[AudioXPipeline, float]:
-    """The pipeline, on its device, and the seconds that took."""
-    start = time.perf_counter()
-    try:
-        pipe = AudioXPipeline.from_pretrained(model, dtype=settings.dtype)
-        pipe.to(settings.device)
-    except RemoteEntryNotFoundError:
-        raise ValueError(
-            f"--model {model}: no diffusers model; if it is a released checkpoint, first run:"
-            f" audiox convert {model} FOLDER"
-        ) from None
-    except (OSError, ValueError) as error:
-        if Path(model).exists():
-            raise
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({reason})") from None
-    except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        # What the loaders of diffusers and transformers raise for folders that are damaged or contradict themselves.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--model {model}: damaged, or its configs contradict its weights ({reason})") from None
-    return pipe, time.perf_counter() - start
 
 
 def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[np.ndarray, float]:

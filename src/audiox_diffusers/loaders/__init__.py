@@ -1,11 +1,19 @@
-from .checkpoint_mapping import convert_state_dict, fold_weight_norm
-from .original_checkpoint import check_weights, component_configs, fill_component, load_components
+from .checkpoint_mapping import (
+    convert_state_dict,
+    convert_synchformer_state_dict,
+    convert_vae_state_dict,
+    fold_weight_norm,
+)
+from .original_checkpoint import check_weights, fill_component, load_components
+from .original_config import component_configs
 
 __all__ = [
-    "fill_component",
     "check_weights",
     "component_configs",
     "convert_state_dict",
+    "convert_synchformer_state_dict",
+    "convert_vae_state_dict",
+    "fill_component",
     "fold_weight_norm",
     "load_components",
 ]

@@ -6,7 +6,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,140 +25,28 @@ from transformers import (
     T5EncoderModel,
 )
 
-from ..models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
-from .checkpoint_mapping import convert_state_dict, fold_weight_norm, released_name
+from ..models import (
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
+    SynchformerVisionModel,
+)
+from .checkpoint_mapping import (
+    convert_state_dict,
+    convert_synchformer_state_dict,
+    convert_vae_state_dict,
+    fold_weight_norm,
+    is_mmdit,
+    released_name,
+)
+from .original_config import component_configs, read_objective
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_TEXT_ENCODER = "google-t5/t5-base"
 
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
-
-# The width of a head in the transformer over the video's frames: not in the tensors, and the same in every release.
-_TEMPORAL_HEAD_DIM = 64
-# The audio prompt is ten seconds long wherever the number of its tokens says so.
-_PROMPT_SECONDS = 10
-
-
-def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict]:
-    """
-    The configs of `transformer`, `conditioner` and `vae` from a released config and the shapes of its tensors.
-
-    Args:
-        config: the `config.json` of the release.
-        state_dict: its tensors by their released names; meta tensors will do.
-
-    Raises:
-        ValueError: naming what the config or the checkpoint lacks, or a kind of model that is not AudioX.
-    """
-
-    def setting(*path: str | int, kind: type = int):
-        value = config
-        for step in path:
-            try:
-                value = value[step]
-            except (KeyError, IndexError, TypeError):
-                raise ValueError(f"`config` is not an AudioX config: it lacks {'.'.join(map(str, path))}") from None
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
-            wanted = "a whole number above 0" if kind is int else f"a {kind.__name__}"
-            raise ValueError(f"`config`: {'.'.join(map(str, path))} must be {wanted}, got {value!r}")
-        return value
-
-    def shape(key: str) -> torch.Size:
-        if key not in state_dict:
-            raise ValueError(f"not an AudioX checkpoint: it lacks {key}")
-        return state_dict[key].shape
-
-    if config.get("model_type") != "diffusion_cond":
-        raise ValueError(f"`config`: the model_type must be 'diffusion_cond', got {config.get('model_type')!r}")
-    if setting("model", "diffusion", "type", kind=str) != "dit" or config["model"]["diffusion"].get("gate", False):
-        raise ValueError("`config`: the transformer must be a 'dit' without gate")
-    if (objective := config["model"]["diffusion"].get("diffusion_objective", "v")) != "v":
-        raise ValueError(f"`config`: the diffusion_objective must be 'v', got {objective!r}")
-    conditioners = {
-        entry.get("id"): entry
-        for entry in setting("model", "conditioning", "configs", kind=list)
-        if isinstance(entry, dict)
-    }
-    for name, kind in {"video_prompt": "clip", "text_prompt": "t5", "audio_prompt": "audio_autoencoder"}.items():
-        if conditioners.get(name, {}).get("type") != kind:
-            raise ValueError(
-                f"`config`: {name} must be of type {kind!r}, got {conditioners.get(name, {}).get('type')!r}"
-            )
-    num_text_tokens = conditioners["text_prompt"].get("config", {}).get("max_length")
-    if not isinstance(num_text_tokens, int) or num_text_tokens < 1:
-        raise ValueError(
-            f"`config`: max_length of text_prompt must be a whole number above 0, got {num_text_tokens!r}"
-        )
-
-    autoencoder = ("model", "pretransform", "config")
-    encoder, decoder = (*autoencoder, "encoder", "config"), (*autoencoder, "decoder", "config")
-    hop = setting(*autoencoder, "downsampling_ratio")
-    strides = setting(*encoder, "strides", kind=list)
-    audio_channels = setting(*encoder, "in_channels")
-    for what, agrees in {
-        "downsampling_ratio is not the product of the strides": hop == math.prod(strides),
-        "the decoder's strides are not the encoder's": setting(*decoder, "strides", kind=list) == strides,
-        "the decoder's c_mults are not the encoder's": setting(*decoder, "c_mults", kind=list)
-        == setting(*encoder, "c_mults", kind=list),
-        "audio_channels are not the encoder's in_channels": config.get("audio_channels", audio_channels)
-        == audio_channels,
-        "sample_size is less than one latent frame": setting("sample_size") >= hop,
-    }.items():
-        if not agrees:
-            raise ValueError(f"`config` contradicts itself: {what}")
-    sample_rate = setting("sample_rate")
-    inner_dim = setting("model", "diffusion", "config", "embed_dim")
-    num_heads = setting("model", "diffusion", "config", "num_heads")
-
-    head_dim = inner_dim // num_heads
-    # The number of heads is in no tensor, but the rotated part of a head is.
-    if shape("model.model.transformer.rotary_pos_emb.inv_freq")[0] != max(head_dim // 2, 32) // 2:
-        raise ValueError(f"`config` does not fit the weights: {num_heads} heads in a width of {inner_dim}")
-    block = "model.model.transformer.layers.0."
-    video, audio = "conditioner.conditioners.video_prompt.", "conditioner.conditioners.audio_prompt."
-    num_audio_tokens = shape(audio + "empty_audio_feat")[1]
-    num_video_frames = shape(video + "Temp_pos_embedding")[1]
-    temporal_qkv = shape(video + "Temp_transformer.layers.0.0.fn.to_qkv.weight")
-    prompt_samples = _PROMPT_SECONDS * sample_rate
-    if prompt_samples // hop != num_audio_tokens:
-        prompt_samples = num_audio_tokens * hop
-    return {
-        "vae": {
-            "encoder_hidden_size": setting(*encoder, "channels"),
-            "downsampling_ratios": strides,
-            "channel_multiples": setting(*encoder, "c_mults", kind=list),
-            "decoder_channels": setting(*decoder, "channels"),
-            "decoder_input_channels": setting(*decoder, "latent_dim"),
-            "audio_channels": audio_channels,
-            "sampling_rate": sample_rate,
-        },
-        "transformer": {
-            "sample_size": setting("sample_size") // hop,
-            "in_channels": setting("model", "io_channels"),
-            "num_layers": setting("model", "diffusion", "config", "depth"),
-            "attention_head_dim": head_dim,
-            "num_attention_heads": num_heads,
-            "num_key_value_attention_heads": shape(block + "cross_attn.to_kv.weight")[0] // (2 * head_dim),
-            "cross_attention_input_dim": setting("model", "diffusion", "config", "cond_token_dim"),
-            "cross_attention_dim": shape("model.model.to_cond_embed.0.weight")[0],
-            "time_proj_dim": 2 * shape("model.model.timestep_features.weight")[0],
-            "ff_mult": shape(block + "ff.ff.2.weight")[1] // inner_dim,
-        },
-        "conditioner": {
-            "condition_dim": setting("model", "conditioning", "cond_dim"),
-            "num_text_tokens": num_text_tokens,
-            "num_video_frames": num_video_frames,
-            "num_frame_tokens": shape(video + "proj.weight")[1] // num_video_frames,
-            "num_video_tokens": shape(video + "proj.weight")[0],
-            "num_temporal_layers": len([key for key in state_dict if key.endswith(".0.fn.to_qkv.weight")]),
-            "num_temporal_heads": temporal_qkv[0] // (3 * _TEMPORAL_HEAD_DIM),
-            "video_fps": setting("video_fps"),
-            "latent_channels": shape(audio + "proj_out.weight")[1],
-            "num_audio_tokens": num_audio_tokens,
-            "audio_prompt_samples": prompt_samples,
-        },
-    }
 
 
 def check_weights(component: str, model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
@@ -168,9 +56,10 @@ def check_weights(component: str, model: torch.nn.Module, state_dict: Mapping[st
     Raises:
         ValueError: naming what is missing, left over or of another shape: the config contradicts the weights.
     """
+    mmdit = isinstance(model, AudioXMMTransformer2DModel)
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    faults = [f"{released_name(component, name)} is missing" for name in needed if name not in given]
+    faults = [f"{released_name(component, name, mmdit)} is missing" for name in needed if name not in given]
     faults += [f"{name} is left over" for name in given if name not in needed]
     faults += [
         f"{name} has the shape {list(given[name])} where the config asks for {list(needed[name])}"
@@ -233,25 +122,38 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state_dict
 
 
-def find_files(checkpoint: str | Path, config: str | Path | dict | None, **hub_kwargs) -> tuple[Path, dict]:
-    """The checkpoint file, and the released config as a dict, of a file, a folder or a Hub id."""
+def find_files(
+    checkpoint: str | Path, config: str | Path | dict | None, **hub_kwargs
+) -> tuple[Path, dict, Callable[[str], Path | None]]:
+    """
+    The checkpoint file, and the released config as a dict, of a file, a folder or a Hub id; and a function that finds
+    a file by its name beside the checkpoint, `None` where there is none.
+    """
     path = Path(checkpoint)
+    from_hub = False
     if path.is_dir():
         names = [name for name in ("model.safetensors", "model.ckpt") if (path / name).is_file()]
         if not names:
             raise FileNotFoundError(f"{path}: no model.safetensors or model.ckpt in this folder")
-        path, config = path / names[0], path / "config.json" if config is None else config
+        path = path / names[0]
     elif not path.is_file():
+        from_hub = True
         try:
             path = Path(hf_hub_download(str(checkpoint), "model.ckpt", **hub_kwargs))
-            config = hf_hub_download(str(checkpoint), "config.json", **hub_kwargs) if config is None else config
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise FileNotFoundError(
                 f"{checkpoint}: no such file, folder or Hub checkpoint ({_reason(error)})"
             ) from None
-    elif config is None:
-        config = path.with_name("config.json")
 
+    def beside(name: str) -> Path | None:
+        if from_hub:
+            try:
+                return Path(hf_hub_download(str(checkpoint), name, **hub_kwargs))
+            except (HfHubHTTPError, LocalEntryNotFoundError):
+                return None
+        return path.with_name(name) if path.with_name(name).is_file() else None
+
+    config = beside("config.json") or path.with_name("config.json") if config is None else config
     if not isinstance(config, Mapping):
         if not Path(config).is_file():
             raise FileNotFoundError(f"`config`: no such file {config}")
@@ -259,7 +161,7 @@ def find_files(checkpoint: str | Path, config: str | Path | dict | None, **hub_k
             config = json.loads(Path(config).read_text())
         except ValueError as error:
             raise ValueError(f"`config`: {config} is not JSON ({error})") from None
-    return path, config
+    return path, config, beside
 
 
 def load_tokenizer(
@@ -328,38 +230,101 @@ def load_text_encoder(
     return text_encoder
 
 
+def load_vae(
+    config: dict, state_dict: Mapping[str, torch.Tensor], vae: Path | None, dtype: torch.dtype | None
+) -> AudioXAutoencoderOobleck:
+    """The VAE from the checkpoint, or from a file of its own where the checkpoint does not hold it."""
+    if not state_dict:
+        if vae is None:
+            raise FileNotFoundError("`vae`: the checkpoint does not hold the VAE; give the path of vae.ckpt")
+        state_dict = convert_vae_state_dict(read_state_dict(vae))
+        if not state_dict:
+            raise ValueError(f"`vae`: {vae} holds no Oobleck VAE")
+    with torch.device("meta"):
+        model = AudioXAutoencoderOobleck(**config)
+    return fill_component("vae", model, fold_weight_norm(state_dict), dtype)
+
+
+def load_sync_encoder(
+    synchformer: SynchformerVisionModel | Path | None, dtype: torch.dtype | None
+) -> SynchformerVisionModel:
+    """Synchformer's visual tower as given, or from its file, with heads 64 wide."""
+    if isinstance(synchformer, SynchformerVisionModel):
+        return synchformer
+    if synchformer is None:
+        raise FileNotFoundError(
+            "`synchformer`: the checkpoint follows the timing of videos; give the path of synchformer_state_dict.pth"
+        )
+    state_dict = convert_synchformer_state_dict(read_state_dict(synchformer))
+    hidden_size, _, tubelet_size, patch_size, _ = state_dict["patch_embed.weight"].shape
+    with torch.device("meta"):
+        model = SynchformerVisionModel(
+            image_size=patch_size * math.isqrt(state_dict["space_position_embed"].shape[2]),
+            patch_size=patch_size,
+            tubelet_size=tubelet_size,
+            num_frames=tubelet_size * state_dict["time_position_embed"].shape[1],
+            hidden_size=hidden_size,
+            num_hidden_layers=len([name for name in state_dict if name.endswith("attn_time.to_q.weight")]),
+            num_attention_heads=hidden_size // 64,
+        )
+    return fill_component("sync_encoder", model, state_dict, dtype)
+
+
 def load_components(
     checkpoint: str | Path,
     config: str | Path | dict | None,
     text_encoder: T5EncoderModel | str | Path | None,
     tokenizer: PreTrainedTokenizerBase | str | Path | None,
     image_encoder_config: CLIPVisionConfig | dict | str | Path | None,
+    vae: str | Path | None,
+    synchformer: SynchformerVisionModel | str | Path | None,
     dtype: torch.dtype | None,
     **hub_kwargs,
-) -> dict[str, Any]:
-    """The networks and the tokenizer of a released checkpoint; see `load_original_checkpoint` for the arguments."""
+) -> tuple[dict[str, Any], str]:
+    """
+    The networks and the tokenizer of a released checkpoint, and its objective, `"v"` or `"rectified_flow"`; see
+    `load_original_checkpoint` for the arguments.
+    """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
-    path, config = find_files(checkpoint, config, **hub_kwargs)
-    configs = component_configs(config, read_state_dict(path))
+    path, config, beside = find_files(checkpoint, config, **hub_kwargs)
+    state_dict = read_state_dict(path)
+    configs, objective = component_configs(config, state_dict), read_objective(config)
+    transformer_class = AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
+    del state_dict
 
     # Each component maps the file anew, so that the memory of what has been cast or folded is let go of.
     def tensors(component: str) -> dict[str, torch.Tensor]:
         return convert_state_dict(read_state_dict(path))[component]
 
     with torch.device("meta"):
-        transformer = AudioXTransformer2DModel(**configs["transformer"])
+        transformer = transformer_class(**configs["transformer"])
         conditioner = AudioXConditioner(**configs["conditioner"])
-        vae = AudioXAutoencoderOobleck(**configs["vae"])
     # CLIP has buffers that are not in the checkpoint.
     with init_empty_weights(include_buffers=False):
         image_encoder = CLIPVisionModelWithProjection(read_image_encoder_config(image_encoder_config))
 
-    return {
+    sync_encoder = None
+    if conditioner.config.num_sync_tokens is None and synchformer is not None:
+        raise ValueError("`synchformer`: the checkpoint has no use for it; leave it out")
+    if conditioner.config.num_sync_tokens is not None:
+        if synchformer is None:
+            synchformer = beside("synchformer_state_dict.pth")
+        elif not isinstance(synchformer, SynchformerVisionModel):
+            synchformer = Path(synchformer)
+        sync_encoder = load_sync_encoder(synchformer, dtype)
+    vae_tensors = tensors("vae")
+    if vae_tensors and vae is not None:
+        raise ValueError("`vae`: the checkpoint holds the VAE; leave it out")
+    if not vae_tensors:
+        vae = beside("vae.ckpt") if vae is None else Path(vae)
+    components = {
         "transformer": fill_component("transformer", transformer, tensors("transformer"), dtype),
         "conditioner": fill_component("conditioner", conditioner, tensors("conditioner"), dtype),
-        "vae": fill_component("vae", vae, fold_weight_norm(tensors("vae")), dtype),
+        "vae": load_vae(configs["vae"], vae_tensors, vae, dtype),
         "image_encoder": fill_component("image_encoder", image_encoder, tensors("image_encoder"), dtype),
+        "sync_encoder": sync_encoder,
         "text_encoder": load_text_encoder(text_encoder, configs["conditioner"]["condition_dim"], dtype),
         "tokenizer": load_tokenizer(tokenizer, text_encoder, configs["conditioner"]["num_text_tokens"]),
     }
+    return components, objective

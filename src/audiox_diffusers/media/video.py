@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
+from typing import Literal
 
 import av
 import numpy as np
@@ -30,6 +31,7 @@ def load_video(
     start: float = 0.0,
     duration: float | None = 10.0,
     size: tuple[int, int] | None = None,
+    fit: Literal["stretch", "crop"] = "stretch",
 ) -> torch.Tensor:
     """
     Read frames of a video, picked by their timestamps.
@@ -44,7 +46,8 @@ def load_video(
         fps: Frames picked per second.
         start: Time of the first frame, in seconds.
         duration: Length of the window, in seconds; `None` reads to the end.
-        size: `(height, width)` to resize each picked frame to, see [`resize_frames`]; `None` keeps the source's size.
+        size: `(height, width)` to resize each picked frame to; `None` keeps the source's size.
+        fit: how to resize, see [`resize_frames`].
 
     Returns:
         `torch.Tensor` of shape `[frames, 3, height, width]`, RGB: uint8 without `size`, float32 in 0..1 with it. There
@@ -66,7 +69,7 @@ def load_video(
     times = (first + k * step for k in (itertools.count() if count is None else range(count)))
     with closing(_timed_frames(path, first)) as frames:
         pictures = [
-            picture if size is None else resize_frames(picture[None], size)[0]
+            picture if size is None else resize_frames(picture[None], size, fit)[0]
             for picture in _on_screen(_spans(frames), times)
         ]
     if not pictures:
@@ -76,34 +79,48 @@ def load_video(
     return torch.stack(pictures)
 
 
-def resize_frames(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_frames(
+    frames: torch.Tensor, size: tuple[int, int], fit: Literal["stretch", "crop"] = "stretch"
+) -> torch.Tensor:
     """
-    Resize frames with an antialiased bilinear filter; the aspect ratio is not kept.
+    Resize frames with antialiasing.
 
     Args:
         frames: `[frames, 3, height, width]`, uint8, or floating point in 0..1.
         size: `(height, width)` wanted.
+        fit: `"stretch"` fills the size, bilinear, without keeping the aspect ratio; `"crop"` covers it, bicubic, and
+            cuts out the centre.
 
     Returns:
         `torch.Tensor` of shape `[frames, 3, *size]`, float32 in 0..1.
 
     Raises:
-        ValueError: `frames` has another shape or type, or `size` is not two whole numbers above 0.
+        ValueError: `frames` has another shape or type, `size` is not two whole numbers above 0, or `fit` is unknown.
     """
     _check_size(size)
+    if fit not in ("stretch", "crop"):
+        raise ValueError(f"`fit` must be 'stretch' or 'crop', got {fit!r}")
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
         raise ValueError(f"`frames` must have the shape [frames, 3, height, width], got {list(frames.shape)}")
     if frames.dtype != torch.uint8 and not frames.is_floating_point():
         raise ValueError(f"`frames` must be uint8 or floating point, got {frames.dtype}")
-    return torch.cat([_resize(frame[None], tuple(size)) for frame in frames])
+    resize = _stretch if fit == "stretch" else _crop
+    return torch.cat([resize(frame[None], tuple(size)) for frame in frames])
 
 
-def _resize(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def _stretch(frame: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
     pixels = frame.float() / 255 if frame.dtype == torch.uint8 else frame.float()
     if pixels.shape[-2:] == size:
         return pixels
-    # Rounding may carry a weighted mean of ones past 1.
-    return F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
+    # Rounding, and the negative lobes of bicubic, may carry a weighted mean beyond the range.
+    return F.interpolate(pixels, size=size, mode=mode, antialias=True, align_corners=False).clamp(0, 1)
+
+
+def _crop(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    scale = max(side / actual for side, actual in zip(size, frame.shape[-2:], strict=True))
+    covering = tuple(max(side, round(actual * scale)) for side, actual in zip(size, frame.shape[-2:], strict=True))
+    top, left = ((actual - side) // 2 for side, actual in zip(size, covering, strict=True))
+    return _stretch(frame, covering, "bicubic")[..., top : top + size[0], left : left + size[1]]
 
 
 def _check_size(size: tuple[int, int]) -> None:

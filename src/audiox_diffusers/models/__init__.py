@@ -1,5 +1,14 @@
 from .autoencoder_oobleck import AudioXAutoencoderOobleck
 from .conditioner_audiox import AudioXConditioner, AudioXConditionerOutput
+from .synchformer import SynchformerVisionModel
 from .transformer_audiox import AudioXTransformer2DModel
+from .transformer_audiox_mm import AudioXMMTransformer2DModel
 
-__all__ = ["AudioXAutoencoderOobleck", "AudioXConditioner", "AudioXConditionerOutput", "AudioXTransformer2DModel"]
+__all__ = [
+    "AudioXAutoencoderOobleck",
+    "AudioXConditioner",
+    "AudioXConditionerOutput",
+    "AudioXMMTransformer2DModel",
+    "AudioXTransformer2DModel",
+    "SynchformerVisionModel",
+]

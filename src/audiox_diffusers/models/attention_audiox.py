@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn as nn
-from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
 
@@ -67,7 +67,7 @@ class AudioXAttnProcessor:
 
 class AudioXAttention(nn.Module, AttentionModuleMixin):
     """
-    Multi-head attention without bias on queries, keys and values.
+    Multi-head attention.
 
     Args:
         dim: width of the queries' input and of the output.
@@ -75,7 +75,8 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
         kv_heads: number of key-value heads, a divisor of `heads`; each serves `heads // kv_heads` query heads in a
             row. Defaults to `heads`.
         cross_attention_dim: width of the context; `None` makes it self-attention.
-        out_bias: whether the output projection has a bias.
+        bias: whether queries, keys and values have a bias.
+        out_bias: whether the output projection has one.
     """
 
     _default_processor_cls = AudioXAttnProcessor
@@ -88,6 +89,7 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
         head_dim: int,
         kv_heads: int | None = None,
         cross_attention_dim: int | None = None,
+        bias: bool = False,
         out_bias: bool = False,
     ):
         super().__init__()
@@ -97,12 +99,12 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
             raise ValueError(f"`heads` ({heads}) must be a multiple of `kv_heads` ({self.kv_heads}).")
         self.head_dim = head_dim
         self.is_cross_attention = cross_attention_dim is not None
-        self.use_bias = False
+        self.use_bias = bias
 
         context_dim = cross_attention_dim if self.is_cross_attention else dim
-        self.to_q = nn.Linear(dim, heads * head_dim, bias=False)
-        self.to_k = nn.Linear(context_dim, self.kv_heads * head_dim, bias=False)
-        self.to_v = nn.Linear(context_dim, self.kv_heads * head_dim, bias=False)
+        self.to_q = nn.Linear(dim, heads * head_dim, bias=bias)
+        self.to_k = nn.Linear(context_dim, self.kv_heads * head_dim, bias=bias)
+        self.to_v = nn.Linear(context_dim, self.kv_heads * head_dim, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim, bias=out_bias), nn.Dropout(0.0)])
         self.set_processor(self._default_processor_cls())
 
@@ -113,3 +115,18 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         return self.processor(self, hidden_states, encoder_hidden_states, rotary_emb)
+
+
+class AudioXEncoderBlock(nn.Module):
+    """Pre-norm self-attention and an exact-GELU feed-forward, four times as wide."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int, bias: bool = False, eps: float = 1e-5):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn1 = AudioXAttention(dim, heads, head_dim, bias=bias, out_bias=True)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.ff = FeedForward(dim, mult=4, activation_fn="gelu")
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        hidden_states = hidden_states + self.attn1(self.norm1(hidden_states))
+        return hidden_states + self.ff(self.norm2(hidden_states))

@@ -73,38 +73,53 @@ def _to_frames(name: str, value: Any) -> torch.Tensor:
     return frames
 
 
-def read_video(video: Any, fps: float, num_frames: int, size: tuple[int, int]) -> torch.Tensor:
+def read_video(
+    video: Any,
+    fps: float,
+    num_frames: int,
+    size: tuple[int, int],
+    fit: str = "stretch",
+    stride: int = 1,
+    warn: bool = True,
+) -> torch.Tensor:
     """
-    The first frames of a video that fit the window: float32 0..1, `[at most num_frames, 3, *size]`.
+    The first frames of a video that fit the window, every `stride`-th of them: float32 0..1, `[T, 3, *size]` with at
+    most `num_frames / stride` frames.
 
     Args:
         video: a path, of which frames are picked by time at `fps`, or frames at that rate.
         fps: frames a second.
         num_frames: frames of one window.
-        size: height and width to resize to, without keeping the aspect ratio.
+        size: height and width to resize to.
+        fit: how to resize, see [`~media.resize_frames`].
+        stride: which frames to keep, counted at `fps`.
+        warn: whether to warn of a video that is longer, or black. The second encoder that reads a video need not.
     """
+    num_frames, fps = num_frames // stride, fps / stride
     if isinstance(video, _PATH):
         # Two frames more than are used tell whether the video goes on.
-        frames = load_video(video, fps=fps, duration=(num_frames + 2) / fps, size=size)
+        frames = load_video(video, fps=fps, duration=(num_frames + 2) / fps, size=size, fit=fit)
     else:
-        frames = _to_frames("video", video)
-    if frames.shape[0] > num_frames + 1:
+        frames = _to_frames("video", video)[::stride]
+    if warn and frames.shape[0] > num_frames + 1:
         logger.warning(
             f"`video` is longer than the model's window; the first {num_frames} frames are used, {num_frames / fps:g} s"
             f" at {fps:g} frames a second."
         )
-    frames = resize_frames(frames[:num_frames], size)
-    _warn_if_black("video", frames)
+    frames = resize_frames(frames[:num_frames], size, fit)
+    if warn:
+        _warn_if_black("video", frames)
     return frames
 
 
-def read_image(image: Any, size: tuple[int, int]) -> torch.Tensor:
+def read_image(image: Any, size: tuple[int, int], fit: str = "stretch", warn: bool = True) -> torch.Tensor:
     """A picture, from a path or as PIL, numpy `[H, W, 3]` or tensor `[3, H, W]`: float32 0..1, `[1, 3, *size]`."""
     frames = _to_frames("image", load_image(image) if isinstance(image, _PATH) else image)
     if frames.shape[0] != 1:
         raise ValueError(f"`image` must be one picture, got {frames.shape[0]}.")
-    frames = resize_frames(frames, size)
-    _warn_if_black("image", frames)
+    frames = resize_frames(frames, size, fit)
+    if warn:
+        _warn_if_black("image", frames)
     return frames
 
 

@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from diffusers import AudioPipelineOutput, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import logging, replace_example_docstring
+from diffusers.utils import replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from ..diffusers_registry import RegisteredPipelineMixin
-from ..models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
-from ..schedulers import AudioXDPMSolverSDEScheduler
-from .inputs import read_audio, read_image, read_video, split_batch
-
-logger = logging.get_logger(__name__)
-
-VIDEO_PROMPT = "Generate general audio for the video"
+from ..models import (
+    AudioXAutoencoderOobleck,
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
+    SynchformerVisionModel,
+)
+from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
+from .conditioning import AudioXConditioningMixin
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -50,7 +51,7 @@ def rescale_guidance(guided: torch.Tensor, conditional: torch.Tensor, guidance_r
     return guided + guidance_rescale * (rescaled - guided)
 
 
-class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
+class AudioXPipeline(RegisteredPipelineMixin, AudioXConditioningMixin, DiffusionPipeline):
     r"""
     Sound and music from any mix of text, video, image and audio, with AudioX (arXiv 2503.10522).
 
@@ -59,13 +60,17 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         text_encoder ([`~transformers.T5EncoderModel`] or `None`): T5. Without it, give `prompt_embeds`.
         tokenizer ([`~transformers.T5Tokenizer`] or `None`): pads to its `model_max_length`.
         image_encoder ([`~transformers.CLIPVisionModelWithProjection`] or `None`): CLIP, for video and images.
+        sync_encoder ([`SynchformerVisionModel`] or `None`): Synchformer, for the models that follow a video's timing.
         conditioner ([`AudioXConditioner`]): joins the embeddings of all modalities into one context.
         transformer ([`AudioXTransformer2DModel`]): predicts the velocity of noised latents.
-        scheduler ([`AudioXDPMSolverSDEScheduler`]): the noise levels and the step between them.
+        scheduler ([`AudioXDPMSolverSDEScheduler`] or [`AudioXFlowMatchScheduler`]): the noise levels and the step
+            between them.
+        default_num_inference_steps (`int`): steps of a call that does not say how many.
+        default_guidance_scale (`float`): guidance of a call that does not say how strong.
     """
 
-    model_cpu_offload_seq = "text_encoder->image_encoder->conditioner->transformer->vae"
-    _optional_components = ["text_encoder", "tokenizer", "image_encoder"]
+    model_cpu_offload_seq = "text_encoder->image_encoder->sync_encoder->conditioner->transformer->vae"
+    _optional_components = ["text_encoder", "tokenizer", "image_encoder", "sync_encoder"]
     _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
 
     def __init__(
@@ -75,10 +80,16 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         tokenizer: PreTrainedTokenizerBase | None,
         image_encoder: CLIPVisionModelWithProjection | None,
         conditioner: AudioXConditioner,
-        transformer: AudioXTransformer2DModel,
-        scheduler: AudioXDPMSolverSDEScheduler,
+        transformer: AudioXTransformer2DModel | AudioXMMTransformer2DModel,
+        scheduler: AudioXDPMSolverSDEScheduler | AudioXFlowMatchScheduler,
+        sync_encoder: SynchformerVisionModel | None = None,
+        default_num_inference_steps: int = 250,
+        default_guidance_scale: float = 7.0,
     ):
         super().__init__()
+        self.register_to_config(
+            default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
+        )
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,
@@ -87,6 +98,7 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
             conditioner=conditioner,
             transformer=transformer,
             scheduler=scheduler,
+            sync_encoder=sync_encoder,
         )
 
     @property
@@ -109,244 +121,6 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
     def window_samples(self) -> int:
         """Samples of one window: the longest sound that one call makes."""
         return self.transformer.config.sample_size * self.vae.hop_length
-
-    def encode_prompt(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        device: torch.device | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        r"""
-        Text to embeddings: the last hidden state of T5, padded to the tokenizer's `model_max_length` tokens and
-        zeroed at the padding.
-
-        Args:
-            prompt (`str` or `list[str]`, *optional*): what to hear.
-            negative_prompt (`str` or `list[str]`, *optional*): what not to hear.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
-            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): passed
-                on as they are, in the place of the texts.
-
-        Returns:
-            `prompt_embeds` and `negative_prompt_embeds`, each `None` where nothing was given.
-        """
-        device = device or self._execution_device
-        if prompt_embeds is None and prompt is not None:
-            prompt_embeds = self._encode_text("prompt", prompt, device)
-        if negative_prompt_embeds is None and negative_prompt is not None:
-            negative_prompt_embeds = self._encode_text("negative_prompt", negative_prompt, device)
-        return prompt_embeds, negative_prompt_embeds
-
-    def _encode_text(self, name: str, text: str | list[str], device: torch.device) -> torch.Tensor:
-        if self.text_encoder is None or self.tokenizer is None:
-            raise ValueError(f"`{name}` needs a `text_encoder` and a `tokenizer`; without them give `{name}_embeds`.")
-        text = [text] if isinstance(text, str) else text
-        max_length = self.tokenizer.model_max_length
-        inputs = self.tokenizer(
-            text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        )
-        for item, tokens in enumerate(self.tokenizer(text, padding=False, verbose=False).input_ids):
-            if len(tokens) > max_length:
-                lost = self.tokenizer.decode(tokens[max_length - 1 : -1])
-                logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is lost: {lost}")
-        mask = inputs.attention_mask.to(device)
-        hidden_states = self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state
-        return hidden_states * mask[..., None].to(hidden_states.dtype)
-
-    def encode_video(
-        self, video: Any = None, image: Any = None, device: torch.device | None = None
-    ) -> torch.Tensor | None:
-        r"""
-        Video and pictures to embeddings: the last hidden state of CLIP for each frame of a window. A picture is shown
-        as a still video; a short video keeps its last frame.
-
-        Args:
-            video (*optional*): a path, or frames at the model's rate (`conditioner.config.video_fps`): a list of PIL
-                pictures, numpy `[T, H, W, 3]` or tensor `[T, 3, H, W]`, uint8 or float 0..1; a list of those, or an
-                array with one more dimension, is a batch. Items may be `None`.
-            image (*optional*): a path, a PIL picture, numpy `[H, W, 3]` or tensor `[3, H, W]`; or a batch of them.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
-
-        Returns:
-            `[B, num_video_frames, num_frame_tokens, width]`, zeros for items with neither video nor image; `None` if
-            the whole batch has neither.
-        """
-        videos, images = split_batch("video", video), split_batch("image", image)
-        items = self._broadcast(max(len(videos or []), len(images or [])), video=videos, image=images)
-        videos, images = items["video"], items["image"]
-        if not any(item is not None for item in videos + images):
-            return None
-        if self.image_encoder is None:
-            raise ValueError("`video` and `image` need an `image_encoder`.")
-
-        device = device or self._execution_device
-        config = self.conditioner.config
-        size = (self.image_encoder.config.image_size,) * 2
-        embeds: dict[tuple[int, int], torch.Tensor | None] = {}
-        for video_item, image_item in zip(videos, images, strict=True):
-            if video_item is not None and image_item is not None:
-                raise ValueError("Give either `video` or `image` for a sample, not both.")
-            if (id(video_item), id(image_item)) in embeds:
-                continue
-            frames = None
-            if video_item is not None:
-                frames = read_video(video_item, config.video_fps, config.num_video_frames, size)
-            elif image_item is not None:
-                frames = read_image(image_item, size)
-            if frames is None or not frames.any():
-                embeds[id(video_item), id(image_item)] = None
-                continue
-            frame_embeds = self._encode_frames(frames.to(device))
-            still = frame_embeds[-1:].expand(config.num_video_frames - len(frame_embeds), -1, -1)
-            embeds[id(video_item), id(image_item)] = torch.cat((frame_embeds, still))
-
-        present = next((item for item in embeds.values() if item is not None), None)
-        if present is None:
-            return None
-        rows = [embeds[id(video_item), id(image_item)] for video_item, image_item in zip(videos, images, strict=True)]
-        return torch.stack([torch.zeros_like(present) if row is None else row for row in rows])
-
-    def _encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """`[T, 3, H, W]` in 0..1 -> CLIP's tokens `[T, Q, D]`."""
-        mean = frames.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
-        std = frames.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
-        pixel_values = ((frames - mean) / std).to(self.image_encoder.dtype)
-        return self.image_encoder(pixel_values).last_hidden_state
-
-    def encode_audio(
-        self,
-        audio: Any = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        padding_side: str = "right",
-        device: torch.device | None = None,
-    ) -> torch.Tensor | None:
-        r"""
-        Audio prompts to latents, drawn from the posterior of the VAE.
-
-        Args:
-            audio (*optional*): a path, or `(waveform, rate)` with `[N]` or `[channels, N]`, tensor or numpy, in -1..1,
-                any rate; a list of those, or one waveform `[B, channels, N]`, is a batch. Items may be `None`.
-                Silence counts as no audio.
-            generator (`torch.Generator` or one for each item, *optional*): source of the posterior's noise.
-            padding_side (`str`): where silence is added to a short sound, `"right"` or `"left"`.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
-
-        Returns:
-            `[B, latent_channels, num_audio_tokens]`, float32, zeros for items without audio; `None` if the whole batch
-            has none.
-        """
-        if padding_side not in ("left", "right"):
-            raise ValueError(f"`padding_side` must be 'left' or 'right', got {padding_side!r}.")
-        items = split_batch("audio", audio)
-        if items is None or all(item is None for item in items):
-            return None
-
-        if isinstance(generator, list) and len(generator) != len(items):
-            raise ValueError(f"`generator` is a list of {len(generator)}, for {len(items)} samples.")
-
-        device = device or self._execution_device
-        config = self.conditioner.config
-        latents = torch.zeros(len(items), config.latent_channels, config.num_audio_tokens, device=device)
-        for i, item in enumerate(items):
-            if item is None:
-                continue
-            waveform = read_audio(
-                item,
-                self.vae.config.sampling_rate,
-                self.vae.config.audio_channels,
-                config.audio_prompt_samples,
-                padding_side,
-            )
-            if waveform.any():
-                posterior = self.vae.encode(waveform[None].to(device, self.vae.dtype)).latent_dist
-                latents[i] = posterior.sample(generator[i] if isinstance(generator, list) else generator)[0]
-        return latents
-
-    def encode_conditions(
-        self,
-        prompt: str | list[str | None] | None = None,
-        video: Any = None,
-        image: Any = None,
-        audio: Any = None,
-        prompt_embeds: torch.Tensor | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        audio_padding_side: str = "right",
-        num_waveforms_per_prompt: int = 1,
-        device: torch.device | None = None,
-    ) -> torch.Tensor:
-        r"""
-        All prompts to the context that the transformer attends to. See [`~AudioXPipeline.encode_video`] and
-        [`~AudioXPipeline.encode_audio`] for what may be given; one item goes with each item of a longer list. A
-        sample without text gets `"Generate general audio for the video"`, as in training, where it has a picture, and
-        the empty text otherwise. Each sample is encoded `num_waveforms_per_prompt` times, with a draw of its own from
-        the posterior of its audio prompt, and a generator of its own where `generator` is a list.
-
-        Returns:
-            `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
-        """
-        device = device or self._execution_device
-        batches = {
-            "prompt": [prompt] if isinstance(prompt, str) else prompt,
-            "prompt_embeds": None if prompt_embeds is None else list(prompt_embeds),
-            "video": split_batch("video", video),
-            "image": split_batch("image", image),
-            "audio": split_batch("audio", audio),
-        }
-        batch_size = max([len(items) for items in batches.values() if items is not None], default=0)
-        items = self._broadcast(batch_size, **batches)
-        for i in range(batch_size):
-            if all(items[name][i] is None for name in items):
-                raise ValueError(
-                    "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
-                    f" `condition_embeds`; sample {i} has none."
-                )
-        num_sounds = batch_size * num_waveforms_per_prompt
-        if isinstance(generator, list) and len(generator) != num_sounds:
-            raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
-        items = {
-            name: [value for value in values for _ in range(num_waveforms_per_prompt)]
-            for name, values in items.items()
-        }
-
-        if prompt_embeds is None:
-            texts = []
-            for text, video_item, image_item in zip(items["prompt"], items["video"], items["image"], strict=True):
-                if text is None:
-                    text = "" if video_item is None and image_item is None else VIDEO_PROMPT
-                texts.append(text)
-            prompt_embeds, _ = self.encode_prompt(texts, device=device)
-            if prompt_embeds.shape[1] != self.conditioner.config.num_text_tokens:
-                raise ValueError(
-                    f"`tokenizer` pads to {prompt_embeds.shape[1]} tokens, and the model expects"
-                    f" {self.conditioner.config.num_text_tokens}: set its `model_max_length`."
-                )
-        else:
-            prompt_embeds = torch.stack(items["prompt_embeds"])
-
-        dtype = self.conditioner.dtype
-        embeds = {
-            "text_embeds": prompt_embeds,
-            "video_embeds": self.encode_video(items["video"], items["image"], device=device),
-            "audio_latents": self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
-        }
-        for name, tensor in embeds.items():
-            embeds[name] = None if tensor is None else tensor.to(device, dtype)
-        return self.conditioner(**embeds, return_dict=False)[0]
-
-    @staticmethod
-    def _broadcast(batch_size: int, **batches: list | None) -> dict[str, list]:
-        """Each modality as a list of `batch_size` items: absent ones as `None`s, a single one repeated."""
-        lengths = {name: len(items) for name, items in batches.items() if items is not None}
-        if any(length not in (1, batch_size) for length in lengths.values()):
-            listed = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
-            raise ValueError(f"All lists must be equally long: {listed}.")
-        broadcast = {}
-        for name, items in batches.items():
-            items = [None] if items is None else items
-            broadcast[name] = items * batch_size if len(items) == 1 else items
-        return broadcast
 
     def prepare_latents(
         self,
@@ -456,8 +230,8 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         condition_embeds: torch.Tensor | None = None,
         negative_condition_embeds: torch.Tensor | None = None,
         audio_length_in_s: float | None = None,
-        num_inference_steps: int = 250,
-        guidance_scale: float = 7.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -494,10 +268,10 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
                 null context, which is all zeros.
             audio_length_in_s (`float`, *optional*): seconds of sound, above 0 and at most one window; by default 10,
                 or the window where that is shorter.
-            num_inference_steps (`int`): denoising steps, one model call each. The published samples were made with
-                250.
-            guidance_scale (`float`): weight of classifier-free guidance on the predicted velocity; off at 1 and
-                below.
+            num_inference_steps (`int`, *optional*): denoising steps, one model call each; by default those of the
+                release, `config.default_num_inference_steps`.
+            guidance_scale (`float`, *optional*): weight of classifier-free guidance on the predicted velocity, off at
+                1 and below; by default that of the release, `config.default_guidance_scale`.
             guidance_rescale (`float`): how much of the guided prediction's standard deviation is brought back, 0..1.
             num_waveforms_per_prompt (`int`): sounds for each sample, next to each other in the output.
             generator (`torch.Generator` or one for each sound, *optional*): makes the result reproducible. With a list
@@ -522,6 +296,10 @@ class AudioXPipeline(RegisteredPipelineMixin, DiffusionPipeline):
         Examples:
         """
         # 1. Check the inputs.
+        if num_inference_steps is None:
+            num_inference_steps = self.config.default_num_inference_steps
+        if guidance_scale is None:
+            guidance_scale = self.config.default_guidance_scale
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         self.check_inputs(

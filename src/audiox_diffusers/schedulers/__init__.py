@@ -1,3 +1,4 @@
 from .scheduling_dpmsolver_sde_audiox import AudioXDPMSolverSDEScheduler
+from .scheduling_flow_match_audiox import AudioXFlowMatchScheduler
 
-__all__ = ["AudioXDPMSolverSDEScheduler"]
+__all__ = ["AudioXDPMSolverSDEScheduler", "AudioXFlowMatchScheduler"]

@@ -8,8 +8,10 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
+from .step_index import StepIndexMixin
 
-class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
+
+class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     r"""
     DPM-Solver++(3M) SDE for a v-prediction model, sampled in the variance-exploding frame: a sample at noise level `s`
     is `x = x0 + s * noise` (EDM, arXiv 2206.00364, section 5; v-prediction, arXiv 2202.00512, appendix D).
@@ -68,20 +70,6 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         """Standard deviation of the first sample's noise: unit noise times this starts the sampling."""
         return self.sigmas[0].item()
 
-    @property
-    def step_index(self) -> int | None:
-        """Index of the current step, `None` before the first."""
-        return self._step_index
-
-    @property
-    def begin_index(self) -> int | None:
-        """Index of the first step, `None` where it is taken from the first timestep."""
-        return self._begin_index
-
-    def set_begin_index(self, begin_index: int = 0) -> None:
-        """Start at step `begin_index` of the schedule instead of looking the first timestep up."""
-        self._begin_index = begin_index
-
     def set_timesteps(
         self,
         num_inference_steps: int | None = None,
@@ -119,14 +107,6 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         self._denoised: list[torch.Tensor] = []
         self._log_steps: list[float] = []
 
-    def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
-        """The first step whose time is nearest to `timestep`."""
-        return (self.timesteps - torch.as_tensor(timestep, device=self.timesteps.device)).abs().argmin().item()
-
-    def _init_step_index(self, timestep: float | torch.Tensor) -> None:
-        if self._step_index is None:
-            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
-
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
         """The model's input for a sample at the current level: `sample / sqrt(s^2 + 1)`, same shape and dtype."""
         self._init_step_index(timestep)
@@ -148,9 +128,7 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             `original_samples + sigma * noise`, in the variance-exploding frame.
         """
-        sigmas = torch.stack([self.sigmas[self.index_for_timestep(timestep)] for timestep in timesteps])
-        sigmas = sigmas.to(original_samples.device, original_samples.dtype)
-        return original_samples + noise * sigmas.view(-1, *(1,) * (original_samples.ndim - 1))
+        return original_samples + noise * self._levels_for(timesteps, original_samples)
 
     def step(
         self,
@@ -176,14 +154,10 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         Returns:
             The sample at the next level, in the dtype of `sample`; at the last step the denoised sample.
         """
-        self._init_step_index(timestep)
-        if self._step_index >= self.num_inference_steps:
-            raise ValueError("`step` was called more often than there are timesteps: call `set_timesteps` again.")
-        sigma, next_sigma = self.sigmas[self._step_index].item(), self.sigmas[self._step_index + 1].item()
+        sigma, next_sigma = self._next_levels(timestep)
 
         dtype, sample = sample.dtype, sample.float()
         denoised = self.denoise(model_output.float(), sample, sigma)
-        self._step_index += 1
         if next_sigma == 0:
             prev_sample = denoised
         else:
@@ -227,6 +201,3 @@ class AudioXDPMSolverSDEScheduler(SchedulerMixin, ConfigMixin):
         curvature = (slope - slope2) / (ratio + ratio2)
         phi3 = phi2 / g - 0.5
         return result + phi2 * (slope + curvature * ratio) - phi3 * curvature
-
-    def __len__(self) -> int:
-        return self.config.num_train_timesteps

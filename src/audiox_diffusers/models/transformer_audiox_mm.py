@@ -1,0 +1,231 @@
+"""The multi-modal diffusion transformer of AudioX-MAF-MMDiT and AudioX-Turbo."""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.cache_utils import CacheMixin
+from diffusers.models.embeddings import TimestepEmbedding, apply_rotary_emb, get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils import apply_lora_scale
+
+from .transformer_audiox import AudioXFourierEmbedding
+
+
+def rms_norm_heads(hidden_states: torch.Tensor) -> torch.Tensor:
+    """RMS norm over the last axis, eps 1e-6, without a learned scale."""
+    return F.rms_norm(hidden_states, hidden_states.shape[-1:], eps=1e-6)
+
+
+class AudioXConv1d(nn.Conv1d):
+    """A convolution over time, kernel 3, of tokens `[B, N, C]`."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool):
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+
+
+class AudioXMMAttnProcessor:
+    """Scaled dot-product attention through diffusers' attention backends, queries and keys RMS-normalised."""
+
+    _attention_backend = None
+    _parallel_config = None
+
+    def __call__(
+        self, attn: "AudioXMMAttention", hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        if attn.fused_projections:
+            query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
+        else:
+            query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
+
+        query = apply_rotary_emb(rms_norm_heads(query), rotary_emb, use_real_unbind_dim=-1, sequence_dim=1)
+        key = apply_rotary_emb(rms_norm_heads(key), rotary_emb, use_real_unbind_dim=-1, sequence_dim=1)
+
+        hidden_states = dispatch_attention_fn(
+            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+        )
+        return attn.to_out(hidden_states.flatten(2, 3).to(query.dtype))
+
+
+class AudioXMMAttention(nn.Module, AttentionModuleMixin):
+    """Self-attention with RoPE over the whole head, in interleaved pairs; the output projection looks at neighbours."""
+
+    _default_processor_cls = AudioXMMAttnProcessor
+    _available_processors = [AudioXMMAttnProcessor]
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.use_bias = True
+        self.to_q = nn.Linear(dim, dim)
+        self.to_k = nn.Linear(dim, dim)
+        self.to_v = nn.Linear(dim, dim)
+        self.to_out = AudioXConv1d(dim, dim, bias=True)
+        self.set_processor(self._default_processor_cls())
+
+    def forward(self, hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return self.processor(self, hidden_states, rotary_emb)
+
+
+class AudioXMMTransformerBlock(nn.Module):
+    """Self-attention and a convolutional SwiGLU, both modulated by a condition token for each position."""
+
+    def __init__(self, dim: int, heads: int, ff_inner_dim: int):
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(dim, 6 * dim)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.attn1 = AudioXMMAttention(dim, heads)
+        self.to_time = nn.Linear(dim, dim, bias=False)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.ff_gate = AudioXConv1d(dim, ff_inner_dim, bias=False)
+        self.ff_in = AudioXConv1d(dim, ff_inner_dim, bias=False)
+        self.ff_out = AudioXConv1d(ff_inner_dim, dim, bias=False)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        time_token: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        modulation = self.modulation(F.silu(encoder_hidden_states))
+        shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation.chunk(6, dim=-1)
+
+        normed = self.norm1(hidden_states) * (1 + scale_attn) + shift_attn
+        hidden_states = hidden_states + gate_attn * self.attn1(normed, rotary_emb)
+
+        # Attention to the time token alone is that token, whatever the query; the released models take for its value
+        # what they normalise as its key.
+        time_value = rms_norm_heads(self.to_time(time_token).unflatten(-1, (self.heads, -1))).flatten(-2)
+        hidden_states = hidden_states + time_value[:, None]
+
+        normed = self.norm2(hidden_states) * (1 + scale_ff) + shift_ff
+        feed_forward = self.ff_out(F.silu(self.ff_gate(normed)) * self.ff_in(normed))
+        return hidden_states + gate_ff * feed_forward
+
+
+class AudioXMMTransformer2DModel(
+    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+):
+    r"""
+    The multi-modal diffusion transformer of AudioX-MAF-MMDiT (arXiv 2503.10522v3) and AudioX-Turbo (arXiv
+    2606.12555). Its context becomes one condition token for each latent frame, which modulates every block.
+
+    Parameters:
+        sample_size (`int`): latent frames of one window. The weights fix it.
+        in_channels (`int`): channels of the latents, in and out.
+        num_layers (`int`): number of blocks.
+        num_attention_heads, attention_head_dim (`int`): heads and their width.
+        cross_attention_input_dim (`int`): width of the context.
+        num_context_tokens (`int`): tokens of the context. The weights fix it.
+        time_proj_dim (`int`): number of Fourier features of the time.
+        ff_inner_dim (`int`): hidden width of the feed-forward.
+    """
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ["AudioXMMTransformerBlock"]
+    _repeated_blocks = ["AudioXMMTransformerBlock"]
+    _skip_layerwise_casting_patterns = ["time_proj", "preprocess_conv", "postprocess_conv", "norm"]
+    _keep_in_fp32_modules = ["time_proj"]
+
+    @register_to_config
+    def __init__(
+        self,
+        sample_size: int = 236,
+        in_channels: int = 64,
+        num_layers: int = 24,
+        num_attention_heads: int = 64,
+        attention_head_dim: int = 24,
+        cross_attention_input_dim: int = 768,
+        num_context_tokens: int = 384,
+        time_proj_dim: int = 256,
+        ff_inner_dim: int = 4096,
+    ):
+        super().__init__()
+        inner_dim = num_attention_heads * attention_head_dim
+
+        self.time_proj = AudioXFourierEmbedding(time_proj_dim)
+        self.time_embed = TimestepEmbedding(time_proj_dim, inner_dim)
+        self.context_embed = nn.Linear(cross_attention_input_dim, inner_dim)
+        self.context_to_positions = nn.Linear(num_context_tokens, sample_size + 1)
+
+        self.preprocess_conv = nn.Conv1d(in_channels, in_channels, 1, bias=False)
+        self.proj_in = nn.Linear(in_channels, inner_dim, bias=False)
+        self.transformer_blocks = nn.ModuleList(
+            [AudioXMMTransformerBlock(inner_dim, num_attention_heads, ff_inner_dim) for _ in range(num_layers)]
+        )
+        self.proj_out = nn.Linear(inner_dim, in_channels, bias=False)
+        self.postprocess_conv = nn.Conv1d(in_channels, in_channels, 1, bias=False)
+
+        self.gradient_checkpointing = False
+
+    @apply_lora_scale("attention_kwargs")
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        attention_kwargs: dict[str, Any] | None = None,
+        return_dict: bool = True,
+    ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
+        r"""
+        Args:
+            hidden_states (`torch.Tensor` of shape `[B, in_channels, sample_size]`): noised latents.
+            timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
+            encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`): the
+                context of the conditioner. All zeros is the null context of classifier-free guidance.
+            attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
+            return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
+
+        Returns:
+            The predicted velocity, of the shape of `hidden_states`.
+
+        Raises:
+            ValueError: if there are other than `sample_size` latent frames or `num_context_tokens` tokens.
+        """
+        config = self.config
+        if hidden_states.shape[-1] != config.sample_size:
+            raise ValueError(
+                f"`hidden_states` has {hidden_states.shape[-1]} latent frames; the weights fix {config.sample_size}."
+            )
+        if encoder_hidden_states.shape[1] != config.num_context_tokens:
+            raise ValueError(
+                f"`encoder_hidden_states` has {encoder_hidden_states.shape[1]} tokens; the weights fix"
+                f" {config.num_context_tokens}."
+            )
+        hidden_states = hidden_states + self.preprocess_conv(hidden_states)
+        hidden_states = self.proj_in(hidden_states.transpose(1, 2))
+
+        time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
+        hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
+        encoder_hidden_states = self.context_embed(encoder_hidden_states)
+        encoder_hidden_states = self.context_to_positions(encoder_hidden_states.transpose(1, 2)).transpose(1, 2)
+
+        positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        rotary_emb = get_1d_rotary_pos_embed(config.attention_head_dim, positions, use_real=True)
+
+        for block in self.transformer_blocks:
+            if torch.is_grad_enabled() and self.gradient_checkpointing:
+                hidden_states = self._gradient_checkpointing_func(
+                    block, hidden_states, encoder_hidden_states, time_token, rotary_emb
+                )
+            else:
+                hidden_states = block(hidden_states, encoder_hidden_states, time_token, rotary_emb)
+
+        hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
+        hidden_states = hidden_states + self.postprocess_conv(hidden_states)
+
+        if not return_dict:
+            return (hidden_states,)
+        return Transformer2DModelOutput(sample=hidden_states)

@@ -1,0 +1,55 @@
+"""Files with the embeddings of a video, computed once for repeated use."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+
+def is_features(video: Any) -> bool:
+    """Whether a video is given as a file that [`save_features`] wrote."""
+    return isinstance(video, (str, os.PathLike)) and Path(video).suffix == ".safetensors"
+
+
+def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embeds: torch.Tensor | None) -> None:
+    """
+    Write the embeddings of one video, under a temporary name that is replaced at the end.
+
+    Args:
+        path: a `.safetensors` file.
+        video_embeds: `[num_video_frames, num_frame_tokens, width]`, of the image encoder.
+        sync_embeds: `[num_sync_tokens, width]`, of Synchformer, for models that have it.
+    """
+    path = Path(path)
+    tensors = {"video_embeds": video_embeds, "sync_embeds": sync_embeds}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}, temporary
+        )
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_features(path: str | os.PathLike, name: str) -> torch.Tensor:
+    """
+    The tensor `name` of a file that [`save_features`] wrote.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no such tensor.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a file of video features ({error})") from None
+    if name not in tensors:
+        raise ValueError(f"{path}: holds no {name}; compute the features with the model that they are for")
+    return tensors[name]

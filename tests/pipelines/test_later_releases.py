@@ -1,0 +1,246 @@
+"""Whole checkpoints of the later releases, put together from the small parts, loaded and run."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
+
+from audiox_diffusers import AudioXFlowMatchScheduler, SynchformerVisionModel, load_original_checkpoint
+from audiox_diffusers.media import save_video
+from audiox_diffusers.pipelines import save_features
+
+RELEASES = ("audiox-maf", "audiox-maf-mmdit", "audiox-turbo")
+AUDIO, VIDEO = "conditioner.conditioners.audio_prompt.", "conditioner.conditioners.video_prompt."
+CONTEXT_TOKENS = 6 + 10 + 128  # video, text and audio of the multi-modal releases
+
+
+@pytest.fixture(scope="module")
+def sync_encoder():
+    """Synchformer as wide as the small context; it sees 248 frames of a window and gives 240 tokens."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SynchformerVisionModel(image_size=32, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def release(request, tmp_path_factory, fixtures_path):
+    """Name and folder of a release: config.json and model.ckpt, and vae.ckpt for the one that keeps it apart."""
+    small = torch.load(fixtures_path / "audiox" / "model.ckpt", weights_only=True)["state_dict"]
+    maf = load_file(fixtures_path / "maf" / "state_dict.safetensors")
+    config = json.loads((fixtures_path / "audiox" / "config.json").read_text())
+    video, _, audio = config["model"]["conditioning"]["configs"]
+    diffusion = config["model"]["diffusion"]
+    video["type"] = "clip-with-sync-w-empty-feat"
+    diffusion |= {
+        "gate": True,
+        "gate_type_config": {"num_experts_per_modality": 4, "num_heads": 4, "num_fusion_layers": 2},
+    }
+    generator = torch.Generator().manual_seed(0)
+    state_dict = {key: value for key, value in small.items() if not key.startswith((AUDIO, VIDEO))} | maf
+    if request.param == "audiox-maf":
+        audio["type"] = "mel_spec"
+        audio["config"] |= {"n_fft": 1024, "hop_length": 256, "win_length": 1024, "target_sample_rate": 24000}
+    else:
+        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(("model.", AUDIO))}
+        state_dict |= load_file(fixtures_path / "mmdit" / "state_dict.safetensors")
+        positions = "model.model.transformer.proj_mm_seq_len.weight"
+        state_dict[positions] = torch.randn(25, CONTEXT_TOKENS, generator=generator) / 12
+        state_dict[AUDIO + "proj_features_128.weight"] = torch.randn(128, 20, generator=generator) / 4
+        state_dict[AUDIO + "proj_features_128.bias"] = torch.randn(128, generator=generator)
+        state_dict[AUDIO + "proj_out.weight"] = torch.randn(64, 8, generator=generator) / 3
+        state_dict[AUDIO + "proj_out.bias"] = torch.randn(64, generator=generator)
+        diffusion["type"] = "mmdit"
+        diffusion["config"] |= {"embed_dim": 64, "num_heads": 2}
+        audio["type"] = "audio_autoencoder_v2"
+
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "audiox-turbo":
+        audio["type"] = "audio_autoencoder"
+        diffusion["diffusion_objective"] = "rectified_flow"
+        vae = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith("pretransform.")}
+        vae = {key.replace("pretransform.model.", "autoencoder."): value for key, value in vae.items()}
+        torch.save({"state_dict": vae}, folder / "vae.ckpt")
+    torch.save({"state_dict": state_dict}, folder / "model.ckpt")
+    (folder / "config.json").write_text(json.dumps(config))
+    return request.param, folder
+
+
+@pytest.fixture
+def load(release, fixtures_path, tokenizer, sync_encoder):
+    def load(**kwargs):
+        return load_original_checkpoint(
+            release[1],
+            text_encoder=fixtures_path / "audiox" / "text_encoder",
+            tokenizer=tokenizer,
+            image_encoder_config=fixtures_path / "audiox" / "image_encoder",
+            **{"synchformer": copy.deepcopy(sync_encoder), **kwargs},
+        )
+
+    return load
+
+
+@pytest.fixture
+def family_pipe(load):
+    pipe = load()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A second of a video with a bright square that moves."""
+    frames = np.zeros((25, 36, 64, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[8:24, 2 * index : 2 * index + 12] = 250
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    save_video(path, frames, fps=25)
+    return path
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_every_task_and_round_trip(release, family_pipe, clip, tmp_path, close):
+    sound = torch.randn(2, 160, generator=seeded()) / 3, 44100
+    inputs = [
+        {"prompt": "rain"},
+        {"video": clip},
+        {"prompt": "rain", "video": clip, "negative_prompt": "wind", "guidance_scale": 2.0},
+        {"prompt": "rain", "audio": sound},
+        {"prompt": "rain", "image": torch.full((3, 40, 60), 0.7)},
+    ]
+    steps = {"num_inference_steps": 2, "output_type": "latent"}
+    results = [family_pipe(**kwargs, **steps, generator=[seeded()]).audios for kwargs in inputs]
+    for i, result in enumerate(results):
+        assert result.shape == (1, 8, 24) and result.isfinite().all()
+        assert all((result - other).abs().max() > 1e-3 for other in results[:i])
+
+    family_pipe.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["sync_encoder"] == ["diffusers", "SynchformerVisionModel"]
+    loaded = DiffusionPipeline.from_pretrained(tmp_path)
+    loaded.set_progress_bar_config(disable=True)
+    for name in ("transformer", "conditioner", "sync_encoder"):
+        expected, actual = family_pipe.components[name].state_dict(), loaded.components[name].state_dict()
+        assert all(torch.equal(actual[key], tensor) for key, tensor in expected.items())
+    for kwargs, result in zip(inputs, results, strict=True):
+        close(loaded(**kwargs, **steps, generator=[seeded()]).audios, result)
+
+
+def test_defaults_of_the_release(release, family_pipe):
+    name, _ = release
+    turbo = name == "audiox-turbo"
+    assert isinstance(family_pipe.scheduler, AudioXFlowMatchScheduler) == turbo
+    if turbo:
+        calls = []
+        family_pipe.transformer.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
+        family_pipe("rain")
+        assert calls == [1, 1, 1, 1]
+    else:
+        config = family_pipe.config
+        assert (config.default_num_inference_steps, config.default_guidance_scale) == (250, 7.0)
+
+
+def test_each_item_is_the_same_alone_and_in_a_batch(family_pipe, clip, close):
+    sound = torch.randn(2, 160, generator=seeded()) / 3, 44100
+    prompts, videos, sounds = ["rain", None, "bell"], [None, clip, None], [sound, None, None]
+    options = {"num_inference_steps": 2, "output_type": "latent"}
+    batch = family_pipe(
+        prompt=prompts, video=videos, audio=sounds, generator=[seeded(i) for i in range(3)], **options
+    ).audios
+    for i in range(3):
+        alone = family_pipe(
+            prompt=prompts[i], video=videos[i], audio=sounds[i], generator=[seeded(i)], **options
+        ).audios
+        close(batch[i], alone[0], 1e-4)
+
+
+@torch.no_grad()
+def test_sync_tokens_of_a_video(family_pipe, clip):
+    """A still picture gives the same tokens for every segment, a video ends as its last frame does."""
+    config = family_pipe.sync_encoder.config
+    frames = torch.rand(30, 3, 32, 32, generator=seeded())
+    tokens = family_pipe.encode_sync(frames)
+    assert tokens.shape == (1, 240, 64)
+    first = family_pipe.sync_encoder((frames[:16] * 2 - 1)[None]).last_hidden_state
+    torch.testing.assert_close(tokens[:, :8], first, atol=1e-5, rtol=1e-4)
+    second = family_pipe.sync_encoder((frames[8:24] * 2 - 1)[None]).last_hidden_state
+    torch.testing.assert_close(tokens[:, 8:16], second, atol=1e-5, rtol=1e-4)
+
+    still = family_pipe.encode_sync(image=frames[-1])
+    torch.testing.assert_close(still[:, -8:], still[:, :8])
+    torch.testing.assert_close(tokens[:, -8:], still[:, -8:], atol=1e-5, rtol=1e-4)
+    assert family_pipe.encode_sync(clip).shape == (1, 240, 64)
+    assert family_pipe.video_fps == config.video_fps == 25
+    rows = family_pipe.encode_sync([None, frames])
+    assert not rows[0].any() and torch.equal(rows[1], tokens[0])
+
+
+@torch.no_grad()
+def test_image_encoder_sees_every_fifth_frame(family_pipe, clip):
+    """Frames are given at 25 a second, of which CLIP sees 5."""
+    frames = torch.rand(20, 3, 64, 64, generator=seeded())
+    with_all = family_pipe.encode_video(frames)
+    thinned = frames.clone()
+    for keep in range(20):
+        if keep % 5:
+            thinned[keep] = 0.5
+    assert torch.equal(family_pipe.encode_video(thinned), with_all)
+    changed = frames.clone()
+    changed[5] = 0.5
+    assert not torch.equal(family_pipe.encode_video(changed), with_all)
+
+
+@torch.no_grad()
+def test_features_stand_for_the_video(family_pipe, clip, tmp_path):
+    save_features(tmp_path / "clip.safetensors", family_pipe.encode_video(clip)[0], family_pipe.encode_sync(clip)[0])
+    results = [
+        family_pipe(video=video, num_inference_steps=2, generator=seeded()).audios
+        for video in (clip, tmp_path / "clip.safetensors")
+    ]
+    assert (results[0] == results[1]).all()
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="bad.safetensors"):
+        family_pipe(video=tmp_path / "bad.safetensors")
+
+
+def test_sync_encoder_is_called_for_pictures_only(family_pipe):
+    family_pipe.sync_encoder.register_forward_hook(lambda *args: pytest.fail("called without a picture"))
+    family_pipe("rain", num_inference_steps=1)
+
+
+def test_files_of_their_own(release, load, tmp_path):
+    name, folder = release
+    with pytest.raises(FileNotFoundError, match="synchformer_state_dict.pth"):
+        load(synchformer=None)
+    if name == "audiox-turbo":
+        vae = folder / "vae.ckpt"
+        elsewhere = tmp_path / "vae.ckpt"
+        vae.rename(elsewhere)
+        try:
+            with pytest.raises(FileNotFoundError, match="vae.ckpt"):
+                load()
+            assert load(vae=elsewhere).vae.config.decoder_input_channels == 8
+        finally:
+            elsewhere.rename(vae)
+    else:
+        with pytest.raises(ValueError, match="`vae`: the checkpoint holds the VAE"):
+            load(vae=tmp_path / "vae.ckpt")
+
+
+def test_synchformer_from_its_file(release, fixtures_path, load, tmp_path):
+    """Its heads are 64 wide; the other parts of the file are left out, what has no place is named."""
+    state_dict = load_file(fixtures_path / "synchformer" / "state_dict.safetensors")
+    torch.save({**state_dict, "afeat_extractor.x": torch.zeros(1)}, tmp_path / "synchformer.pth")
+    encoder = load(synchformer=tmp_path / "synchformer.pth").sync_encoder
+    assert (encoder.config.num_attention_heads, encoder.config.num_hidden_layers) == (1, 2)
+    assert torch.equal(encoder.class_embed, state_dict["vfeat_extractor.cls_token"])
+    torch.save({**state_dict, "vfeat_extractor.more": torch.zeros(1)}, tmp_path / "synchformer.pth")
+    with pytest.raises(ValueError, match="vfeat_extractor.more"):
+        load(synchformer=tmp_path / "synchformer.pth")
