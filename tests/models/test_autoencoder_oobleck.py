@@ -251,3 +251,16 @@ def test_blocks_are_offloaded_for_decode_alone(model):
     for part in (model.encoder, model.decoder):
         assert part._diffusers_hook.get_hook("group_offloading") is not None
         assert part.block[0]._diffusers_hook.get_hook("group_offloading") is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_seed_draws_the_same_in_every_precision(autoencoder_case, dtype):
+    model = autoencoder_case.model()
+    sample = autoencoder_case.inputs()["sample"]
+
+    def draw(model, sample):
+        with torch.no_grad():
+            posterior = model.encode(sample).latent_dist
+        return (posterior.sample(torch.Generator().manual_seed(0)) - posterior.mean) / posterior.std
+
+    torch.testing.assert_close(draw(model.to(dtype), sample.to(dtype)), draw(autoencoder_case.model(), sample))

@@ -9,7 +9,11 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
-from audiox_diffusers import AudioXFlowMatchScheduler, SynchformerVisionModel, load_original_checkpoint
+from audiox_diffusers import (
+    AudioXFlowMatchScheduler,
+    SynchformerVisionModel,
+    load_original_checkpoint,
+)
 from audiox_diffusers.media import save_video
 from audiox_diffusers.pipelines import save_features
 
@@ -244,3 +248,28 @@ def test_synchformer_from_its_file(release, fixtures_path, load, tmp_path):
     torch.save({**state_dict, "vfeat_extractor.more": torch.zeros(1)}, tmp_path / "synchformer.pth")
     with pytest.raises(ValueError, match="vfeat_extractor.more"):
         load(synchformer=tmp_path / "synchformer.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision(family_pipe, clip, close, dtype):
+    sound = torch.randn(2, 160, generator=seeded()) / 3, 44100
+    inputs = {"prompt": "rain", "video": clip, "audio": sound}
+    with torch.no_grad():
+        expected = family_pipe.encode_conditions(**inputs, generator=seeded())
+        family_pipe.to(dtype)
+        actual = family_pipe.encode_conditions(**inputs, generator=seeded())
+    assert actual.dtype == dtype
+    close(actual.float(), expected, 0.1)
+    assert np.isfinite(family_pipe(**inputs, num_inference_steps=2, generator=seeded()).audios).all()
+
+
+def test_waveform_reaches_the_spectrogram_unrounded(release, family_pipe):
+    if release[0] != "audiox-maf":
+        assert family_pipe.conditioner.config.audio_type == "audio_autoencoder_v2"
+        return
+    seen = []
+    family_pipe.conditioner.audio_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    family_pipe.to(torch.bfloat16)
+    sound = torch.randn(2, 160, generator=seeded()) / 3
+    family_pipe("rain", audio=(sound, 44100), num_inference_steps=1, guidance_scale=1.0)
+    assert torch.equal(seen[0][0, :, :160], sound)

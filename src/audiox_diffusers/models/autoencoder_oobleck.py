@@ -23,6 +23,7 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
       layerwise casting need. [`~AudioXAutoencoderOobleck.apply_weight_norm`] brings it back for training;
     - tiles that overlap by the whole receptive field: with `enable_tiling()` long sounds are encoded and decoded in
       bounded memory, and the result is the untiled one;
+    - a posterior in float32, so that a seed draws the same noise in every precision;
     - a decoder that stays in float32 when the model is loaded in half precision, where its noise would be audible.
 
     Parameters:
@@ -134,6 +135,10 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
             tile = self.encoder(x[..., first * hop : end * hop if end < frames else None])
             tiles.append(tile[..., start - first : start - first + stride])
         return torch.cat(tiles, dim=-1)
+
+    def _encode(self, x: torch.Tensor) -> torch.Tensor:
+        # The posterior is float32 whatever the encoder is, so that a seed gives the same draw in every precision.
+        return super()._encode(x).float()
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> OobleckDecoderOutput | tuple[torch.Tensor]:
         return super()._decode(z.to(self.decoder.conv1.bias.dtype), return_dict=return_dict)

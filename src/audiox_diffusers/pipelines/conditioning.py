@@ -318,7 +318,9 @@ class AudioXConditioningMixin:
             audio_name: self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
         }
         for name, tensor in embeds.items():
-            embeds[name] = None if tensor is None else tensor.to(device, dtype)
+            # A waveform becomes a spectrogram first, in float32.
+            target = torch.float32 if name == "audio_waveform" else dtype
+            embeds[name] = None if tensor is None else tensor.to(device, target)
         return self.conditioner(**embeds, return_dict=False)[0]
 
     @staticmethod
