@@ -1,8 +1,10 @@
 """AudioX for diffusers: sound and music from any mix of text, video, image and audio."""
 
+from functools import partial
+
 from . import _torchaudio  # before anything that imports torchaudio itself
 from .diffusers_registry import register_cached_block, register_classes, register_single_file
-from .loaders import component_configs, convert_state_dict
+from .loaders import convert_state_dict, transformer_config
 from .models import (
     AudioXAutoencoderOobleck,
     AudioXConditioner,
@@ -32,7 +34,7 @@ for transformer_class in (AudioXTransformer2DModel, AudioXMMTransformer2DModel):
     register_single_file(
         transformer_class,
         lambda state_dict: convert_state_dict(state_dict)["transformer"],
-        lambda config, state_dict: component_configs(config, state_dict)["transformer"],
+        partial(transformer_config, transformer_class),
     )
 
 __all__ = [

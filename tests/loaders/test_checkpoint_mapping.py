@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
 from audiox_diffusers import (
@@ -9,7 +10,12 @@ from audiox_diffusers import (
     AudioXTransformer2DModel,
 )
 from audiox_diffusers.loaders import component_configs, convert_state_dict, fill_component, fold_weight_norm
-from audiox_diffusers.loaders.checkpoint_mapping import convert_vae_state_dict, is_mmdit, released_name
+from audiox_diffusers.loaders.checkpoint_mapping import (
+    convert_synchformer_state_dict,
+    convert_vae_state_dict,
+    is_mmdit,
+    released_name,
+)
 from audiox_diffusers.loaders.original_checkpoint import read_image_encoder_config
 
 
@@ -158,3 +164,21 @@ def test_constants_that_differ_are_refused(fixtures_path):
     ):
         with pytest.raises(ValueError, match=key):
             convert_state_dict({**state_dict, key: state_dict[key] + 1})
+
+
+def test_file_with_several_vaes(manifest):
+    _, state_dict = manifest
+    vae = {key.removeprefix("pretransform.model."): value for key, value in state_dict.items() if key[:3] == "pre"}
+    twice = {f"{prefix}.{key}": value for prefix in ("autoencoder", "ema") for key, value in vae.items()}
+    with pytest.raises(ValueError, match="several VAEs.*autoencoder.*ema"):
+        convert_vae_state_dict(twice)
+    assert convert_vae_state_dict(vae).keys() == convert_state_dict(state_dict)["vae"].keys()
+
+
+def test_file_without_a_whole_synchformer(fixtures_path):
+    state_dict = load_file(fixtures_path / "synchformer" / "state_dict.safetensors")
+    del state_dict["vfeat_extractor.pos_embed"]
+    with pytest.raises(ValueError, match="lacks what makes space_position_embed"):
+        convert_synchformer_state_dict(state_dict)
+    with pytest.raises(ValueError, match="not a Synchformer checkpoint"):
+        convert_synchformer_state_dict({"x": torch.zeros(1)})

@@ -130,6 +130,16 @@ FUSED_CONDITIONER = Case(
     lambda: CONDITIONER.inputs() | {"sync_embeds": normal(2, 9, 8, seed=3)},
     CONDITIONER.first_arguments,
 )
+MEL_CONDITIONER = Case(
+    AudioXConditioner,
+    CONDITIONER.config | {"audio_type": "mel_spec", "num_mels": 20, "audio_prompt_samples": 3000},
+    lambda: {
+        "text_embeds": normal(2, 7, 8),
+        "video_embeds": normal(2, 3, 5, 8, seed=1),
+        "audio_waveform": normal(2, 2, 3000, seed=2),
+    },
+    CONDITIONER.first_arguments,
+)
 SYNCHFORMER = Case(
     SynchformerVisionModel,
     {
@@ -149,6 +159,7 @@ CASES = {
     "autoencoder": AUTOENCODER,
     "conditioner": CONDITIONER,
     "fused-conditioner": FUSED_CONDITIONER,
+    "mel-conditioner": MEL_CONDITIONER,
     "synchformer": SYNCHFORMER,
 }
 
@@ -157,6 +168,11 @@ CASES = {
 def case(request) -> Case:
     """Each model in turn."""
     return request.param
+
+
+@pytest.fixture
+def cases() -> dict[str, Case]:
+    return CASES
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ from diffusers import AutoModel
 from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
 from diffusers.training_utils import EMAModel
 from diffusers.utils import SAFE_WEIGHTS_INDEX_NAME
+from peft import LoraConfig
 from safetensors.torch import load_file
+from torch import nn
 
 HALF = [torch.float16, torch.bfloat16]
 
@@ -332,3 +334,28 @@ def test_gradient_checkpointing_is_supported_by_the_transformers_alone(case):
     assert switched == {case.model_class.__name__}
     model.disable_gradient_checkpointing()
     assert not model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("name", ["transformer", "mm-transformer"])
+def test_lora_on_every_layer_of_a_block(request, run, close, tmp_path, name):
+    """Linear layers and convolutions: saved, loaded, fused and removed."""
+    case = request.getfixturevalue("cases")[name]
+    layers = (nn.Linear, nn.Conv1d)
+    blocks = case.model().transformer_blocks
+    targets = {path for path, module in blocks[0].named_modules() if isinstance(module, layers)}
+    model, inputs = case.model(), case.inputs()
+    base = run(model, inputs)
+    config = LoraConfig(r=2, target_modules=sorted(targets), init_lora_weights=False)
+    model.add_adapter(config)
+    adapted = run(model, inputs)
+    assert (adapted - base).abs().max() > 1e-3
+    model.save_lora_adapter(tmp_path)
+
+    other = case.model()
+    other.load_lora_adapter(tmp_path, prefix=None, weight_name="pytorch_lora_weights.safetensors")
+    close(run(other, inputs), adapted, 1e-5)
+    other.fuse_lora()
+    close(run(other, inputs), adapted, 1e-4)
+    other.unfuse_lora()
+    other.unload_lora()
+    close(run(other, inputs), base, 1e-5)

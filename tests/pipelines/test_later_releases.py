@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import (
     AudioXFlowMatchScheduler,
+    AudioXMMTransformer2DModel,
+    AudioXTransformer2DModel,
     SynchformerVisionModel,
     load_original_checkpoint,
 )
@@ -273,3 +275,35 @@ def test_waveform_reaches_the_spectrogram_unrounded(release, family_pipe):
     sound = torch.randn(2, 160, generator=seeded()) / 3
     family_pipe("rain", audio=(sound, 44100), num_inference_steps=1, guidance_scale=1.0)
     assert torch.equal(seen[0][0, :, :160], sound)
+
+
+def test_negative_prompt_without_guidance_is_a_warning(family_pipe, caplog):
+    family_pipe("rain", negative_prompt="wind", num_inference_steps=1, guidance_scale=1.0)
+    assert "Negative prompts need guidance" in caplog.text
+    caplog.clear()
+    family_pipe("rain", negative_prompt="wind", num_inference_steps=1, guidance_scale=2.0)
+    assert "Negative prompts" not in caplog.text
+
+
+@torch.no_grad()
+def test_black_centre_is_not_no_video(family_pipe):
+    frames = torch.zeros(16, 3, 32, 96)
+    frames[..., :8] = 1.0
+    assert family_pipe.encode_sync(frames).any()
+
+
+def test_features_of_another_model(family_pipe, tmp_path):
+    save_features(tmp_path / "other.safetensors", torch.ones(4, 5, 32), torch.ones(240, 32))
+    with pytest.raises(ValueError, match=r"other\.safetensors: video_embeds has the shape \[4, 5, 32\]"):
+        family_pipe(video=[tmp_path / "other.safetensors", torch.ones(16, 3, 32, 32)])
+
+
+def test_transformer_of_the_other_class(release):
+    name, folder = release
+    files = {"original_config": str(folder / "config.json")}
+    right, wrong = AudioXTransformer2DModel, AudioXMMTransformer2DModel
+    if name != "audiox-maf":
+        right, wrong = wrong, right
+    assert type(right.from_single_file(str(folder / "model.ckpt"), **files)) is right
+    with pytest.raises(ValueError, match=f"holds an {right.__name__}, not an {wrong.__name__}"):
+        wrong.from_single_file(str(folder / "model.ckpt"), **files)

@@ -84,10 +84,6 @@ def write(pipe: AudioXPipeline, video: Path, output: Path) -> tuple[str, int, fl
     if video_embeds is None:
         raise ValueError(f"{video}: black throughout, which AudioX takes for no video")
     sync_embeds = pipe.encode_sync(video)
-    config = pipe.conditioner.config
-    if sync_embeds is None and config.num_sync_tokens is not None:
-        # Black where Synchformer looks, in the middle: zeros are what the model takes for none.
-        sync_embeds = video_embeds.new_zeros(1, config.num_sync_tokens, config.condition_dim)
 
     counts = {"video": video_embeds[0, ..., 0].numel()}
     if sync_embeds is not None:

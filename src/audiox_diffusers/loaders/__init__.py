@@ -4,7 +4,7 @@ from .checkpoint_mapping import (
     convert_vae_state_dict,
     fold_weight_norm,
 )
-from .original_checkpoint import check_weights, fill_component, load_components
+from .original_checkpoint import check_weights, fill_component, load_components, transformer_config
 from .original_config import component_configs
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "fill_component",
     "fold_weight_norm",
     "load_components",
+    "transformer_config",
 ]

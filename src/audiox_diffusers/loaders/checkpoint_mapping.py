@@ -265,10 +265,16 @@ def convert_vae_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, 
     """
     The tensors of a file with the VAE alone, under whatever prefix its halves stand there, renamed as in
     [`convert_state_dict`]; without halves it is empty.
+
+    Raises:
+        ValueError: if there are halves under several prefixes.
     """
-    pattern = r"(?:.*\.)?(encoder|decoder)\.layers\.(.+)"
-    matches = {key: re.fullmatch(pattern, key) for key in state_dict}
-    return _rename_vae({match.expand(r"\1.layers.\2"): state_dict[key] for key, match in matches.items() if match})
+    pattern = r"(.*\.)?((?:encoder|decoder)\.layers\..+)"
+    matches = {key: match for key in state_dict if (match := re.fullmatch(pattern, key))}
+    prefixes = {match[1] or "" for match in matches.values()}
+    if len(prefixes) > 1:
+        raise ValueError(f"the file holds several VAEs, under the prefixes {', '.join(sorted(prefixes))}")
+    return _rename_vae({match[2]: state_dict[key] for key, match in matches.items()})
 
 
 def convert_synchformer_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -319,6 +325,9 @@ def convert_synchformer_state_dict(state_dict: Mapping[str, torch.Tensor]) -> di
                     break
             else:
                 left_over.append(key)
+    lacking = {"patch_embed.weight", "space_position_embed", "time_position_embed"} - converted.keys()
+    if converted and not left_over and lacking:
+        raise ValueError(f"not a Synchformer checkpoint: it lacks what makes {_some(lacking)}")
     if left_over or not converted:
         raise ValueError(f"not a Synchformer checkpoint: no place for {_some(left_over or state_dict)}")
     return converted

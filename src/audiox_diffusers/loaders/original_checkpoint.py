@@ -122,6 +122,16 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state_dict
 
 
+def transformer_config(
+    transformer_class: type[torch.nn.Module], config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """The config of a released transformer; `ValueError` if it is of another class than `transformer_class`."""
+    actual = AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
+    if actual is not transformer_class:
+        raise ValueError(f"the file holds an {actual.__name__}, not an {transformer_class.__name__}")
+    return component_configs(config, state_dict)["transformer"]
+
+
 def find_files(
     checkpoint: str | Path, config: str | Path | dict | None, **hub_kwargs
 ) -> tuple[Path, dict, Callable[[str], Path | None]]:

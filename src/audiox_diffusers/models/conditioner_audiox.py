@@ -1,5 +1,6 @@
 """From the embeddings of text, video and audio to the one context that the transformer attends to."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -128,25 +129,41 @@ class AudioXMelProjection(nn.Module):
 
     def __init__(self, dim: int, num_mels: int, n_fft: int, hop_length: int, sampling_rate: int):
         super().__init__()
-        self.num_mels, self.n_fft, self.hop_length, self.sampling_rate = num_mels, n_fft, hop_length, sampling_rate
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.filters = mel_filters(num_mels, n_fft, sampling_rate)
         self.proj = nn.Linear(num_mels, dim)
 
-    def forward(self, audio_waveform: torch.Tensor) -> torch.Tensor:
-        log_mel = log_mel_spectrogram(audio_waveform, self.num_mels, self.n_fft, self.hop_length, self.sampling_rate)
-        return self.proj(log_mel.transpose(1, 2).to(self.proj.weight.dtype))
+    def forward(self, audio_waveform: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        log_mel = log_mel_spectrogram(audio_waveform, self.filters, self.n_fft, self.hop_length)
+        return self.proj(log_mel.transpose(1, 2).to(dtype))
 
 
-def log_mel_spectrogram(
-    waveform: torch.Tensor, num_mels: int, n_fft: int, hop_length: int, sampling_rate: int
-) -> torch.Tensor:
+def mel_filters(num_mels: int, n_fft: int, sampling_rate: int) -> torch.Tensor:
     """
-    Natural logarithm of the magnitudes of a mono mix in mel bands (HTK scale, filters of height 1), not below 1e-5.
+    Triangular filters of height 1, evenly spaced on the HTK mel scale from 0 to half of `sampling_rate`: float32
+    `[n_fft // 2 + 1, num_mels]`, on the CPU also where a model is made on the meta device.
+    """
+    default_dtype = torch.get_default_dtype()
+    # `from_pretrained` makes models under the dtype that is asked for.
+    torch.set_default_dtype(torch.float32)
+    try:
+        with warnings.catch_warnings(), torch.device("cpu"):
+            # The lowest of the released bands are so narrow that they fall between the frequencies; the weights
+            # expect it.
+            warnings.simplefilter("ignore", UserWarning)
+            return melscale_fbanks(n_fft // 2 + 1, 0.0, sampling_rate / 2, num_mels, sampling_rate)
+    finally:
+        torch.set_default_dtype(default_dtype)
+
+
+def log_mel_spectrogram(waveform: torch.Tensor, filters: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
+    """
+    Natural logarithm of the magnitudes of a mono mix in mel bands, not below 1e-5.
 
     Args:
         waveform: `[B, channels, samples]`.
-        num_mels: number of bands, from 0 to half of `sampling_rate`.
+        filters: `[n_fft // 2 + 1, num_mels]`, see [`mel_filters`].
         n_fft, hop_length: window, of Hann's shape, and step between frames, in samples; frames are centred.
-        sampling_rate: the rate that the bands are built for, in Hz.
 
     Returns:
         `[B, num_mels, 1 + samples // hop_length]`, float32.
@@ -154,8 +171,7 @@ def log_mel_spectrogram(
     mono = waveform.float().mean(dim=1)
     window = torch.hann_window(n_fft, device=mono.device)
     magnitudes = torch.stft(mono, n_fft, hop_length, window=window, return_complex=True).abs()
-    filters = melscale_fbanks(n_fft // 2 + 1, 0.0, sampling_rate / 2, num_mels, sampling_rate).to(mono.device)
-    return (magnitudes.transpose(1, 2) @ filters).transpose(1, 2).clamp(min=1e-5).log()
+    return (magnitudes.transpose(1, 2) @ filters.to(mono.device)).transpose(1, 2).clamp(min=1e-5).log()
 
 
 AUDIO_TYPES = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
@@ -292,7 +308,7 @@ class AudioXConditioner(ModelMixin, ConfigMixin):
         else:
             if audio_waveform is None:
                 audio_waveform = video_tokens.new_zeros(batch_size, 1, self.config.audio_prompt_samples)
-            audio_tokens = self.audio_proj(audio_waveform)
+            audio_tokens = self.audio_proj(audio_waveform, text_embeds.dtype)
 
         if self.fusion is None:
             fused = (video_tokens, text_tokens, audio_tokens)

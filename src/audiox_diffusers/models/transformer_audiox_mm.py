@@ -23,14 +23,9 @@ def rms_norm_heads(hidden_states: torch.Tensor) -> torch.Tensor:
     return F.rms_norm(hidden_states, hidden_states.shape[-1:], eps=1e-6)
 
 
-class AudioXConv1d(nn.Conv1d):
-    """A convolution over time, kernel 3, of tokens `[B, N, C]`."""
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool):
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=bias)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return super().forward(hidden_states.transpose(1, 2)).transpose(1, 2)
+def convolve_tokens(conv: nn.Conv1d, tokens: torch.Tensor) -> torch.Tensor:
+    """A convolution over time of tokens `[B, N, C]`."""
+    return conv(tokens.transpose(1, 2)).transpose(1, 2)
 
 
 class AudioXMMAttnProcessor:
@@ -54,7 +49,7 @@ class AudioXMMAttnProcessor:
         hidden_states = dispatch_attention_fn(
             query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
         )
-        return attn.to_out(hidden_states.flatten(2, 3).to(query.dtype))
+        return convolve_tokens(attn.to_out, hidden_states.flatten(2, 3).to(query.dtype))
 
 
 class AudioXMMAttention(nn.Module, AttentionModuleMixin):
@@ -70,7 +65,7 @@ class AudioXMMAttention(nn.Module, AttentionModuleMixin):
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
         self.to_v = nn.Linear(dim, dim)
-        self.to_out = AudioXConv1d(dim, dim, bias=True)
+        self.to_out = nn.Conv1d(dim, dim, 3, padding=1)
         self.set_processor(self._default_processor_cls())
 
     def forward(self, hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -88,9 +83,9 @@ class AudioXMMTransformerBlock(nn.Module):
         self.attn1 = AudioXMMAttention(dim, heads)
         self.to_time = nn.Linear(dim, dim, bias=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.ff_gate = AudioXConv1d(dim, ff_inner_dim, bias=False)
-        self.ff_in = AudioXConv1d(dim, ff_inner_dim, bias=False)
-        self.ff_out = AudioXConv1d(ff_inner_dim, dim, bias=False)
+        self.ff_gate = nn.Conv1d(dim, ff_inner_dim, 3, padding=1, bias=False)
+        self.ff_in = nn.Conv1d(dim, ff_inner_dim, 3, padding=1, bias=False)
+        self.ff_out = nn.Conv1d(ff_inner_dim, dim, 3, padding=1, bias=False)
 
     def forward(
         self,
@@ -111,8 +106,8 @@ class AudioXMMTransformerBlock(nn.Module):
         hidden_states = hidden_states + time_value[:, None]
 
         normed = self.norm2(hidden_states) * (1 + scale_ff) + shift_ff
-        feed_forward = self.ff_out(F.silu(self.ff_gate(normed)) * self.ff_in(normed))
-        return hidden_states + gate_ff * feed_forward
+        gated = F.silu(convolve_tokens(self.ff_gate, normed)) * convolve_tokens(self.ff_in, normed)
+        return hidden_states + gate_ff * convolve_tokens(self.ff_out, gated)
 
 
 class AudioXMMTransformer2DModel(

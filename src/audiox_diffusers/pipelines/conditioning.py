@@ -126,7 +126,8 @@ class AudioXConditioningMixin:
 
         def encode(video_item: Any, image_item: Any) -> torch.Tensor | None:
             if is_features(video_item):
-                return load_features(video_item, "video_embeds").to(device)
+                shape = (config.num_video_frames, config.num_frame_tokens, config.condition_dim)
+                return load_features(video_item, "video_embeds", shape).to(device)
             if self.image_encoder is None:
                 raise ValueError("`video` and `image` need an `image_encoder`.")
             size = (self.image_encoder.config.image_size,) * 2
@@ -170,7 +171,8 @@ class AudioXConditioningMixin:
 
         def encode(video_item: Any, image_item: Any) -> torch.Tensor | None:
             if is_features(video_item):
-                return load_features(video_item, "sync_embeds").to(device)
+                shape = (num_tokens, self.conditioner.config.condition_dim)
+                return load_features(video_item, "sync_embeds", shape).to(device)
             if self.sync_encoder is None:
                 raise ValueError("`video` and `image` need a `sync_encoder`.")
             config = self.sync_encoder.config
@@ -182,8 +184,6 @@ class AudioXConditioningMixin:
             else:
                 frames = read_video(video_item, config.video_fps, num_frames, size, fit="crop", warn=False)
                 frames = torch.cat((frames, frames[-1:].expand(num_frames - len(frames), -1, -1, -1)))
-            if not frames.any():
-                return None
             segments = frames.unfold(0, config.num_frames, config.segment_stride).movedim(-1, 1) * 2 - 1
             tokens = [
                 self.sync_encoder(batch.to(device, self.sync_encoder.dtype)).last_hidden_state

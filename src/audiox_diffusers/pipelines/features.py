@@ -36,13 +36,13 @@ def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embe
         raise
 
 
-def load_features(path: str | os.PathLike, name: str) -> torch.Tensor:
+def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """
-    The tensor `name` of a file that [`save_features`] wrote.
+    The tensor `name` of a file that [`save_features`] wrote, of the `shape` that a model expects.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it holds no such tensor.
+        ValueError: it holds no such tensor, or one of another shape.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -52,4 +52,9 @@ def load_features(path: str | os.PathLike, name: str) -> torch.Tensor:
         raise ValueError(f"{path}: not a file of video features ({error})") from None
     if name not in tensors:
         raise ValueError(f"{path}: holds no {name}; compute the features with the model that they are for")
+    if shape is not None and tensors[name].shape != shape:
+        raise ValueError(
+            f"{path}: {name} has the shape {list(tensors[name].shape)}, and the model expects {list(shape)}; compute the"
+            " features with the model that they are for"
+        )
     return tensors[name]

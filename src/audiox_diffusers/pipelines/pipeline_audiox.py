@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from diffusers import AudioPipelineOutput, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from diffusers.utils import replace_example_docstring
+from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
@@ -23,6 +23,8 @@ from ..models import (
 )
 from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .conditioning import AudioXConditioningMixin
+
+logger = logging.get_logger(__name__)
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -322,6 +324,9 @@ class AudioXPipeline(RegisteredPipelineMixin, AudioXConditioningMixin, Diffusion
         )
         self._guidance_scale = guidance_scale
         self._interrupt = False
+        negatives = (negative_prompt, negative_prompt_embeds, negative_condition_embeds)
+        if not self.do_classifier_free_guidance and any(value is not None for value in negatives):
+            logger.warning(f"Negative prompts need guidance above 1; at {guidance_scale:g} they have no effect.")
         device = self._execution_device
         sampling_rate = self.vae.config.sampling_rate
         if audio_length_in_s is None:
