@@ -122,11 +122,15 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     return state_dict
 
 
+def _transformer_class(state_dict: Mapping[str, torch.Tensor]) -> type[torch.nn.Module]:
+    return AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
+
+
 def transformer_config(
     transformer_class: type[torch.nn.Module], config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
     """The config of a released transformer; `ValueError` if it is of another class than `transformer_class`."""
-    actual = AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
+    actual = _transformer_class(state_dict)
     if actual is not transformer_class:
         raise ValueError(f"the file holds an {actual.__name__}, not an {transformer_class.__name__}")
     return component_configs(config, state_dict)["transformer"]
@@ -300,7 +304,7 @@ def load_components(
     path, config, beside = find_files(checkpoint, config, **hub_kwargs)
     state_dict = read_state_dict(path)
     configs, objective = component_configs(config, state_dict), read_objective(config)
-    transformer_class = AudioXMMTransformer2DModel if is_mmdit(state_dict) else AudioXTransformer2DModel
+    transformer_class = _transformer_class(state_dict)
     del state_dict
 
     # Each component maps the file anew, so that the memory of what has been cast or folded is let go of.

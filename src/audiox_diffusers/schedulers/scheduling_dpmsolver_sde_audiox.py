@@ -1,12 +1,10 @@
 """DPM-Solver++ SDE of third order, the sampler that the AudioX models were released with."""
 
 import math
-import numbers
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 
 from .step_index import StepIndexMixin
 
@@ -87,11 +85,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if both or neither are given, or they are out of range.
         """
-        if (num_inference_steps is None) == (sigmas is None):
-            raise ValueError("Give either `num_inference_steps` or `sigmas`.")
+        self._check_schedule(num_inference_steps, sigmas)
         if sigmas is None:
-            if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
-                raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
             log_max, log_min = math.log(self.config.sigma_max), math.log(self.config.sigma_min)
             levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
         else:
@@ -164,12 +159,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             log_step = math.log(sigma / next_sigma)
             prev_sample = self._solve(sample, denoised, log_step)
             if self.config.eta > 0:
-                if variance_noise is None:
-                    variance_noise = randn_tensor(
-                        sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
-                    )
                 noise_level = next_sigma * math.sqrt(-math.expm1(-2 * log_step * self.config.eta))
-                prev_sample = prev_sample + noise_level * variance_noise.float()
+                prev_sample = prev_sample + noise_level * self._unit_noise(sample, generator, variance_noise)
             self._denoised = [denoised, *self._denoised][: self.config.solver_order - 1]
             self._log_steps = [log_step, *self._log_steps][: self.config.solver_order - 1]
 

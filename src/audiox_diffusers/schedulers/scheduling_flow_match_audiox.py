@@ -1,11 +1,8 @@
 """Rectified flow as AudioX-Turbo samples it: Euler for the teacher, denoise and noise again for the student."""
 
-import numbers
-
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
-from diffusers.utils.torch_utils import randn_tensor
 
 from .step_index import StepIndexMixin
 
@@ -54,11 +51,8 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: if both or neither are given, or they are out of range.
         """
-        if (num_inference_steps is None) == (sigmas is None):
-            raise ValueError("Give either `num_inference_steps` or `sigmas`.")
+        self._check_schedule(num_inference_steps, sigmas)
         if sigmas is None:
-            if not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1:
-                raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
             times = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
         else:
             times = torch.as_tensor(sigmas, dtype=torch.float64)
@@ -120,11 +114,8 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         else:
             prev_sample = sample - time * velocity
             if next_time > 0:
-                if variance_noise is None:
-                    variance_noise = randn_tensor(
-                        sample.shape, generator=generator, device=sample.device, dtype=sample.dtype
-                    )
-                prev_sample = (1 - next_time) * prev_sample + next_time * variance_noise.float()
+                noise = self._unit_noise(sample, generator, variance_noise)
+                prev_sample = (1 - next_time) * prev_sample + next_time * noise
 
         prev_sample = prev_sample.to(dtype)
         if not return_dict:

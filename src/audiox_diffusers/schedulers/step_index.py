@@ -1,6 +1,9 @@
 """Where a scheduler stands in its schedule."""
 
+import numbers
+
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 
 
 class StepIndexMixin:
@@ -22,6 +25,25 @@ class StepIndexMixin:
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Start at step `begin_index` of the schedule instead of looking the first timestep up."""
         self._begin_index = begin_index
+
+    @staticmethod
+    def _check_schedule(num_inference_steps: int | None, sigmas: list[float] | None) -> None:
+        """Raise `ValueError` unless one of the two is given, and the number of steps is one."""
+        if (num_inference_steps is None) == (sigmas is None):
+            raise ValueError("Give either `num_inference_steps` or `sigmas`.")
+        if sigmas is None and (not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1):
+            raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
+
+    @staticmethod
+    def _unit_noise(
+        sample: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None,
+        variance_noise: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The noise that is given, or a draw of the shape of a float32 `sample`; float32."""
+        if variance_noise is not None:
+            return variance_noise.float()
+        return randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=sample.dtype)
 
     def index_for_timestep(self, timestep: float | torch.Tensor) -> int:
         """The first step whose time is nearest to `timestep`."""
