@@ -1,25 +1,15 @@
 """`audiox generate --batch`: a sound for each line of a JSONL file."""
 
-import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from ..cli import one_line
 from ..media.files import check_target
+from ..pipelines.prompt_files import read_prompt_file
 from .loading import check_model, load_pipeline
 from .sounds import Request, Settings, make, write
-
-KEYS = {
-    "prompt": str,
-    "negative_prompt": str,
-    "video": str,
-    "image": str,
-    "audio": str,
-    "seed": int,
-    "length": (int, float),
-    "output": str,
-}
 
 
 def run(args: Namespace) -> int:
@@ -63,49 +53,26 @@ def read_requests(path: Path, folder: Path, args: Namespace) -> dict[int, Reques
     Raises:
         ValueError: naming the line that is wrong.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 ({error.reason})") from None
     requests: dict[int, Request] = {}
     outputs: dict[Path, int] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for number, values in read_prompt_file(path, output=str).items():
         try:
-            request = _read_line(line, number, path.parent, folder, args)
+            request = _request(values, number, folder, args)
             first = outputs.setdefault(request.output.resolve(), number)
             if first != number:
                 raise ValueError(f"output {request.output} is that of line {first} too")
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
         requests[number] = request
-    if not requests:
-        raise ValueError(f"{path}: has no lines")
     return requests
 
 
-def _read_line(line: str, number: int, source: Path, folder: Path, args: Namespace) -> Request:
-    values = json.loads(line)
-    if not isinstance(values, dict):
-        raise ValueError(f"must be a JSON object, got {type(values).__name__}")
-    for key, value in values.items():
-        if key not in KEYS:
-            raise ValueError(f"unknown key {key!r}, use {', '.join(KEYS)}")
-        if not isinstance(value, KEYS[key]) or isinstance(value, bool):
-            raise ValueError(f"{key} is of the wrong type: {json.dumps(value)}")
-
-    output = folder / values.get("output", f"{number:05}.wav")
+def _request(values: dict[str, Any], number: int, folder: Path, args: Namespace) -> Request:
+    name = values.pop("output", f"{number:05}.wav")
+    output = folder / name
     if not output.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"output {values['output']} leaves the output folder")
-    files = {key: source / values[key] for key in ("video", "image", "audio") if key in values}
-    request = Request(
-        output=output,
-        seed=values.get("seed", args.seed + number - 1),
-        prompt=values.get("prompt"),
-        negative_prompt=values.get("negative_prompt", args.negative_prompt),
-        length=values.get("length", args.length),
-        **files,
-    )
+        raise ValueError(f"output {name} leaves the output folder")
+    defaults = {"seed": args.seed + number - 1, "negative_prompt": args.negative_prompt, "length": args.length}
+    request = Request(output=output, **{**defaults, **values})
     request.check()
     return request

@@ -10,11 +10,11 @@ import torch
 from av.audio.frame import AudioFrame
 from torchaudio.functional import resample
 
-from .files import MediaError, check_sampling_rate, check_window, decodable, decode, open_media
+from .files import MediaBytes, MediaError, check_sampling_rate, check_window, decodable, decode, open_media
 
 
 def load_audio(
-    path: str | os.PathLike,
+    path: str | os.PathLike | MediaBytes,
     sampling_rate: int | None = None,
     channels: int | None = None,
     start: float = 0.0,
@@ -26,7 +26,7 @@ def load_audio(
     Encoder delay (the priming samples of MP3, AAC or Opus) is left out as far as the file declares it.
 
     Args:
-        path: Any audio or video file FFmpeg can read.
+        path: Any audio or video file FFmpeg can read, or its bytes.
         sampling_rate: Rate to resample to, in Hz; `None` keeps the file's.
         channels: 1 or 2 to remix, `None` to keep the file's channels. Mono becomes stereo by plain duplication. All
             else is remixed with FFmpeg's standard matrix, scaled so that no sum of full-scale channels can clip:
@@ -82,7 +82,7 @@ def resample_audio(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> tor
     return resample(waveform, orig_rate, new_rate)
 
 
-def _chunks(path: str | os.PathLike, channels: int | None) -> Iterator[tuple[np.ndarray, int]]:
+def _chunks(path: str | os.PathLike | MediaBytes, channels: int | None) -> Iterator[tuple[np.ndarray, int]]:
     """Decoded float32 samples `[channels, n]` with their rate; mono is left mono when 2 channels are asked for."""
     with open_media(path) as container:
         if not container.streams.audio:
@@ -111,7 +111,10 @@ def _resampler(channels: int, frame: AudioFrame) -> av.AudioResampler:
 
 
 def _window(
-    path: str | os.PathLike, chunks: Iterator[tuple[np.ndarray, int]], start: float, duration: float | None
+    path: str | os.PathLike | MediaBytes,
+    chunks: Iterator[tuple[np.ndarray, int]],
+    start: float,
+    duration: float | None,
 ) -> tuple[np.ndarray, int]:
     """Samples `[channels, n]` between `start` and `start + duration` seconds, with their rate."""
     kept, seen, first, stop, rate = [], 0, 0, None, None

@@ -1,9 +1,11 @@
 """What readers and writers share: argument checks, opening and decoding a source, replacing a target whole."""
 
+import io
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from uuid import uuid4
@@ -28,6 +30,34 @@ class MediaError(ValueError):
     """A media file that cannot be used as asked. The message is one line: the path and what is wrong."""
 
 
+@dataclass(frozen=True)
+class MediaBytes:
+    """
+    A media file in memory, for every reader that takes a path.
+
+    Args:
+        data: The whole file.
+        name: What messages call it, in the place of a path. FFmpeg takes the format from its extension where the
+            contents leave that open.
+    """
+
+    data: bytes = field(repr=False)
+    name: str = "bytes"
+
+    def __str__(self) -> str:
+        return self.name
+
+    def open(self) -> io.BytesIO:
+        """The data as a new file object, at its beginning."""
+        file = _NamedBytesIO(self.data)
+        file.name = self.name
+        return file
+
+
+class _NamedBytesIO(io.BytesIO):
+    """An `io.BytesIO` that can be given a `name`, which is where PyAV looks for the extension."""
+
+
 def check_positive(name: str, value: float) -> None:
     """Raise `ValueError` naming the argument unless `value` is a finite number above 0."""
     if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
@@ -50,8 +80,12 @@ def check_window(start: float, duration: float | None) -> None:
         check_positive("duration", duration)
 
 
-def check_source(path: str | os.PathLike) -> None:
+def check_source(path: str | os.PathLike | MediaBytes) -> None:
     """Raise `FileNotFoundError`, `IsADirectoryError`, or `MediaError` for an empty file."""
+    if isinstance(path, MediaBytes):
+        if not path.data:
+            raise MediaError(f"{path}: the file is empty")
+        return
     source = Path(path)
     if not source.exists():
         raise FileNotFoundError(f"{path}: no such file")
@@ -75,11 +109,12 @@ def check_target(path: Path) -> None:
 
 
 @contextmanager
-def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
+def open_media(path: str | os.PathLike | MediaBytes) -> Iterator[InputContainer]:
     """Open a media file for reading and close it at the end; for errors see `check_source`, `MediaError` otherwise."""
     check_source(path)
+    source = path.open() if isinstance(path, MediaBytes) else str(Path(path).absolute())
     try:
-        container = av.open(str(Path(path).absolute()), metadata_errors="replace")
+        container = av.open(source, metadata_errors="replace")
     except PermissionError:
         raise PermissionError(f"{path}: file is not readable") from None
     except av.FFmpegError as error:
@@ -90,7 +125,7 @@ def open_media(path: str | os.PathLike) -> Iterator[InputContainer]:
         yield container
 
 
-def picture_stream(container: InputContainer, path: str | os.PathLike) -> VideoStream:
+def picture_stream(container: InputContainer, path: str | os.PathLike | MediaBytes) -> VideoStream:
     """The first video stream that is not a cover picture; `MediaError` if there is none or no decoder for it."""
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
@@ -98,14 +133,14 @@ def picture_stream(container: InputContainer, path: str | os.PathLike) -> VideoS
     raise MediaError(f"{path}: has no video stream")
 
 
-def decodable(stream: Stream, path: str | os.PathLike) -> Stream:
+def decodable(stream: Stream, path: str | os.PathLike | MediaBytes) -> Stream:
     """The stream itself; `MediaError` if FFmpeg has no decoder for it."""
     if stream.codec_context is None:
         raise MediaError(f"{path}: no decoder for its {stream.type} stream")
     return stream
 
 
-def decode(container: InputContainer, stream: Stream, path: str | os.PathLike) -> Iterator[Frame]:
+def decode(container: InputContainer, stream: Stream, path: str | os.PathLike | MediaBytes) -> Iterator[Frame]:
     """Every frame of the stream that can be decoded, in order. Damage is passed over with one warning."""
     warned, expected = False, None
 

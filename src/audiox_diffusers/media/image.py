@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .files import MediaError, check_source
+from .files import MediaBytes, MediaError, check_source
 
 
-def load_image(path: str | os.PathLike) -> torch.Tensor:
+def load_image(path: str | os.PathLike | MediaBytes) -> torch.Tensor:
     """
     Read an image.
 
@@ -17,7 +17,7 @@ def load_image(path: str | os.PathLike) -> torch.Tensor:
     and 16-bit greys are scaled down to 8 bits.
 
     Args:
-        path: Any image file Pillow can read.
+        path: Any image file Pillow can read, or its bytes.
 
     Returns:
         `torch.Tensor` of shape `[3, height, width]`, uint8 RGB.
@@ -28,7 +28,7 @@ def load_image(path: str | os.PathLike) -> torch.Tensor:
     """
     check_source(path)
     try:
-        with Image.open(path) as image:
+        with Image.open(path.open() if isinstance(path, MediaBytes) else path) as image:
             image.seek(0)
             pixels = np.array(_to_rgb(ImageOps.exif_transpose(image)))
     except PermissionError:

@@ -15,7 +15,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .files import MediaError, check_positive, check_window, decode, open_media, picture_stream
+from .files import MediaBytes, MediaError, check_positive, check_window, decode, open_media, picture_stream
 
 # Timestamps are rounded to the stream's ticks (1/1000 s in Matroska): a frame late by half a tick, or by this many
 # seconds where ticks are coarse, counts as being on time.
@@ -26,7 +26,7 @@ SEEK_MARGIN = 2
 
 
 def load_video(
-    path: str | os.PathLike,
+    path: str | os.PathLike | MediaBytes,
     fps: float = 5.0,
     start: float = 0.0,
     duration: float | None = 10.0,
@@ -42,7 +42,7 @@ def load_video(
     applied. The source is decoded as a stream, no further than needed.
 
     Args:
-        path: Any video file FFmpeg can read.
+        path: Any video file FFmpeg can read, or its bytes.
         fps: Frames picked per second.
         start: Time of the first frame, in seconds.
         duration: Length of the window, in seconds; `None` reads to the end.
@@ -158,20 +158,22 @@ def _spans(frames: Iterable[tuple[Fraction, Fraction, VideoFrame]]) -> Iterator[
         yield end, shown
 
 
-def _timed_frames(path: str | os.PathLike, first: Fraction) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+def _timed_frames(
+    path: str | os.PathLike | MediaBytes, first: Fraction
+) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
     """`(time, duration, frame)` in seconds after the stream's start, beginning no later than the one at `first`."""
     if first > SEEK_MARGIN:
         with open_media(path) as container:
             stream = picture_stream(container, path)
             if _seek(container, stream, first - SEEK_MARGIN):
-                frames = _timed(container, stream, path)
+                frames = timed(container, stream, path)
                 head = next(frames, None)
                 if head is not None and head[0] <= first:
                     yield head
                     yield from frames
                     return
     with open_media(path) as container:
-        frames = _timed(container, picture_stream(container, path), path)
+        frames = timed(container, picture_stream(container, path), path)
         head = next(frames, None)
         if head is None:
             raise MediaError(f"{path}: nothing in its video stream can be decoded")
@@ -189,9 +191,10 @@ def _seek(container: InputContainer, stream: VideoStream, time: Fraction) -> boo
     return True
 
 
-def _timed(
-    container: InputContainer, stream: VideoStream, path: str | os.PathLike
+def timed(
+    container: InputContainer, stream: VideoStream, path: str | os.PathLike | MediaBytes
 ) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
+    """`(time, duration, frame)` of every frame from the container's position on, in seconds of the stream."""
     stream.thread_type = "AUTO"
     tick = stream.time_base
     slack = min(tick / 2, MOST_SLACK)

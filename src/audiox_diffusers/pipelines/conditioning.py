@@ -136,19 +136,21 @@ class AudioXConditioningMixin:
             else:
                 stride = round(self.video_fps / config.video_fps)
                 frames = read_video(video_item, self.video_fps, config.num_video_frames * stride, size, stride=stride)
-            if not frames.any():
-                return None
-            embeds = self._encode_frames(frames.to(device))
-            return torch.cat((embeds, embeds[-1:].expand(config.num_video_frames - len(embeds), -1, -1)))
+            return self.embed_frames(frames.to(device)) if frames.any() else None
 
         return self._stack(self._video_batch(video, image), encode)
 
-    def _encode_frames(self, frames: torch.Tensor) -> torch.Tensor:
-        """`[T, 3, H, W]` in 0..1 -> CLIP's tokens `[T, Q, D]`."""
+    def embed_frames(self, frames: torch.Tensor) -> torch.Tensor:
+        """
+        Frames of CLIP's size, `[T, 3, H, W]` in 0..1 with `T` at most `num_video_frames`, to its tokens
+        `[num_video_frames, num_frame_tokens, width]`. The last frame stays to the end.
+        """
         mean = frames.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = frames.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
         pixel_values = ((frames - mean) / std).to(self.image_encoder.dtype)
-        return self.image_encoder(pixel_values).last_hidden_state
+        embeds = self.image_encoder(pixel_values).last_hidden_state
+        missing = self.conditioner.config.num_video_frames - len(embeds)
+        return torch.cat((embeds, embeds[-1:].expand(missing, -1, -1)))
 
     def encode_sync(
         self, video: Any = None, image: Any = None, device: torch.device | None = None
@@ -175,24 +177,38 @@ class AudioXConditioningMixin:
                 return load_features(video_item, "sync_embeds", shape).to(device)
             if self.sync_encoder is None:
                 raise ValueError("`video` and `image` need a `sync_encoder`.")
-            config = self.sync_encoder.config
-            size = (config.image_size,) * 2
-            num_segments = num_tokens // (config.num_frames // config.tubelet_size)
-            num_frames = config.num_frames + (num_segments - 1) * config.segment_stride
+            size = (self.sync_encoder.config.image_size,) * 2
             if video_item is None:
-                frames = read_image(image_item, size, fit="crop", warn=False).expand(config.num_frames, -1, -1, -1)
+                frames = read_image(image_item, size, fit="crop", warn=False)
             else:
-                frames = read_video(video_item, config.video_fps, num_frames, size, fit="crop", warn=False)
-                frames = torch.cat((frames, frames[-1:].expand(num_frames - len(frames), -1, -1, -1)))
-            segments = frames.unfold(0, config.num_frames, config.segment_stride).movedim(-1, 1) * 2 - 1
-            tokens = [
-                self.sync_encoder(batch.to(device, self.sync_encoder.dtype)).last_hidden_state
-                for batch in segments.split(SYNC_BATCH)
-            ]
-            # A still picture gives one segment, the same for all.
-            return torch.cat(tokens).flatten(0, 1).repeat(num_segments // len(segments), 1)
+                frames = read_video(video_item, self.video_fps, self.num_sync_frames, size, fit="crop", warn=False)
+            return self.embed_sync_frames(frames, device)
 
         return self._stack(self._video_batch(video, image), encode)
+
+    @property
+    def num_sync_frames(self) -> int:
+        """Frames of one window that Synchformer sees."""
+        config = self.sync_encoder.config
+        num_segments = self.conditioner.config.num_sync_tokens // (config.num_frames // config.tubelet_size)
+        return config.num_frames + (num_segments - 1) * config.segment_stride
+
+    def embed_sync_frames(self, frames: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """
+        Frames of Synchformer's size, `[T, 3, H, W]` in 0..1 with `T` at most `num_sync_frames`, to its tokens
+        `[num_sync_tokens, width]`. The last frame stays to the end; frames go to the `device` a few segments at a time.
+        """
+        config = self.sync_encoder.config
+        # All segments of a still picture are the same: one is enough.
+        num_frames = config.num_frames if len(frames) == 1 else self.num_sync_frames
+        frames = torch.cat((frames, frames[-1:].expand(num_frames - len(frames), -1, -1, -1)))
+        segments = frames.unfold(0, config.num_frames, config.segment_stride).movedim(-1, 1) * 2 - 1
+        tokens = [
+            self.sync_encoder(batch.to(device, self.sync_encoder.dtype)).last_hidden_state
+            for batch in segments.split(SYNC_BATCH)
+        ]
+        tokens = torch.cat(tokens).flatten(0, 1)
+        return tokens.repeat(self.conditioner.config.num_sync_tokens // len(tokens), 1)
 
     def encode_audio(
         self,

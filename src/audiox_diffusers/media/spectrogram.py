@@ -1,0 +1,132 @@
+"""Mel spectrograms of sound: to compare two sounds, and to look at one."""
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image
+from torchaudio.transforms import MelSpectrogram
+
+from .files import check_sampling_rate
+
+# Magnitudes below count as this much, so that silence has a logarithm.
+FLOOR = 1e-5
+
+PICTURE_MELS = 128
+PICTURE_HEIGHT = 256
+# What a picture shows, in dB below a tone of full scale.
+PICTURE_RANGE = 80
+
+# Evenly spaced colours of matplotlib's "magma", from silent to loud: equal steps in level look equally large.
+COLOURS = np.array(
+    [
+        (0, 0, 4),
+        (28, 16, 68),
+        (79, 18, 123),
+        (129, 37, 129),
+        (181, 54, 122),
+        (229, 80, 100),
+        (251, 135, 97),
+        (254, 194, 135),
+        (252, 253, 191),
+    ]
+)
+
+
+def log_mel(waveform: torch.Tensor | np.ndarray, sampling_rate: int, num_mels: int = 64) -> torch.Tensor:
+    """
+    Log-mel spectrogram of the mono mix of a sound.
+
+    The magnitudes (not powers) of a short-time Fourier transform with a Hann window of about 64 ms and a quarter of
+    that from frame to frame, summed by triangular filters on the mel scale (HTK's formula) from 0 to half the sampling
+    rate. The Fourier transform is not normalised: a tone of amplitude 1 gives about a quarter of the window's samples.
+
+    Args:
+        waveform: Floating point, shape `[samples]` or `[channels, samples]`.
+        sampling_rate: In Hz.
+        num_mels: Number of mel bands. With 64, no band is empty from 8 kHz on.
+
+    Returns:
+        float32 tensor of shape `[num_mels, frames]` on the CPU, lowest band first: natural logarithms, at least
+        `ln(1e-5)`. Frame `i` is centred on sample `i * hop` with `frames = samples // hop + 1`, and there is silence
+        before the sound and after it.
+
+    Raises:
+        ValueError: `waveform` is empty or has another shape or type, `sampling_rate` is not a whole number above 0.
+    """
+    sampling_rate = check_sampling_rate("sampling_rate", sampling_rate)
+    n_fft = _n_fft(sampling_rate)
+    spectrogram = MelSpectrogram(
+        sampling_rate,
+        n_fft=n_fft,
+        hop_length=n_fft // 4,
+        n_mels=num_mels,
+        power=1,
+        pad_mode="constant",  # reflection would fail for sounds shorter than half a window
+    )
+    return spectrogram(_mono("waveform", waveform)).clamp(min=FLOOR).log()
+
+
+def log_mel_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray, sampling_rate: int) -> float:
+    """
+    How far two sounds of the same length are apart: the mean absolute difference of their log-mel spectrograms.
+
+    It is the mean over all bands and frames of [`log_mel`], in units of the natural logarithm: 0 for equal sounds,
+    about 0.7 for one at double the amplitude of the other, and the same whichever comes first. It is a measure of
+    spectra over time, not of samples: an inverted sound is at distance 0.
+
+    Args:
+        a, b: Floating point, shape `[samples]` or `[channels, samples]`, equally many samples.
+        sampling_rate: Of both, in Hz.
+
+    Raises:
+        ValueError: The lengths differ, or a sound or the rate is not as [`log_mel`] takes it.
+    """
+    a, b = _mono("a", a), _mono("b", b)
+    if len(a) != len(b):
+        raise ValueError(f"`a` and `b` must have the same length, got {len(a)} and {len(b)} samples")
+    return (log_mel(a, sampling_rate) - log_mel(b, sampling_rate)).abs().mean().item()
+
+
+def spectrogram_picture(waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> Image.Image:
+    """
+    Picture of a log-mel spectrogram, without axes.
+
+    Time runs from left to right, one column for each frame of [`log_mel`]; low frequencies are at the bottom. The
+    colours span a fixed range, from 80 dB below a tone of full scale (black) to such a tone (pale yellow), so
+    pictures of sounds at one sampling rate can be compared.
+
+    Args:
+        waveform: Floating point in -1..1, shape `[samples]` or `[channels, samples]`.
+        sampling_rate: In Hz.
+
+    Returns:
+        RGB picture, 256 pixels high.
+
+    Raises:
+        ValueError: As [`log_mel`].
+    """
+    levels = log_mel(waveform, sampling_rate, PICTURE_MELS)
+    loudest = math.log(_n_fft(sampling_rate) / 4)
+    span = PICTURE_RANGE / 20 * math.log(10)
+    shares = ((levels - loudest) / span + 1).clamp(0, 1).flip(0).numpy()
+    anchors = np.linspace(0, 1, len(COLOURS))
+    pixels = np.stack([np.interp(shares, anchors, channel) for channel in COLOURS.T], axis=-1)
+    pixels = pixels.round().astype(np.uint8).repeat(PICTURE_HEIGHT // PICTURE_MELS, axis=0)
+    return Image.fromarray(pixels)
+
+
+def _n_fft(sampling_rate: int) -> int:
+    """The power of two nearest to 64 ms, on a logarithmic scale."""
+    return 2 ** max(2, round(math.log2(0.064 * sampling_rate)))
+
+
+def _mono(name: str, waveform: torch.Tensor | np.ndarray) -> torch.Tensor:
+    """float32 `[samples]` on the CPU."""
+    sound = torch.as_tensor(waveform).detach().cpu()
+    if not sound.is_floating_point() or sound.ndim not in (1, 2) or sound.numel() == 0:
+        raise ValueError(
+            f"`{name}` must be floating point of shape [samples] or [channels, samples], not empty, "
+            f"got {sound.dtype} {list(sound.shape)}"
+        )
+    return sound.float() if sound.ndim == 1 else sound.float().mean(0)

@@ -1,0 +1,103 @@
+import pickle
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from audiox_diffusers.media import MediaBytes, MediaError, load_audio, load_image, load_video, save_audio, save_video
+
+
+def tone(seconds, rate=16000):
+    return 0.5 * torch.sin(torch.arange(round(seconds * rate)) * 0.05)
+
+
+@pytest.fixture
+def clip(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 24, 32, 3), dtype=np.uint8)
+    save_video(tmp_path / "clip.mp4", noise, tone(4), 16000, fps=24)
+    return tmp_path / "clip.mp4"
+
+
+def in_memory(path, name=None):
+    return MediaBytes(path.read_bytes(), str(path) if name is None else name)
+
+
+@pytest.mark.parametrize("name", [None, "bytes"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".mp3", ".opus", ".m4a"])
+def test_sound_from_bytes_is_that_of_the_file(tmp_path, suffix, name):
+    path = tmp_path / f"sound{suffix}"
+    save_audio(path, tone(2, 24000), 24000)
+    expected, expected_rate = load_audio(path, 16000, channels=2, start=0.3, duration=1.1)
+    waveform, rate = load_audio(in_memory(path, name), 16000, channels=2, start=0.3, duration=1.1)
+    assert rate == expected_rate and torch.equal(waveform, expected)
+
+
+@pytest.mark.parametrize("name", [None, "bytes"])
+def test_video_from_bytes_is_that_of_the_file(clip, name):
+    source = in_memory(clip, name)
+    assert torch.equal(load_video(source, fps=24, duration=None), load_video(clip, fps=24, duration=None))
+    assert torch.equal(load_video(source, start=3, duration=0.5, size=(8, 8)), load_video(clip, 5, 3, 0.5, (8, 8)))
+    assert torch.equal(load_audio(source)[0], load_audio(clip)[0])
+
+
+def test_video_that_cannot_seek_is_opened_anew(tmp_path, clip):
+    with av.open(str(clip)) as source, av.open(str(tmp_path / "clip.h264"), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    frames = load_video(in_memory(tmp_path / "clip.h264"), start=3, duration=0.5)
+    assert len(frames) == 2
+    assert torch.equal(frames, load_video(tmp_path / "clip.h264", start=3, duration=0.5))
+
+
+def test_image_from_bytes_is_that_of_the_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    image = load_image(in_memory(tmp_path / "image.png", "bytes"))
+    assert torch.equal(image, torch.from_numpy(pixels).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("load", [load_audio, load_video, load_image])
+def test_same_errors_as_for_files(tmp_path, clip, load):
+    contents = {
+        "empty.mp4": b"",
+        "text.mp4": b"words " * 200,
+        "text.txt": b"words\n" * 200,
+        "noise.mp4": np.random.default_rng(0).bytes(5000),
+        "cut.mp4": clip.read_bytes()[: clip.stat().st_size // 2],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MediaError) as of_file:
+            load(tmp_path / name)
+        with pytest.raises(MediaError) as of_bytes:
+            load(MediaBytes(content, str(tmp_path / name)))
+        assert str(of_bytes.value) == str(of_file.value)
+
+
+def test_same_result_of_damage_as_for_files(tmp_path, clip, caplog):
+    content = bytearray(clip.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 10] = bytes(len(content) // 10)
+    clip.write_bytes(content)
+    frames = load_video(MediaBytes(bytes(content), "shard.tar, row 3"), fps=24)
+    assert len(caplog.records) == 1 and "shard.tar, row 3: the file is damaged" in caplog.text
+    assert torch.equal(frames, load_video(clip, fps=24))
+
+
+def test_name_stands_for_the_bytes():
+    source = MediaBytes(b"data", "row 3")
+    assert str(source) == f"{source}" == "row 3" and "data" not in repr(source)
+    assert str(MediaBytes(b"data")) == "bytes"
+
+
+def test_bytes_can_be_pickled(tmp_path):
+    save_audio(tmp_path / "sound.wav", tone(0.1), 16000)
+    source = in_memory(tmp_path / "sound.wav")
+    load_audio(source)
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy == source and torch.equal(load_audio(copy)[0], load_audio(source)[0])
