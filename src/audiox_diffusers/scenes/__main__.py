@@ -1,0 +1,29 @@
+"""`python -m audiox_diffusers.scenes FOLDER`: write random scenes."""
+
+import argparse
+import sys
+
+from .write import write_scenes
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 if the input was wrong (one line on stderr says how)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m audiox_diffusers.scenes", description="Write random scenes as a folder that `datasets` loads."
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write; it must not exist or be empty")
+    parser.add_argument("--count", type=int, default=24, metavar="N", help="scenes to write (default: 24)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all of them (default: 0)")
+    args = parser.parse_args(argv)
+    try:
+        folder = write_scenes(args.folder, args.count, args.seed, args.seconds)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {args.count} scenes to {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

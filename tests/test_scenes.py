@@ -1,0 +1,312 @@
+"""Scenes with known answers: what is heard and seen, when, and what it is called."""
+
+import json
+import runpy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from torchaudio.functional import melscale_fbanks
+
+from audiox_diffusers.media import load_audio, load_video
+from audiox_diffusers.scenes import IMPACTS, LASTING, SOUNDS, Event, Scene, random_scene, write_scenes
+
+SOUND_NAMES = sorted(SOUNDS)
+START, DURATION = 0.53, 0.4
+BACKGROUND = (24, 24, 26)
+
+
+def single(sound: str, seed: int = 0) -> Scene:
+    return Scene([Event(sound, START, DURATION)], 1.2, seed)
+
+
+def changed_frames(frames: np.ndarray) -> np.ndarray:
+    """Numbers of the frames that show more than the first one, which is empty."""
+    return np.flatnonzero((frames != frames[0]).any(axis=(1, 2, 3)))
+
+
+def onset(waveform: np.ndarray, sampling_rate: int, threshold: float) -> float:
+    """Seconds until the first sample above a share of the peak."""
+    level = np.abs(waveform)
+    return int(np.argmax(level > threshold * level.max())) / sampling_rate
+
+
+def test_impacts_and_lasting_sounds_are_told_apart():
+    assert set(SOUNDS) == {*IMPACTS, *LASTING} and not set(IMPACTS) & set(LASTING)
+    assert len(SOUNDS) == 8
+
+
+def test_same_scene_same_bytes():
+    first, second = random_scene(3), random_scene(3)
+    assert first == second and first.caption() == second.caption()
+    for make in ("audio", "frames", "picture"):
+        assert getattr(first, make)().tobytes() == getattr(second, make)().tobytes()
+
+
+@pytest.mark.parametrize("sound", SOUND_NAMES)
+def test_seeds_differ(sound):
+    assert not np.array_equal(single(sound, 0).audio(), single(sound, 1).audio())
+    pictures = {single(sound, seed).picture().tobytes() for seed in range(8)}
+    assert len(pictures) > 1, "the place of the shape depends on the seed"
+
+
+def test_random_scenes_differ():
+    scenes = [random_scene(seed) for seed in range(20)]
+    assert len({str(scene.events) for scene in scenes}) == 20
+    assert {len(scene.events) for scene in scenes} == {1, 2, 3, 4}
+    assert len({event.sound for scene in scenes for event in scene.events}) > 5
+
+
+@pytest.mark.parametrize("sampling_rate", [16000, 44100])
+@pytest.mark.parametrize("sound", SOUND_NAMES)
+def test_sound_is_heard_from_start_to_end(sound, sampling_rate):
+    audio = single(sound).audio(sampling_rate)
+    assert audio.dtype == np.float32 and audio.shape == (1, round(1.2 * sampling_rate))
+    assert onset(audio[0], sampling_rate, 0.05) == pytest.approx(START, abs=0.005)
+    heard = np.flatnonzero(audio[0])
+    assert heard[0] >= round(START * sampling_rate)
+    assert heard[-1] < round(START * sampling_rate) + round(DURATION * sampling_rate)
+    if sound in LASTING:
+        last = audio[0, round((START + 0.6 * DURATION) * sampling_rate) : heard[-1]]
+        assert np.abs(last).max() > 0.2, "a lasting sound is still there near its end"
+
+
+@pytest.mark.parametrize("sound", SOUND_NAMES)
+def test_shape_is_seen_from_start_to_end(sound):
+    frames = single(sound).frames(fps=25, size=64)
+    assert frames.dtype == np.uint8 and frames.shape == (30, 64, 64, 3)
+    # 0.53 s lies between frames 13 and 14, 0.93 s between 23 and 24.
+    assert changed_frames(frames).tolist() == list(range(14, 24))
+    assert frames.min() > 0, "zeros mean a missing video"
+
+
+def test_start_on_a_frame_is_seen_in_that_frame():
+    frames = Scene([Event("beep", 0.28, 0.28)], 1.0, 0).frames(fps=25)  # 0.28 * 25 is a little more than 7
+    assert changed_frames(frames).tolist() == list(range(7, 14))
+
+
+@pytest.mark.parametrize("sound", sorted(IMPACTS))
+def test_impact_flashes_and_fades(sound):
+    frames = single(sound).frames().astype(int)
+    light = np.abs(frames - frames[0]).sum(axis=(1, 2, 3))[14:24]
+    assert (light[:3] > light[1:4]).all(), "fades from the first frame on"
+    assert light[0] > 2 * light[3] and (light[3:] == light[3]).all(), "is a steady glow after 150 ms"
+
+
+@pytest.mark.parametrize("fps", [5, 25])
+@pytest.mark.parametrize("sound", sorted(LASTING))
+def test_lasting_shape_moves(sound, fps):
+    frames = Scene([Event(sound, 0, 2)], 2.0, 0).frames(fps)
+    assert (frames[1:] != frames[:-1]).any(axis=(1, 2, 3)).all()
+
+
+def test_every_event_is_seen_at_five_frames_a_second():
+    """The frame rate at which AudioX looks at videos."""
+    for scene in (random_scene(seed, seconds) for seed in range(20) for seconds in (2.0, 4.0)):
+        for event in scene.events:
+            frames = Scene([event], scene.seconds, 0).frames(fps=5, size=32)
+            assert (frames != BACKGROUND).any(), event
+
+
+def test_level():
+    peaks = [np.abs(random_scene(seed).audio()).max() for seed in range(20)]
+    assert 0.3 < min(peaks) and max(peaks) < 1
+
+
+def test_overlapping_sounds_do_not_clip():
+    scene = Scene([Event("beep", 0.1, 0.5)] * 4, 1.0, 0)
+    assert np.abs(scene.audio()).max() == pytest.approx(0.9)
+
+
+def test_channels_are_alike():
+    scene = random_scene(0)
+    mono, stereo = scene.audio(), scene.audio(channels=2)
+    assert stereo.shape == (2, 64000)
+    assert np.array_equal(stereo[0], mono[0]) and np.array_equal(stereo[1], mono[0])
+
+
+def test_what_lies_beyond_the_end_is_cut_off():
+    whole, cut = (Scene([Event("siren", 0.5, 1.0)], seconds, 0) for seconds in (1.5, 1.0))
+    assert np.array_equal(cut.audio(), whole.audio()[:, :16000])
+    assert np.array_equal(cut.frames(), whole.frames()[:25])
+
+
+def test_classes_sound_different():
+    """The nearest of the mean log-mel spectra of other sounds of each class tells which class it is."""
+    mel = melscale_fbanks(257, 0.0, 8000.0, n_mels=40, sample_rate=16000)
+
+    def spectrum(sound: str, seed: int) -> torch.Tensor:
+        start, stop = round(START * 16000), round((START + DURATION) * 16000)
+        waveform = torch.from_numpy(single(sound, seed).audio()[0, start:stop])
+        power = torch.stft(waveform, 512, window=torch.hann_window(512), return_complex=True).abs() ** 2
+        return (power.T @ mel + 1e-3).log().mean(dim=0)
+
+    templates = torch.stack(
+        [torch.stack([spectrum(sound, seed) for seed in range(100, 105)]).mean(dim=0) for sound in SOUND_NAMES]
+    )
+    told = [
+        SOUND_NAMES[(templates - spectrum(sound, seed)).norm(dim=1).argmin()] == sound
+        for sound in SOUND_NAMES
+        for seed in range(10)
+    ]
+    assert np.mean(told) > 0.95
+
+
+def test_classes_look_different():
+    scene = Scene([Event(sound, 0, 1) for sound in SOUND_NAMES], 1.0, 0)
+    picture = scene.picture(96)
+    colours, counts = np.unique(picture.reshape(-1, 3), axis=0, return_counts=True)
+    assert len(colours) == 9, "eight shapes, each in its colour, and the background"
+    assert counts.min() > 50 and picture.min() > 0
+
+    shapes = {tuple(map(tuple, (Scene([Event(sound, 0, 1)], 1.0, 0).picture() > 30).any(-1))) for sound in SOUNDS}
+    assert len(shapes) == 8
+
+
+def test_picture_has_the_shapes_where_the_frames_have_them():
+    scene = Scene([Event("bell", 0, 0.5), Event("drum", 0.5, 0.5)], 1.0, 0)
+    picture, frames = scene.picture(), scene.frames(fps=2)
+    assert np.array_equal(picture, frames.max(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("events", "caption"),
+    [
+        ([("bell", 0), ("bell", 1), ("bell", 2), ("rain", 3)], "three bell strikes, then rain"),
+        ([("rain", 3), ("drum", 0), ("clap", 1)], "a drum beat, then a clap, then rain"),
+        ([("beep", 0), ("siren", 1), ("beep", 2)], "a beep, then a siren, then a beep"),
+        ([("bird", 0), ("bird", 1), ("engine", 2)], "two birds singing, then an engine"),
+        ([("clap", k / 4) for k in range(12)], "12 claps"),
+        ([], "silence"),
+    ],
+)
+def test_caption_tells_counts_and_order(events, caption):
+    assert Scene([Event(sound, start, 0.2) for sound, start in events], 4.0, 0).caption() == caption
+
+
+def test_random_scenes_keep_their_bounds():
+    for seed in range(50):
+        scene = random_scene(seed, seconds=2.0, max_events=3, classes=["drum", "bird"])
+        assert scene.seconds == 2.0 and scene.seed == seed
+        assert 1 <= len(scene.events) <= 3
+        assert {event.sound for event in scene.events} <= {"drum", "bird"}
+        ends = [event.start + event.duration for event in scene.events]
+        assert all(event.duration > 0 for event in scene.events)
+        assert all(end < event.start for end, event in zip(ends, scene.events[1:]))
+        assert ends[-1] <= 2.0
+    assert len(random_scene(0, seconds=0.5).events) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Scene([Event("gong", 0, 1)], 4.0, 0), "events.*'gong'"),
+        (lambda: Scene([Event("bell", 4.0, 1)], 4.0, 0), "events.*start"),
+        (lambda: Scene([Event("bell", 0, 0)], 4.0, 0), "duration"),
+        (lambda: Scene([], 0, 0), "seconds"),
+        (lambda: Scene([], 4.0, -1), "seed"),
+        (lambda: random_scene(-1), "seed"),
+        (lambda: random_scene(0, max_events=0), "max_events"),
+        (lambda: random_scene(0, seconds=0.4), "seconds"),
+        (lambda: random_scene(0, classes=["gong"]), "classes.*'gong'"),
+        (lambda: random_scene(0, classes=[]), "classes"),
+        (lambda: random_scene(0).audio(sampling_rate=8000), "sampling_rate.*16000.*8000"),
+        (lambda: random_scene(0).audio(channels=0), "channels"),
+        (lambda: random_scene(0).frames(fps=0), "fps"),
+        (lambda: random_scene(0).picture(size=0), "size"),
+    ],
+)
+def test_wrong_arguments_are_named(make, named):
+    with pytest.raises(ValueError, match=named):
+        make()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("scenes") / "new" / "set", count=3, seed=1, seconds=2.0)
+
+
+def read_metadata(folder):
+    return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
+
+
+def test_written_set_loads(written):
+    rows = list(load_dataset(str(written), split="train", streaming=True).decode(False))
+    assert [set(row) for row in rows] == [{"video", "caption", "events"}] * 3
+    for row, line in zip(rows, read_metadata(written)):
+        assert row["video"]["path"] == str(written / line["file_name"])
+        assert row["caption"] == line["caption"]
+        events = [Event(**event) for event in row["events"]]
+        assert Scene(events, 2.0, 0).caption() == row["caption"]
+
+
+def test_written_files_hold_their_events(written):
+    for line in read_metadata(written):
+        path = written / line["file_name"]
+        waveform, sampling_rate = load_audio(path)
+        assert sampling_rate == 16000 and waveform.shape[0] == 1
+        assert waveform.shape[1] / sampling_rate == pytest.approx(2.0, abs=0.07)
+        frames = load_video(path, fps=25, duration=None).permute(0, 2, 3, 1).numpy()
+        assert frames.shape == (50, 96, 96, 3)
+        quiet = np.full(50, True)
+        for event in line["events"]:
+            start, stop = event["start"], event["start"] + event["duration"]
+            heard = waveform[0, int(max(start - 0.05, 0) * 16000) : int(stop * 16000)].numpy()
+            assert onset(heard, 16000, 0.2) == pytest.approx(min(start, 0.05), abs=0.01)
+            seen = np.arange(50) / 25
+            seen = (seen >= start - 1e-6) & (seen < stop - 1e-6)
+            assert (np.abs(frames[seen].astype(int) - BACKGROUND).max(axis=(1, 2, 3)) > 30).all()
+            quiet &= ~seen
+        assert quiet.any()
+        assert (np.abs(frames[quiet].astype(int) - BACKGROUND).max(axis=(1, 2, 3)) < 15).all()
+
+
+def test_a_longer_set_begins_alike_and_another_seed_is_another_set(written, tmp_path):
+    captions = [line["caption"] for line in read_metadata(written)]
+    events = [line["events"] for line in read_metadata(written)]
+    longer = read_metadata(write_scenes(tmp_path / "longer", count=4, seed=1, seconds=2.0, fps=5, size=32))
+    assert [line["events"] for line in longer[:3]] == events and [line["caption"] for line in longer[:3]] == captions
+    other = read_metadata(write_scenes(tmp_path / "other", count=3, seed=2, seconds=2.0, fps=5, size=32))
+    assert not any(line["events"] in events for line in other)
+
+
+def test_written_set_keeps_to_its_arguments(tmp_path):
+    (tmp_path / "set").mkdir()
+    folder = write_scenes(tmp_path / "set", 2, seconds=1.0, sampling_rate=44100, fps=10, size=32, classes=["beep"])
+    assert {event["sound"] for line in read_metadata(folder) for event in line["events"]} == {"beep"}
+    assert load_audio(folder / "00001.mp4")[1] == 44100
+    assert load_video(folder / "00001.mp4", fps=10, duration=None).shape == (10, 3, 32, 32)
+
+
+def test_nothing_is_written_on_an_error(tmp_path):
+    with pytest.raises(ValueError, match="classes"):
+        write_scenes(tmp_path / "set", 1, classes=["gong"])
+    with pytest.raises(ValueError, match="count"):
+        write_scenes(tmp_path / "set", 0)
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_exists_is_not_written_over(tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    for target in (tmp_path, tmp_path / "note.txt"):
+        with pytest.raises(FileExistsError, match=target.name):
+            write_scenes(target, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["scenes", *arguments])
+        with pytest.raises(SystemExit) as exit:
+            runpy.run_module("audiox_diffusers.scenes", run_name="__main__")
+        return exit.value.code
+
+    folder = str(tmp_path / "set")
+    assert run(folder, "--count", "2", "--seconds", "1", "--seed", "7") == 0
+    names = sorted(path.name for path in (tmp_path / "set").iterdir())
+    assert names == ["00000.mp4", "00001.mp4", "metadata.jsonl"]
+    assert "2 scenes" in capsys.readouterr().out
+    assert run(folder, "--count", "2") == 2
+    assert "not an empty folder" in capsys.readouterr().err
