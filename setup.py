@@ -42,9 +42,15 @@ setup(
         "numpy>=2,<3",
         "tokenizers>=0.22,<1",
         "huggingface_hub>=1.32,<3",
+        # datasets brings these three; training uses them itself.
+        "pyarrow>=21",
+        "fsspec",
+        "tqdm",
     ],
     extras_require={
+        "training": ["tensorboard>=2.18"],
         "dev": [
+            "tensorboard>=2.18",
             "pytest>=9",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

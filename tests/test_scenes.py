@@ -52,6 +52,21 @@ def test_seeds_differ(sound):
     assert len(pictures) > 1, "the place of the shape depends on the seed"
 
 
+def test_pitch_tells_nothing_of_the_start():
+    """Else a model could learn when a sound begins from how it sounds."""
+
+    def pitch(seed: int) -> int:
+        return np.abs(np.fft.rfft(Scene([Event("beep", 0, 0.5)], 0.5, seed).audio()[0])).argmax()
+
+    starts = [random_scene(seed, max_events=1).events[0].start for seed in range(60)]
+    assert abs(np.corrcoef(starts, [pitch(seed) for seed in range(60)])[0, 1]) < 0.4  # 3 standard deviations
+
+
+def test_shortest_event_is_heard():
+    for sound in SOUND_NAMES:
+        assert np.abs(Scene([Event(sound, 0.1, 0.05)], 0.2, 0).audio()).max() == pytest.approx(0.6), sound
+
+
 def test_random_scenes_differ():
     scenes = [random_scene(seed) for seed in range(20)]
     assert len({str(scene.events) for scene in scenes}) == 20
@@ -205,7 +220,9 @@ def test_random_scenes_keep_their_bounds():
         (lambda: Scene([Event("gong", 0, 1)], 4.0, 0), "events.*'gong'"),
         (lambda: Scene([Event("bell", 4.0, 1)], 4.0, 0), "events.*start"),
         (lambda: Scene([Event("bell", 0, 0)], 4.0, 0), "duration"),
+        (lambda: Scene([Event("bell", 0, 0.001)], 4.0, 0), "duration.*0.05.*0.001"),
         (lambda: Scene([], 0, 0), "seconds"),
+        (lambda: Scene([], 0.001, 0), "seconds.*0.05.*0.001"),
         (lambda: Scene([], 4.0, -1), "seed"),
         (lambda: random_scene(-1), "seed"),
         (lambda: random_scene(0, max_events=0), "max_events"),

@@ -30,7 +30,7 @@ def create_random_pipeline(seed: int = 0) -> AudioXPipeline:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _create_tokenizer()
+        tokenizer = create_tokenizer()
         pipe = AudioXPipeline(
             transformer=AudioXTransformer2DModel(
                 num_layers=2,
@@ -75,7 +75,7 @@ def _create_vae() -> AudioXAutoencoderOobleck:
     return vae
 
 
-def _create_tokenizer() -> PreTrainedTokenizerFast:
+def create_tokenizer() -> PreTrainedTokenizerFast:
     """A token for each letter, small and capital alike."""
     vocabulary = {token: index for index, token in enumerate(["<pad>", "</s>", "<unk>", *_LETTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

@@ -89,6 +89,13 @@ def test_same_result_of_damage_as_for_files(tmp_path, clip, caplog):
     assert torch.equal(frames, load_video(clip, fps=24))
 
 
+def test_bytes_lead_to_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_audio("other.wav", tone(0.1), 16000)
+    with pytest.raises(MediaError, match="^row 3: "):
+        load_audio(MediaBytes(b"ffconcat version 1.0\nfile other.wav\n", "row 3"))
+
+
 def test_name_stands_for_the_bytes():
     source = MediaBytes(b"data", "row 3")
     assert str(source) == f"{source}" == "row 3" and "data" not in repr(source)

@@ -112,9 +112,13 @@ def check_target(path: Path) -> None:
 def open_media(path: str | os.PathLike | MediaBytes) -> Iterator[InputContainer]:
     """Open a media file for reading and close it at the end; for errors see `check_source`, `MediaError` otherwise."""
     check_source(path)
-    source = path.open() if isinstance(path, MediaBytes) else str(Path(path).absolute())
+    if isinstance(path, MediaBytes):
+        # Bytes may be a playlist, for which FFmpeg would read other files or the network. No protocol is called "none".
+        source, options = path.open(), {"protocol_whitelist": "none"}
+    else:
+        source, options = str(Path(path).absolute()), {}
     try:
-        container = av.open(source, metadata_errors="replace")
+        container = av.open(source, metadata_errors="replace", container_options=options)
     except PermissionError:
         raise PermissionError(f"{path}: file is not readable") from None
     except av.FFmpegError as error:

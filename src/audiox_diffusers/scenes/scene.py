@@ -29,9 +29,11 @@ IMPACT_SECONDS = {"bell": 1.0, "drum": 0.4, "clap": 0.25, "beep": 0.25}
 
 EVENT_PEAK, SCENE_PEAK = 0.6, 0.9
 EVENTS_PER_SECOND = 2  # at most, in random scenes
+SHORTEST = 0.05  # seconds, enough for the attack and the release of a sound
 
-# Streams of random numbers, so that what is drawn for one does not change the other.
-SOUND_STREAM, PLACE_STREAM = 0, 1
+# Streams of random numbers, so that what is drawn for one does not change the other. None is 0: to NumPy, `[seed, 0]`
+# is `seed`, from which the events are drawn.
+SOUND_STREAM, PLACE_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Event:
     Attributes:
         sound: a key of `SOUNDS`.
         start: seconds from the beginning of the scene.
-        duration: seconds.
+        duration: seconds, at least 0.05.
     """
 
     sound: str
@@ -57,7 +59,7 @@ class Scene:
 
     Attributes:
         events: what is heard and seen. They may overlap; what lies beyond the end is cut off.
-        seconds: length.
+        seconds: length, at least 0.05.
         seed: of the pitch of each sound, of noise, and of the places of the shapes. A whole number, 0 or more.
 
     Raises:
@@ -69,11 +71,11 @@ class Scene:
     seed: int
 
     def __post_init__(self):
-        check_positive("seconds", self.seconds)
+        _check_length("seconds", self.seconds)
         check_seed(self.seed)
         check_classes("events", [event.sound for event in self.events])
         for event in self.events:
-            check_positive("duration", event.duration)
+            _check_length("duration", event.duration)
             if not 0 <= event.start < self.seconds:
                 raise ValueError(f"`events` must start within the {self.seconds} s of the scene, got {event}")
 
@@ -224,6 +226,12 @@ def check_seed(seed: int) -> None:
     """Raise `ValueError` if the seed is negative."""
     if seed < 0:
         raise ValueError(f"`seed` must be 0 or more, got {seed!r}")
+
+
+def _check_length(name: str, seconds: float) -> None:
+    check_positive(name, seconds)
+    if seconds < SHORTEST:
+        raise ValueError(f"`{name}` must be at least {SHORTEST} s, got {seconds!r}")
 
 
 def _frame_at(time: float, fps: float) -> int:

@@ -1,0 +1,152 @@
+"""Encoded records and their plans -> the tensors of one training step."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .encoding import Absent, Encoded
+from .masking import MaskingConfig, Plan, draw_masks, mask_audio_latents
+from .records import Record
+from .seeds import generator_for
+from .streaming import RowKey
+
+
+@dataclass
+class Sample:
+    """An encoded record; `record` is there unless it comes from a cache."""
+
+    key: RowKey
+    plan: Plan
+    encoded: Encoded
+    record: Record | None = None
+
+
+@dataclass
+class Batch:
+    """
+    What one step is computed from.
+
+    Attributes:
+        latents, noise: `[B, C, L]`, float32.
+        embeds: inputs of the conditioner; zeros for what is absent.
+        text_mask: `[B, num_text_tokens]`, 0 where a token is masked.
+        video_mask: `[B, num_video_frames, num_frame_tokens]`, 0 where a patch is masked.
+        context_mask: `[B]`, 0 where the whole context is dropped.
+        audio_noise: `[B, C, num_audio_latents]`, the draw from the posterior of the audio prompts.
+        samples: what it was made of.
+    """
+
+    latents: torch.Tensor
+    noise: torch.Tensor
+    embeds: dict[str, torch.Tensor]
+    text_mask: torch.Tensor
+    video_mask: torch.Tensor
+    context_mask: torch.Tensor
+    audio_noise: torch.Tensor
+    samples: list[Sample]
+
+
+class BatchMaker:
+    """
+    Makes batches. Every draw depends on the seed and the key of the record alone: whatever the batch, the device and
+    the number of processes.
+
+    Args:
+        conditioner_config: of the [`AudioXConditioner`].
+        latent_shape: `(C, L)` of a window.
+        absent: the embeddings of what is not there.
+        masking: rates of the masks.
+        seed: of all draws.
+        device: where the batch is needed.
+    """
+
+    def __init__(
+        self,
+        conditioner_config,
+        latent_shape: tuple[int, int],
+        absent: Absent,
+        masking: MaskingConfig,
+        seed: int,
+        device: torch.device,
+    ):
+        self.config = conditioner_config
+        self.latent_shape = latent_shape
+        self.absent = absent
+        self.masking = masking
+        self.seed = seed
+        self.device = device
+
+    def make(self, samples: list[Sample]) -> Batch:
+        """The batch of some samples."""
+        config, rows = self.config, []
+        for sample in samples:
+            generator = generator_for(self.seed, "noise", *sample.key)
+            noise = torch.randn(self.latent_shape, generator=generator)
+            length = max(self.latent_shape[1], config.num_audio_latents)
+            posterior_noise = torch.randn(self.latent_shape[0], length, generator=generator)
+            text_mask, video_mask = draw_masks(
+                self.masking, generator, config.num_text_tokens, config.num_video_frames, config.num_frame_tokens
+            )
+            audio_noise = posterior_noise[:, : config.num_audio_latents]
+            if sample.plan.audio == "previous":
+                audio_noise = torch.randn(audio_noise.shape, generator=generator)
+            row = {
+                "latents": self._latents(sample.encoded, posterior_noise),
+                "noise": noise,
+                "text_mask": text_mask,
+                "video_mask": video_mask,
+                "context_mask": torch.tensor(0.0 if sample.plan.drop_context else 1.0),
+                "audio_noise": audio_noise,
+                "text_embeds": self._text(sample),
+                "video_embeds": self._pictures(sample, "embeds"),
+            }
+            if config.num_sync_tokens is not None:
+                row["sync_embeds"] = self._pictures(sample, "sync_embeds")
+            if config.audio_type == "mel_spec":
+                row["audio_waveform"] = self._audio_waveform(sample)
+            else:
+                row["audio_latents"] = self._audio_latents(sample, audio_noise)
+            rows.append({name: value.to(self.device) for name, value in row.items()})
+        tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        names = ("text_embeds", "video_embeds", "sync_embeds", "audio_latents", "audio_waveform")
+        embeds = {name: tensors.pop(name).float() for name in names if name in tensors}
+        return Batch(**tensors, embeds=embeds, samples=samples)
+
+    def _latents(self, encoded: Encoded, noise: torch.Tensor) -> torch.Tensor:
+        length = self.latent_shape[1]
+        mean, std = encoded.latent_mean[:, :length], encoded.latent_std[:, :length]
+        return mean + std * noise[:, :length].to(mean.device)
+
+    def _text(self, sample: Sample) -> torch.Tensor:
+        plan, embeds = sample.plan, sample.encoded.text_embeds
+        if plan.text:
+            return embeds[int(plan.caption * len(embeds))]
+        return self.absent.video_text if plan.video or plan.image else self.absent.no_text
+
+    def _pictures(self, sample: Sample, name: str) -> torch.Tensor:
+        plan, config = sample.plan, self.config
+        if plan.video or plan.image:
+            return getattr(sample.encoded, f"{'video' if plan.video else 'image'}_{name}")
+        if name == "sync_embeds":
+            return torch.zeros(config.num_sync_tokens, config.condition_dim)
+        return torch.zeros(config.num_video_frames, config.num_frame_tokens, config.condition_dim)
+
+    def _audio_latents(self, sample: Sample, noise: torch.Tensor) -> torch.Tensor:
+        """Zeros without audio where the model has learned tokens for that, the latents of silence where it has not."""
+        plan, encoded, length = sample.plan, sample.encoded, self.config.num_audio_latents
+        if plan.audio is None:
+            learned = self.config.audio_type == "audio_autoencoder"
+            return torch.zeros_like(self.absent.silence) if learned else self.absent.silence
+        if plan.audio == "previous":
+            return encoded.previous_mean + encoded.previous_std * noise.to(encoded.previous_mean.device)
+        mean, std = encoded.latent_mean[:, :length], encoded.latent_std[:, :length]
+        latents = mean + std * noise.to(mean.device)
+        return mask_audio_latents(latents, self.absent.silence.to(latents.device), plan.audio_span)
+
+    def _audio_waveform(self, sample: Sample) -> torch.Tensor:
+        plan, encoded = sample.plan, sample.encoded
+        if plan.audio is None:
+            return torch.zeros_like(encoded.waveform)
+        if plan.audio == "previous":
+            return encoded.previous_waveform
+        return mask_audio_latents(encoded.waveform, torch.zeros_like(encoded.waveform), plan.audio_span)

@@ -1,0 +1,112 @@
+"""Checkpoints of a run: written whole or not at all."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints(output_dir: Path) -> dict[int, Path]:
+    """The complete checkpoints of a run by their step, in order."""
+    found = {}
+    for path in output_dir.glob("checkpoint-*"):
+        if match := NAME.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def find_checkpoint(output_dir: Path, name: str) -> Path | None:
+    """
+    The checkpoint of that name, or the newest for `"latest"`: `None` if there is none yet.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    found = checkpoints(output_dir)
+    if name == "latest":
+        return found[max(found)] if found else None
+    path = output_dir / Path(name).name
+    if path not in found.values():
+        names = ", ".join(path.name for path in found.values()) or "none"
+        raise ValueError(f"--resume_from_checkpoint {name}: {output_dir} has {names}")
+    return path
+
+
+def save_checkpoint(
+    accelerator: Accelerator, output_dir: Path, step: int, write: Callable[[Path], None], limit: int | None
+) -> Path:
+    """
+    Write `checkpoint-{step}` under another name, give it its own when it is complete, and only then remove the oldest
+    ones.
+
+    Args:
+        accelerator: of the run; all processes call this.
+        output_dir: where the checkpoints are.
+        step: optimizer steps taken.
+        write: writes everything into the folder that it is given, on every process.
+        limit: how many checkpoints to keep, `None` for all.
+
+    Raises:
+        OSError: it could not be written, because the disk is full, say. What was there before is left.
+    """
+    path = output_dir / f"checkpoint-{step}"
+    temporary = output_dir / f".{path.name}"
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    try:
+        write(temporary)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not isinstance(error, OSError) and not _is_write_error(error):
+            raise
+        kept = ", ".join(path.name for path in checkpoints(output_dir).values()) or "none"
+        raise OSError(f"{path} could not be written ({error}). Complete checkpoints: {kept}.") from error
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        if limit is not None:
+            for old in list(checkpoints(output_dir).values())[:-limit]:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+    return path
+
+
+def _is_write_error(error: Exception) -> bool:
+    """torch and safetensors raise errors of their own where a file cannot be written."""
+    text = str(error)
+    return "PytorchStreamWriter" in text or "I/O error" in text or "No space left" in text
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Plain JSON, indented."""
+    path.write_text(json.dumps(value, indent=1))
+
+
+def check_configs(configs: dict[str, dict], saved: dict[str, dict]) -> None:
+    """
+    Raise `ValueError` naming what differs between the configs of the networks and those of the checkpoint.
+
+    Args:
+        configs, saved: by name of the component, as JSON holds them.
+    """
+    changed = []
+    for name in {**saved, **configs}:
+        now, then = configs.get(name, {}), saved.get(name, {})
+        changed += [
+            f"{name}.{key} was {then.get(key)!r} and is {now.get(key)!r}"
+            for key in {**then, **now}
+            if then.get(key) != now.get(key)
+        ]
+    if changed:
+        raise ValueError(f"--resume_from_checkpoint: the checkpoint is of another model: {'; '.join(changed)}")

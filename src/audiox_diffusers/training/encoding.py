@@ -1,0 +1,132 @@
+"""Decoded records -> embeddings and latents, through the encoders of a pipeline."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from ..pipelines import AudioXPipeline
+from .records import Pictures, Record
+
+
+@dataclass
+class Encoded:
+    """
+    What the encoders make of a record; what it lacks is `None`.
+
+    Attributes:
+        latent_mean, latent_std: `[C, N]`, posterior of the sound, at least as long as a window and an audio prompt.
+        text_embeds: `[captions, num_text_tokens, D]`.
+        video_embeds, image_embeds: `[num_video_frames, num_frame_tokens, D]`.
+        video_sync_embeds, image_sync_embeds: `[num_sync_tokens, D]`.
+        previous_mean, previous_std: `[C, num_audio_latents]`, posterior of the sound before.
+        waveform, previous_waveform: `[channels, audio_prompt_samples]`, the same as sound, for models that read a mel
+            spectrogram.
+    """
+
+    latent_mean: torch.Tensor
+    latent_std: torch.Tensor
+    text_embeds: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    video_sync_embeds: torch.Tensor | None = None
+    image_embeds: torch.Tensor | None = None
+    image_sync_embeds: torch.Tensor | None = None
+    previous_mean: torch.Tensor | None = None
+    previous_std: torch.Tensor | None = None
+    waveform: torch.Tensor | None = None
+    previous_waveform: torch.Tensor | None = None
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is not `None`, by name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass
+class Absent:
+    """
+    What stands for absent modalities.
+
+    Attributes:
+        no_text, video_text: `[num_text_tokens, D]`, embeddings of the empty text, and of the prompt for a picture
+            without text.
+        silence: `[C, num_audio_latents]`, latents of silence; of the length of an audio prompt.
+    """
+
+    no_text: torch.Tensor
+    video_text: torch.Tensor
+    silence: torch.Tensor
+
+
+class RecordEncoder:
+    """
+    Encodes records with the components of a pipeline, which stay on the device they are on.
+
+    Args:
+        pipe: the pipeline.
+        device: where the encoders are.
+        video_prompt: the text that a picture has that comes without one.
+    """
+
+    def __init__(self, pipe: AudioXPipeline, device: torch.device, video_prompt: str):
+        self.pipe = pipe
+        self.device = device
+        self.video_prompt = video_prompt
+        self.reads_waveforms = pipe.conditioner.config.audio_type == "mel_spec"
+
+    @torch.no_grad()
+    def absent(self) -> Absent:
+        """The embeddings of what is not there."""
+        no_text, video_text = self.texts(["", self.video_prompt])
+        conditioner, vae = self.pipe.conditioner.config, self.pipe.vae
+        silence = torch.zeros(1, vae.config.audio_channels, conditioner.audio_prompt_samples, device=self.device)
+        mode = vae.encode(silence.to(vae.dtype)).latent_dist.mode()[0]
+        return Absent(no_text, video_text, mode[:, : conditioner.num_audio_latents])
+
+    @torch.no_grad()
+    def encode(self, records: list[Record]) -> list[Encoded]:
+        """What is there of each record."""
+        mean, std = self.posterior(torch.stack([record.waveform for record in records]))
+        encoded = [Encoded(*posterior) for posterior in zip(mean, std, strict=True)]
+
+        texts = [text for record in records for text in record.captions]
+        embeds = iter(self.texts(texts) if texts else ())
+        for record, item in zip(records, encoded, strict=True):
+            if record.captions:
+                item.text_embeds = torch.stack([next(embeds) for _ in record.captions])
+            for name, pictures in (("video", record.video), ("image", record.image)):
+                if pictures is not None:
+                    setattr(item, f"{name}_embeds", self.frames(pictures))
+                    setattr(item, f"{name}_sync_embeds", self.sync_frames(pictures))
+            if record.previous is not None:
+                self._encode_previous(record, item)
+            if self.reads_waveforms:
+                item.waveform = record.waveform[:, : self.pipe.conditioner.config.audio_prompt_samples]
+        return encoded
+
+    def _encode_previous(self, record: Record, item: Encoded) -> None:
+        if self.reads_waveforms:
+            item.previous_waveform = record.previous
+        else:
+            mean, std = self.posterior(record.previous[None])
+            num_latents = self.pipe.conditioner.config.num_audio_latents
+            item.previous_mean, item.previous_std = mean[0, :, :num_latents], std[0, :, :num_latents]
+
+    def texts(self, texts: list[str]) -> torch.Tensor:
+        """`[B, num_text_tokens, D]`."""
+        return self.pipe.encode_prompt(texts, device=self.device)[0]
+
+    def frames(self, pictures: Pictures) -> torch.Tensor:
+        """`[num_video_frames, num_frame_tokens, D]`."""
+        return self.pipe.embed_frames(pictures.frames.to(self.device).float() / 255)
+
+    def sync_frames(self, pictures: Pictures) -> torch.Tensor | None:
+        """`[num_sync_tokens, D]`, `None` for models without Synchformer."""
+        if pictures.sync_frames is None:
+            return None
+        return self.pipe.embed_sync_frames(pictures.sync_frames.float() / 255, self.device)
+
+    def posterior(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation, `[B, C, N]`, of sounds `[B, channels, samples]`."""
+        vae = self.pipe.vae
+        posterior = vae.encode(waveforms.to(self.device, vae.dtype)).latent_dist
+        return posterior.mean, posterior.std

@@ -1,0 +1,200 @@
+"""Multi-modal masked training (arXiv 2503.10522): which task a sample is trained on, and what of it is hidden."""
+
+from bisect import bisect
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+import torch
+
+# What each task cannot do without, and what it is given where that is there too.
+_NEEDS = {
+    "text": {"caption"},
+    "video": {"video"},
+    "text_video": {"caption", "video"},
+    "image": {"image"},
+    "inpainting": set(),
+    "completion": {"previous"},
+}
+_USES = {
+    "text": {"caption"},
+    "video": {"video"},
+    "text_video": {"caption", "video"},
+    "image": {"caption", "image"},
+    "inpainting": {"caption", "video"},
+    "completion": {"caption", "video"},
+}
+_AUDIO = {"inpainting": "target", "completion": "previous"}
+TASKS = tuple(_NEEDS)
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """
+    How tasks are drawn and what is hidden. The ratios of AudioX are unpublished, except `drop_context_rate` and the
+    span of the audio prompt, which is that of AudioX-Turbo (arXiv 2606.12555).
+
+    Attributes:
+        task_weights: how often each of `TASKS` is drawn, in relation to the others that a sample allows; one that is
+            not named is never drawn.
+        drop_text_rate, drop_video_rate, drop_audio_rate: share of samples that are presented without the caption, the
+            video or picture, the audio prompt.
+        mask_text_rate: share of the text tokens that are zeroed.
+        mask_video_rate: share of the video patches that are zeroed.
+        audio_mask_min, audio_mask_max: length of the span of an audio prompt that is silenced, as share of the prompt.
+        drop_context_rate: share of samples whose whole context is zeroed, for guidance.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    task_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
+    drop_text_rate: float = 0.1
+    drop_video_rate: float = 0.1
+    drop_audio_rate: float = 0.1
+    mask_text_rate: float = 0.1
+    mask_video_rate: float = 0.1
+    audio_mask_min: float = 0.25
+    audio_mask_max: float = 0.75
+    drop_context_rate: float = 0.1
+
+    def __post_init__(self):
+        for task, weight in self.task_weights.items():
+            if task not in TASKS:
+                raise ValueError(f"`task_weights` takes {', '.join(TASKS)}, got {task!r}.")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"`task_weights` must be finite and at least 0, got {weight} for {task!r}.")
+        if not sum(self.task_weights.values()) > 0:
+            raise ValueError(f"`task_weights` must have a weight above 0, got {self.task_weights}.")
+        for name in (
+            "drop_text_rate",
+            "drop_video_rate",
+            "drop_audio_rate",
+            "mask_text_rate",
+            "mask_video_rate",
+            "audio_mask_min",
+            "audio_mask_max",
+            "drop_context_rate",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must be in 0..1, got {getattr(self, name)}.")
+        if self.audio_mask_min > self.audio_mask_max:
+            raise ValueError(
+                f"`audio_mask_min` must be at most `audio_mask_max`, got {self.audio_mask_min} and"
+                f" {self.audio_mask_max}."
+            )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What a sample is trained on.
+
+    Attributes:
+        task: one of `TASKS`.
+        text: whether the caption is used.
+        caption: which of `n` captions, in 0..1, below 1: number `int(caption * n)`.
+        video, image: whether the video, or the picture, is used.
+        audio: the audio prompt: `"target"` is the sound itself with a span silenced, `"previous"` the sound before.
+        audio_span: start and end of what is silenced of a `"target"`, as shares of its length.
+        drop_context: whether the whole context is zeroed.
+    """
+
+    task: str
+    text: bool
+    caption: float
+    video: bool
+    image: bool
+    audio: str | None
+    audio_span: tuple[float, float] | None
+    drop_context: bool
+
+
+def draw_plan(
+    config: MaskingConfig, available: frozenset[str], generator: torch.Generator, task: str | None = None
+) -> Plan:
+    """
+    Draw what a sample is trained on.
+
+    Args:
+        config: weights and rates.
+        available: what the sample has, of `"caption"`, `"video"`, `"image"` and `"previous"` (sound before the window).
+        generator: on the CPU; nine numbers are drawn from it, whatever the outcome.
+        task: instead of one that is drawn; its weight does not count.
+
+    Raises:
+        ValueError: `task` is unknown or needs what is not available, or all tasks that are possible have weight 0.
+    """
+    draws = iter(torch.rand(9, generator=generator, dtype=torch.float64).tolist())
+    task = _task(config, available, next(draws), task)
+    used = _USES[task] & available
+    caption = next(draws)
+    text = next(draws) >= config.drop_text_rate and "caption" in used
+    video = next(draws) >= config.drop_video_rate and "video" in used
+    image = next(draws) >= config.drop_video_rate and "image" in used
+    audio = _AUDIO.get(task) if next(draws) >= config.drop_audio_rate else None
+    share = config.audio_mask_min + (config.audio_mask_max - config.audio_mask_min) * next(draws)
+    start = (1 - share) * next(draws)
+    return Plan(
+        task=task,
+        text=text,
+        caption=caption,
+        video=video,
+        image=image,
+        audio=audio,
+        audio_span=(start, min(start + share, 1.0)) if audio == "target" else None,
+        drop_context=next(draws) < config.drop_context_rate,
+    )
+
+
+def _task(config: MaskingConfig, available: frozenset[str], draw: float, task: str | None) -> str:
+    """The task that is given, or the one that `draw`, in 0..1, falls on."""
+    has = f"the sample has {', '.join(sorted(available)) or 'sound alone'}"
+    if task is not None:
+        if task not in TASKS:
+            raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {task!r}.")
+        if not _NEEDS[task] <= available:
+            raise ValueError(f"`task` {task!r} needs {' and '.join(sorted(_NEEDS[task]))}, {has}.")
+        return task
+    weights = {task: config.task_weights.get(task, 0.0) for task in TASKS if _NEEDS[task] <= available}
+    possible = [task for task in weights if weights[task] > 0]
+    if not possible:
+        raise ValueError(f"`task_weights` are 0 for all tasks that are possible, {', '.join(weights)}: {has}.")
+    bounds = list(accumulate(weights[task] for task in possible))
+    return possible[bisect(bounds, draw * bounds[-1], hi=len(bounds) - 1)]
+
+
+def draw_masks(
+    config: MaskingConfig, generator: torch.Generator, num_text_tokens: int, num_frames: int, num_frame_tokens: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Draw which text tokens and which places of which frames are kept, each on its own.
+
+    Args:
+        config: rates.
+        generator: on the CPU.
+        num_text_tokens, num_frames, num_frame_tokens: sizes of the masks.
+
+    Returns:
+        Masks `[num_text_tokens]` and `[num_frames, num_frame_tokens]`, float32, 1 where something is kept.
+    """
+    text = torch.rand(num_text_tokens, generator=generator) >= config.mask_text_rate
+    video = torch.rand(num_frames, num_frame_tokens, generator=generator) >= config.mask_video_rate
+    return text.float(), video.float()
+
+
+def mask_audio_latents(latents: torch.Tensor, silence: torch.Tensor, span: tuple[float, float]) -> torch.Tensor:
+    """
+    Silence a span of an audio prompt, of latents or of a waveform.
+
+    Args:
+        latents, silence: `[C, L]`.
+        span: start and end as shares of the length.
+
+    Returns:
+        `latents` with positions `round(start * L)` to `round(end * L)`, the last excluded, those of `silence`.
+    """
+    length = latents.shape[1]
+    start, end = (round(share * length) for share in span)
+    hidden = torch.zeros(length, dtype=torch.bool, device=latents.device)
+    hidden[start:end] = True
+    return torch.where(hidden, silence, latents)

@@ -1,0 +1,110 @@
+"""Everything that is trained, as one module: what accelerate wraps, shards and counts."""
+
+import torch
+import torch.nn as nn
+
+from .batches import Batch
+from .encoding import RecordEncoder
+from .records import Record
+
+
+class AudioXTrainingModel(nn.Module):
+    """
+    Conditioner and transformer, and the encoders that are trained with them.
+
+    Args:
+        encoder: of the records; its pipeline holds the networks.
+        trained_encoders: names of the pipeline's components that are trained too. The VAE is trained through the audio
+            prompts: latents that the loss itself is measured on must not follow it.
+        autocast_dtype: of mixed precision, `None` for none. accelerate autocasts neither with FSDP2 nor with DeepSpeed.
+
+    Raises:
+        ValueError: the VAE is to be trained, and the model reads audio prompts without it.
+    """
+
+    def __init__(
+        self,
+        encoder: RecordEncoder,
+        trained_encoders: tuple[str, ...] = (),
+        autocast_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if "vae" in trained_encoders and encoder.reads_waveforms:
+            raise ValueError("--train_vae: the model reads audio prompts as mel spectrograms, not through the VAE")
+        pipe = encoder.pipe
+        self.transformer = pipe.transformer
+        self.conditioner = pipe.conditioner
+        self.encoders = nn.ModuleDict({name: getattr(pipe, name) for name in trained_encoders})
+        self.autocast_dtype = autocast_dtype
+        self._encoder = encoder
+        # What FSDP shards one by one where its config names nothing. accelerate refuses names that are not in the model.
+        networks = (self.transformer, self.conditioner, *self.encoders.values())
+        names = {name for network in networks for name in network._no_split_modules or ()}
+        self._no_split_modules = sorted(names & {type(module).__name__ for module in self.modules()})
+
+    def forward(self, noised_latents: torch.Tensor, timestep: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """
+        Args:
+            noised_latents (`torch.Tensor` of shape `[B, C, L]`): what to denoise.
+            timestep (`torch.Tensor` of shape `[B]`): times in 0..1.
+            batch: the conditions, and what is masked of them.
+
+        Returns:
+            The predicted velocity, `[B, C, L]`.
+        """
+        with torch.autocast(noised_latents.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+            return self._predict(noised_latents, timestep, batch)
+
+    def _predict(self, noised_latents: torch.Tensor, timestep: torch.Tensor, batch: Batch) -> torch.Tensor:
+        embeds = {**batch.embeds, **self._encode(batch)}
+        embeds["text_embeds"] = embeds["text_embeds"] * batch.text_mask[..., None]
+        embeds["video_embeds"] = embeds["video_embeds"] * batch.video_mask[..., None]
+        condition_embeds = self.conditioner(**embeds, return_dict=False)[0]
+        condition_embeds = condition_embeds * batch.context_mask[:, None, None]
+        return self.transformer(noised_latents, timestep, condition_embeds, return_dict=False)[0]
+
+    def _encode(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """What the trained encoders make of the batch, with gradients."""
+        embeds, samples = {}, batch.samples
+        if "text_encoder" in self.encoders:
+            embeds["text_embeds"] = self._encoder.texts([self._text(sample.record) for sample in samples])
+        for name, encoder, encode in (
+            ("video_embeds", "image_encoder", self._encoder.frames),
+            ("sync_embeds", "sync_encoder", self._encoder.sync_frames),
+        ):
+            if encoder in self.encoders:
+                pictures = [self._pictures(sample.record) for sample in samples]
+                rows = [
+                    absent if picture is None else encode(picture).to(absent.dtype)
+                    for picture, absent in zip(pictures, batch.embeds[name], strict=True)
+                ]
+                embeds[name] = torch.stack(rows)
+        if "vae" in self.encoders and "audio_latents" in batch.embeds:
+            embeds["audio_latents"] = torch.stack([self._audio_latents(batch, index) for index in range(len(samples))])
+        return embeds
+
+    def _text(self, record: Record) -> str:
+        if record.plan.text:
+            return record.captions[0]
+        return self._encoder.video_prompt if record.plan.video or record.plan.image else ""
+
+    @staticmethod
+    def _pictures(record: Record):
+        if record.plan.video:
+            return record.video
+        return record.image if record.plan.image else None
+
+    def _audio_latents(self, batch: Batch, index: int) -> torch.Tensor:
+        """The prompt encoded anew, from sound whose masked span is silent."""
+        record, absent = batch.samples[index].record, batch.embeds["audio_latents"][index]
+        if record.plan.audio is None:
+            return absent
+        if record.plan.audio == "previous":
+            waveform = record.previous
+        else:
+            waveform = record.waveform[:, : self.conditioner.config.audio_prompt_samples].clone()
+            first, last = (round(share * waveform.shape[1]) for share in record.plan.audio_span)
+            waveform[:, first:last] = 0
+        mean, std = self._encoder.posterior(waveform[None])
+        length = absent.shape[1]
+        return (mean[0, :, :length] + std[0, :, :length] * batch.audio_noise[index]).to(absent.dtype)

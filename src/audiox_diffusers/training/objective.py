@@ -1,0 +1,141 @@
+"""The path from data to noise, the target of the network on it, and the times at which it is trained."""
+
+import math
+
+import torch
+from diffusers import CosineDPMSolverMultistepScheduler
+from torch.quasirandom import SobolEngine
+
+from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
+
+# Times stay this far from clean data and from pure noise.
+MIN_TIME = 1e-5
+
+
+class VelocityObjective:
+    """
+    Velocity on the cosine path (v-prediction, arXiv 2202.00512, appendix D): `x_t = alpha x0 + sigma noise` and
+    `v = alpha noise - sigma x0`, with `alpha = cos(pi t / 2)` and `sigma = sin(pi t / 2)`.
+    """
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """Clean latents and unit noise `[B, ...]`, times `[B]` in 0..1 -> `x_t`, `[B, ...]`."""
+        alpha, sigma = self._levels(_per_sample(timestep, latents))
+        return alpha * latents + sigma * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The velocity that the network is to predict, `[B, ...]`; arguments as of `add_noise`."""
+        alpha, sigma = self._levels(_per_sample(timestep, latents))
+        return alpha * noise - sigma * latents
+
+    def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
+        """
+        Min-SNR-gamma (arXiv 2303.09556) as weight of the velocity's squared error, `[B]`.
+
+        The error of `x0` is `sigma` times that of `v`, and SNR is `alpha^2 / sigma^2`, so the weight
+        `min(SNR, gamma)` on `x0` is `min(SNR, gamma) sigma^2 = min(alpha^2, gamma sigma^2)` on `v`, which is
+        `min(SNR, gamma) / (SNR + 1)`.
+        """
+        alpha, sigma = self._levels(timestep)
+        return torch.minimum(alpha**2, snr_gamma * sigma**2)
+
+    @staticmethod
+    def _levels(timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angle = timestep * (math.pi / 2)
+        return angle.cos(), angle.sin()
+
+
+class RectifiedFlowObjective:
+    """Rectified flow (arXiv 2209.03003): `x_t = (1 - t) x0 + t noise` and the velocity `v = noise - x0`."""
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """Clean latents and unit noise `[B, ...]`, times `[B]` in 0..1 -> `x_t`, `[B, ...]`."""
+        time = _per_sample(timestep, latents)
+        return (1 - time) * latents + time * noise
+
+    def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
+        """The velocity that the network is to predict, `[B, ...]`, the same at all times."""
+        return noise - latents
+
+    def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
+        """
+        Min-SNR-gamma (arXiv 2303.09556) as weight of the velocity's squared error, `[B]`.
+
+        The error of `x0` is `t` times that of `v`, and SNR is `((1 - t) / t)^2`, so the weight `min(SNR, gamma)` on
+        `x0` is `min(SNR, gamma) t^2 = min((1 - t)^2, gamma t^2)` on `v`.
+        """
+        return torch.minimum((1 - timestep) ** 2, snr_gamma * timestep**2)
+
+
+def _per_sample(timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Times `[B]` with as many dimensions as `latents`."""
+    return timestep.view(-1, *(1,) * (latents.ndim - 1))
+
+
+def objective_for(scheduler) -> VelocityObjective | RectifiedFlowObjective:
+    """
+    The objective of the models that a scheduler samples from.
+
+    Raises:
+        ValueError: for a scheduler that no AudioX model is sampled with.
+    """
+    if isinstance(scheduler, AudioXFlowMatchScheduler):
+        return RectifiedFlowObjective()
+    if isinstance(scheduler, (AudioXDPMSolverSDEScheduler, CosineDPMSolverMultistepScheduler)):
+        return VelocityObjective()
+    raise ValueError(
+        "`scheduler` must be AudioXDPMSolverSDEScheduler, CosineDPMSolverMultistepScheduler or"
+        f" AudioXFlowMatchScheduler, got {type(scheduler).__name__}."
+    )
+
+
+def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
+    """The mean squared error of each sample of `[B, ...]`, times its `weight` `[B]`: `[B]`, float32."""
+    loss = (prediction.float() - target.float()).pow(2).flatten(1).mean(1)
+    return loss if weight is None else loss * weight
+
+
+class TimestepSampler:
+    """
+    Times of training from one scrambled Sobol sequence, which covers 0..1 more evenly than independent draws do. A
+    time depends on its number in the sequence alone, so that a resumed run and any number of processes see the same.
+
+    Args:
+        distribution: `"uniform"`, or `"logit_normal"` (arXiv 2403.03206, section 3.1): the logistic function of a
+            normal draw.
+        seed: of the scrambling.
+        logit_mean, logit_std: of the normal draw of `"logit_normal"`.
+
+    Raises:
+        ValueError: `distribution` is neither.
+    """
+
+    def __init__(self, distribution: str = "uniform", seed: int = 0, logit_mean: float = 0.0, logit_std: float = 1.0):
+        if distribution not in ("uniform", "logit_normal"):
+            raise ValueError(f"`distribution` must be 'uniform' or 'logit_normal', got {distribution!r}.")
+        self.distribution = distribution
+        self.logit_mean = logit_mean
+        self.logit_std = logit_std
+        self._engine = SobolEngine(1, scramble=True, seed=seed)
+
+    def sample(self, first: int, count: int) -> torch.Tensor:
+        """Times number `first` to `first + count - 1`: `[count]`, float32, in 1e-5..1 - 1e-5, on the CPU."""
+        time = self._uniform(first, count)
+        if self.distribution == "logit_normal":
+            time = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(time))
+        return time.clamp(MIN_TIME, 1 - MIN_TIME).to(torch.float32)
+
+    def _uniform(self, first: int, count: int) -> torch.Tensor:
+        """Points of the sequence, `[count]`, float64, above 0 and below 1."""
+        # The engine has this many points, and gives numbers outside 0..1 after them: begin again.
+        period = 2**SobolEngine.MAXBIT
+        first %= period
+        if first + count > period:
+            return torch.cat((self._uniform(first, period - first), self._uniform(0, first + count - period)))
+        # It takes time to go forward, so it goes on from where the last draw ended wherever that is possible.
+        if first < self._engine.num_generated:
+            self._engine.reset()
+        if first > self._engine.num_generated:
+            self._engine.fast_forward(first - self._engine.num_generated)
+        # Points are the lower ends of cells of width 1 / period, 0 among them; the middles are never 0 or 1.
+        return self._engine.draw(count, dtype=torch.float64).squeeze(1) + 0.5 / period

@@ -1,0 +1,180 @@
+"""The parts of a run, built from its arguments."""
+
+import argparse
+import json
+from typing import Any
+
+import torch
+from diffusers import ModelMixin
+
+from ..pipelines import AudioXPipeline
+from .arguments import ENCODERS, masking_config
+from .model import AudioXTrainingModel
+from .objective import TimestepSampler, objective_for
+from .records import COLUMNS, RecordReader, WindowSpec
+from .sources import DatasetSource
+from .strategy import DiffusionStrategy
+
+TRAINED = ("transformer", "conditioner")
+TRANSFORMERS = ("text_encoder", "image_encoder")
+
+
+def load_pipeline(args: argparse.Namespace, frozen_dtype: torch.dtype) -> AudioXPipeline:
+    """
+    The pipeline to train: what is trained in float32, other encoders in `frozen_dtype`, the VAE in float32.
+
+    Raises:
+        ValueError: it cannot be loaded, or lacks what is to be trained.
+    """
+    try:
+        pipe = AudioXPipeline.from_pretrained(
+            args.pretrained_model_name_or_path,
+            revision=args.revision,
+            variant=args.variant,
+            cache_dir=args.cache_dir,
+            dtype=torch.float32,
+        )
+    except OSError as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path}: {reason}") from error
+    trained = trained_names(args)
+    for name in trained:
+        if getattr(pipe, name) is None:
+            raise ValueError(f"--train_{name}: the model has no {name}")
+    if args.from_scratch:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            for name in TRAINED:
+                component = getattr(pipe, name)
+                pipe.register_modules(**{name: type(component).from_config(component.config)})
+    for name, component in pipe.components.items():
+        if isinstance(component, torch.nn.Module):
+            component.requires_grad_(name in trained).train(name in trained)
+            if name in ENCODERS and name != "vae" and name not in trained:
+                component.to(frozen_dtype)
+    # Nothing that is trained on goes through the decoder.
+    pipe.vae.decoder.requires_grad_(False)
+    if args.enable_tiling:
+        pipe.vae.enable_tiling()
+    if args.gradient_checkpointing:
+        for name in trained:
+            enable_gradient_checkpointing(getattr(pipe, name))
+    return pipe
+
+
+def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
+    """Of diffusers and of transformers, where the model can."""
+    if isinstance(model, ModelMixin):
+        if model._supports_gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+    else:
+        model.gradient_checkpointing_enable()
+
+
+def trained_names(args: argparse.Namespace) -> tuple[str, ...]:
+    """The components that are trained."""
+    return (*TRAINED, *(name for name in ENCODERS if getattr(args, f"train_{name}")))
+
+
+def open_sources(args: argparse.Namespace) -> list[DatasetSource]:
+    """The datasets."""
+    return [
+        DatasetSource(name, args.dataset_config_name, args.dataset_split, args.dataset_revision, args.cache_dir)
+        for name in args.dataset
+    ]
+
+
+def find_columns(args: argparse.Namespace, sources: list[DatasetSource]) -> dict[str, str]:
+    """
+    The datasets' name for each column that there is.
+
+    Raises:
+        ValueError: a column that an argument names is missing, or there is neither sound nor video.
+    """
+    columns = {}
+    for name in COLUMNS:
+        given = getattr(args, f"{name}_column")
+        column = given or name
+        lacking = [source for source in sources if column.split(".")[0] not in source.columns]
+        if given and lacking:
+            raise ValueError(
+                f"--{name}_column {given}: {lacking[0].name} has no such column, but {', '.join(lacking[0].columns)}"
+            )
+        if len(lacking) < len(sources):
+            columns[name] = column
+    for source in sources:
+        if not {columns.get("audio"), columns.get("video")} & set(column.split(".")[0] for column in source.columns):
+            raise ValueError(
+                f"--dataset {source.name} has neither a column audio nor a column video, but"
+                f" {', '.join(source.columns)}; name one with --audio_column or --video_column"
+            )
+    return columns
+
+
+def build_reader(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> RecordReader:
+    """Decodes rows for the pipeline."""
+    return RecordReader(WindowSpec.of(pipe), columns, masking_config(args), args.crop, args.min_seconds, args.seed)
+
+
+def build_strategy(args: argparse.Namespace, pipe: AudioXPipeline) -> DiffusionStrategy:
+    """The loss."""
+    timesteps = TimestepSampler(args.weighting_scheme, args.seed, args.logit_mean, args.logit_std)
+    return DiffusionStrategy(objective_for(pipe.scheduler), timesteps, args.snr_gamma)
+
+
+def build_optimizer(args: argparse.Namespace, model: AudioXTrainingModel, num_processes: int) -> torch.optim.Optimizer:
+    """AdamW of what is trained, also in 8 bits."""
+    learning_rate = args.learning_rate
+    if args.scale_lr:
+        learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
+    optimizer_class: Any = torch.optim.AdamW
+    if args.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit as optimizer_class
+        except ImportError:
+            raise ValueError("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from None
+    return optimizer_class(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        weight_decay=args.adam_weight_decay,
+        eps=args.adam_epsilon,
+    )
+
+
+def configs_of(pipe: AudioXPipeline, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """The configs of components, as JSON holds them, without what tells where they were loaded from."""
+    configs = {}
+    for name in names:
+        config = (
+            json.loads(getattr(pipe, name).config.to_json_string())
+            if name in TRANSFORMERS
+            else dict(getattr(pipe, name).config)
+        )
+        configs[name] = json.loads(json.dumps({key: value for key, value in config.items() if key[0] != "_"}))
+    return configs
+
+
+def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> dict[str, Any]:
+    """All that decides what is in a cache."""
+    names = (
+        "dataset",
+        "dataset_config_name",
+        "dataset_split",
+        "dataset_revision",
+        "crop",
+        "min_seconds",
+        "video_prompt",
+    )
+    values = {name: getattr(args, name) for name in names}
+    # Only a random crop is drawn.
+    values["seed"] = args.seed if args.crop == "random" else None
+    components = [name for name in ENCODERS if getattr(pipe, name) is not None]
+    return {
+        **values,
+        "columns": columns,
+        "model": args.pretrained_model_name_or_path,
+        "revision": args.revision,
+        "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},
+        "configs": configs_of(pipe, (*components, "conditioner")),
+    }

@@ -1,0 +1,62 @@
+"""What a step of training computes: the seam at which other objectives, such as distillation, take over."""
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from accelerate import Accelerator
+
+from .batches import Batch
+from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjective, diffusion_loss
+
+
+class DiffusionStrategy:
+    """
+    The loss of diffusion training: noise the latents to drawn times, predict the velocity, compare.
+
+    Another strategy has the same methods. It owns the networks that it needs beside the trained model, such as a
+    teacher, and whatever optimizers they have: `prepare` is where it wraps them, and what `state_dict` returns is kept
+    in every checkpoint.
+
+    Args:
+        objective: the path from data to noise.
+        timesteps: draws the times.
+        snr_gamma: of the min-SNR weight, `None` for none.
+    """
+
+    def __init__(
+        self,
+        objective: VelocityObjective | RectifiedFlowObjective,
+        timesteps: TimestepSampler,
+        snr_gamma: float | None = None,
+    ):
+        self.objective = objective
+        self.timesteps = timesteps
+        self.snr_gamma = snr_gamma
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Wrap networks of its own; there are none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has to be kept in a checkpoint; nothing, as the times depend on the number of the sample alone."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+
+    def loss(self, model: nn.Module, batch: Batch, first_sample: int) -> torch.Tensor:
+        """
+        Args:
+            model: an [`AudioXTrainingModel`], wrapped or not.
+            batch: what to train on.
+            first_sample: number of the batch's first sample, counted over all processes and steps.
+
+        Returns:
+            The loss of each sample, `[B]`, float32.
+        """
+        timestep = self.timesteps.sample(first_sample, len(batch.latents)).to(batch.latents.device)
+        noised = self.objective.add_noise(batch.latents, batch.noise, timestep)
+        prediction = model(noised, timestep, batch)
+        target = self.objective.target(batch.latents, batch.noise, timestep)
+        weight = None if self.snr_gamma is None else self.objective.loss_weight(timestep, self.snr_gamma)
+        return diffusion_loss(prediction, target, weight)

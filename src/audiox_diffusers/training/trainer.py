@@ -1,0 +1,412 @@
+"""The loop: batches, steps, checkpoints, reports."""
+
+import argparse
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, set_seed
+from diffusers.training_utils import EMAModel
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
+from tqdm.auto import tqdm
+
+from .arguments import check_resumed, masking_config
+from .batches import Batch, BatchMaker, Sample
+from .checkpoints import check_configs, find_checkpoint, save_checkpoint, write_json
+from .encoding import RecordEncoder
+from .export import export_pipeline, push_to_hub
+from .latent_cache import CacheReader, read_absent, write_cache
+from .loading import LoadedBatch, RecordBatches, load_batches
+from .lr_schedules import get_lr_scheduler
+from .model import AudioXTrainingModel
+from .parts import (
+    ENCODERS,
+    build_optimizer,
+    build_reader,
+    build_strategy,
+    cache_description,
+    configs_of,
+    find_columns,
+    load_pipeline,
+    open_sources,
+    trained_names,
+)
+from .validation import Validation
+
+STATE = "training.json"
+DATA = "data-{}.json"
+EMA = "ema.bin"
+EMA_SHARD = "ema-{}.bin"
+STRATEGY = "strategy.bin"
+LOG = "log.jsonl"
+SKIPPED = "skipped.jsonl"
+
+
+class Trainer:
+    """
+    A training run.
+
+    Args:
+        args: of [`parse_args`].
+
+    Attributes:
+        step (`int`): optimizer steps taken.
+
+    Raises:
+        ValueError: naming the argument that is wrong.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.step = 0
+        self.skipped = 0
+        self.signalled = self.stopped = False
+        self.accelerator = build_accelerator(args)
+        self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if self.sharded and args.validation_prompts is not None:
+            raise ValueError("--validation_prompts needs whole weights; with FSDP and DeepSpeed leave it out")
+        if self.accelerator.is_main_process:
+            args.output_dir.mkdir(parents=True, exist_ok=True)
+
+        self.pipe = load_pipeline(args, half_dtype(self.accelerator) or torch.float32)
+        self.validation = None if args.validation_prompts is None else Validation(args)
+        self._prepare_data()
+        self._prepare_model()
+        self._resume()
+
+    def _prepare_data(self) -> None:
+        args, accelerator, pipe = self.args, self.accelerator, self.pipe
+        sources = open_sources(args)
+        columns = find_columns(args, sources)
+        reader = build_reader(args, pipe, columns)
+        self._move_encoders(accelerator.device)
+        self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt)
+        if args.cache_latents is None:
+            absent = self.encoder.absent()
+        else:
+            description = cache_description(args, pipe, columns)
+            sources = write_cache(
+                args.cache_latents,
+                description,
+                sources,
+                reader,
+                self.encoder,
+                args.dataloader_num_workers,
+                accelerator,
+            )
+            reader, absent = CacheReader(reader), read_absent(args.cache_latents)
+            if self.validation is None:
+                self._move_encoders(torch.device("cpu"))
+        self.maker = BatchMaker(
+            pipe.conditioner.config,
+            (pipe.transformer.config.in_channels, pipe.transformer.config.sample_size),
+            absent,
+            masking_config(args),
+            args.seed,
+            accelerator.device,
+        )
+        self.records = RecordBatches(
+            sources,
+            args.dataset_weights or [1.0] * len(sources),
+            reader,
+            args.train_batch_size,
+            args.seed,
+            args.shuffle_buffer_size,
+            accelerator.process_index,
+            accelerator.num_processes,
+            args.max_bad_records,
+        )
+
+    def _move_encoders(self, device: torch.device) -> None:
+        for name in ENCODERS:
+            if getattr(self.pipe, name) is not None:
+                getattr(self.pipe, name).to(device)
+
+    def _prepare_model(self) -> None:
+        args, accelerator = self.args, self.accelerator
+        self.strategy = build_strategy(args, self.pipe)
+        self.strategy.prepare(accelerator)
+        model = AudioXTrainingModel(self.encoder, trained_names(args)[2:], half_dtype(accelerator))
+        optimizer = build_optimizer(args, model, accelerator.num_processes)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        # Not prepared: accelerate would take a step of it for each process.
+        self.lr_scheduler = get_lr_scheduler(
+            args.lr_scheduler,
+            optimizer,
+            num_warmup_steps=args.lr_warmup_steps,
+            num_training_steps=args.max_train_steps,
+            num_cycles=args.lr_num_cycles,
+            power=args.lr_power,
+            inv_gamma=args.lr_inv_gamma,
+            warmup_decay=args.lr_warmup_decay,
+        )
+        accelerator.register_for_checkpointing(self.lr_scheduler)
+        self.ema = EMAModel(self._local_parameters(), decay=args.ema_decay) if args.use_ema else None
+
+    def _trained_parameters(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def _local_parameters(self) -> list[torch.Tensor]:
+        """What this process holds of them: shares their memory, and can be averaged without the other processes."""
+        return [
+            parameter.to_local() if isinstance(parameter, DTensor) else parameter
+            for parameter in self._trained_parameters()
+        ]
+
+    # The loop
+
+    def train(self) -> None:
+        """Train to the last step, or until SIGTERM; then save the model."""
+        args, accelerator = self.args, self.accelerator
+        previous = signal.signal(signal.SIGTERM, self._on_signal)
+        self._start_trackers()
+        batches = load_batches(self.records, args.dataloader_num_workers)
+        progress = tqdm(
+            total=args.max_train_steps,
+            initial=self.step,
+            desc="steps",
+            disable=not accelerator.is_local_main_process,
+        )
+        self.model.train()
+        try:
+            while self.step < args.max_train_steps and not self.stopped:
+                started = time.perf_counter()
+                report = self._train_step(batches)
+                self.step += 1
+                seconds = time.perf_counter() - started
+                samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
+                self._report({**report, "samples_per_second": samples / seconds}, progress)
+                last = self.step == args.max_train_steps or self.stopped
+                if last or self.step % args.checkpointing_steps == 0:
+                    save_checkpoint(
+                        accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
+                    )
+                if self.validation is not None and (last or self.step % args.validation_steps == 0):
+                    self._validate()
+        finally:
+            progress.close()
+            signal.signal(signal.SIGTERM, previous)
+        if self.stopped:
+            accelerator.print(f"SIGTERM: stopped at step {self.step}; go on with --resume_from_checkpoint latest")
+        else:
+            self._save_model()
+        accelerator.end_training()
+
+    def _train_step(self, batches) -> dict[str, float]:
+        """One step of the optimizer; what is to be reported of it."""
+        args, accelerator = self.args, self.accelerator
+        total, norm = torch.zeros((), device=accelerator.device), None
+        for _ in range(args.gradient_accumulation_steps):
+            first_sample = (
+                self.records.batches * accelerator.num_processes + accelerator.process_index
+            ) * args.train_batch_size
+            batch = self._batch(next(batches))
+            with accelerator.accumulate(self.model):
+                loss = self.strategy.loss(self.model, batch, first_sample).mean()
+                accelerator.backward(loss)
+                total += loss.detach() / args.gradient_accumulation_steps
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(self._trained_parameters(), args.max_grad_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        if not self.optimizer.step_was_skipped:
+            self.lr_scheduler.step()
+            if self.ema is not None:
+                self.ema.step(self._local_parameters())
+        local = torch.tensor([total, self.skipped, self.signalled], device=accelerator.device)
+        every = accelerator.gather(local[None])
+        # All processes stop at the same step, though the signal may come to one of them, or between two steps.
+        self.stopped = bool(every[:, 2].any())
+        report = {"loss": every[:, 0].mean().item(), "lr": learning_rate, "skipped": int(every[:, 1].sum())}
+        return report if norm is None else {**report, "grad_norm": float(norm)}
+
+    def _batch(self, loaded: LoadedBatch) -> Batch:
+        """Encode what a worker loaded, and note where its stream stands."""
+        self.records.batches += 1
+        self.records.states[loaded.stream] = loaded.state
+        self.skipped += len(loaded.skipped)
+        if loaded.skipped:
+            with (self.args.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
+                for key, reason in loaded.skipped:
+                    name = self.records.sources[key.source].name
+                    file.write(json.dumps({"dataset": name, **key._asdict(), "reason": reason}) + "\n")
+        samples = loaded.records
+        if self.args.cache_latents is None:
+            encoded = self.encoder.encode(samples)
+            samples = [
+                Sample(record.key, record.plan, item, record) for record, item in zip(samples, encoded, strict=True)
+            ]
+        return self.maker.make(samples)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """A step that has begun is finished first."""
+        self.signalled = True
+
+    # Reports
+
+    def _start_trackers(self) -> None:
+        args = self.args
+        if self.accelerator.is_main_process and args.report_to != "none":
+            config = {name: value for name, value in _as_json(args).items() if isinstance(value, (int, float, str))}
+            self.accelerator.init_trackers(args.tracker_project_name, config=config)
+
+    def _report(self, report: dict[str, float], progress: tqdm) -> None:
+        progress.update()
+        progress.set_postfix(
+            loss=f"{report['loss']:.4f}",
+            lr=f"{report['lr']:.2e}",
+            samples_s=f"{report['samples_per_second']:.2f}",
+            skipped=report["skipped"],
+        )
+        self.accelerator.log({f"train/{name}": value for name, value in report.items()}, step=self.step)
+        if self.accelerator.is_main_process:
+            with (self.args.output_dir / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": self.step, **report}) + "\n")
+
+    @torch.no_grad()
+    def _validate(self) -> None:
+        """With the averaged weights, where they are kept. The other processes wait."""
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            with self._averaged():
+                self.model.eval()
+                self.validation.run(self.pipe, self.accelerator, self.step)
+                self.model.train()
+        self.accelerator.wait_for_everyone()
+
+    # What is kept
+
+    def _averaged(self):
+        return _Averaged(self.ema, self._local_parameters())
+
+    def _ema_file(self) -> str:
+        fsdp = self.accelerator.distributed_type == DistributedType.FSDP
+        return EMA_SHARD.format(self.accelerator.process_index) if fsdp else EMA
+
+    def _write_state(self, folder: Path) -> None:
+        """Everything that an exact resume needs."""
+        accelerator, records = self.accelerator, self.records
+        accelerator.save_state(str(folder))
+        data = {"batches": records.batches, "skipped": self.skipped, "streams": records.states}
+        write_json(folder / DATA.format(accelerator.process_index), data)
+        if accelerator.is_main_process:
+            state = {
+                "step": self.step,
+                "args": _as_json(self.args),
+                "configs": configs_of(self.pipe, trained_names(self.args)),
+                "num_processes": accelerator.num_processes,
+            }
+            write_json(folder / STATE, state)
+            torch.save(self.strategy.state_dict(), folder / STRATEGY)
+        if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
+            torch.save(self.ema.state_dict(), folder / self._ema_file())
+
+    def _resume(self) -> None:
+        args, accelerator = self.args, self.accelerator
+        if args.resume_from_checkpoint is None:
+            return
+        folder = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+        if folder is None:
+            accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
+            return
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        check_resumed(_as_json(args), state["args"])
+        check_configs(configs_of(self.pipe, trained_names(args)), state["configs"])
+        if accelerator.num_processes != state["num_processes"]:
+            raise ValueError(
+                f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not"
+                f" {accelerator.num_processes}"
+            )
+        accelerator.load_state(str(folder))
+        self.step = state["step"]
+        data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
+        self.skipped = data["skipped"]
+        self.records.batches = data["batches"]
+        self.records.states = {int(stream): position for stream, position in data["streams"].items()}
+        self.strategy.load_state_dict(torch.load(folder / STRATEGY, weights_only=True))
+        if self.ema is not None:
+            device = self.ema.shadow_params[0].device
+            self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
+        if accelerator.is_main_process:
+            _cut_log(args.output_dir / LOG, self.step)
+        accelerator.print(f"resumed from {folder} at step {self.step}")
+
+    def _save_model(self) -> None:
+        """The whole pipeline, with the averaged weights where they are kept."""
+        accelerator, args = self.accelerator, self.args
+        with self._averaged():
+            state_dict = accelerator.get_state_dict(self.model)
+            if accelerator.is_main_process:
+                export_pipeline(args, self.pipe, trained_names(args), state_dict, args.output_dir / LOG)
+        if accelerator.is_main_process and args.push_to_hub:
+            push_to_hub(args)
+        accelerator.wait_for_everyone()
+
+
+class _Averaged:
+    """The averaged weights in the place of the last ones."""
+
+    def __init__(self, ema: EMAModel | None, parameters: list[torch.Tensor]):
+        self.ema = ema
+        self.parameters = parameters
+
+    def __enter__(self) -> None:
+        if self.ema is not None:
+            self.ema.store(self.parameters)
+            self.ema.copy_to(self.parameters)
+
+    def __exit__(self, *error: object) -> None:
+        if self.ema is not None:
+            self.ema.restore(self.parameters)
+
+
+def build_accelerator(args: argparse.Namespace) -> Accelerator:
+    """As the command line and `accelerate launch` say."""
+    set_seed(args.seed)
+    accelerator = Accelerator(
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        mixed_precision=args.mixed_precision,
+        log_with=None if args.report_to == "none" else args.report_to,
+        project_config=ProjectConfiguration(str(args.output_dir), logging_dir=str(args.output_dir / args.logging_dir)),
+        # Encoders have layers whose outputs are not used.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(trained_names(args)) > 2)],
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        # Otherwise read off a data loader, which accelerate is not given here.
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = args.train_batch_size
+        # DeepSpeed clips by itself.
+        config["gradient_clipping"] = args.max_grad_norm
+    if accelerator.is_fsdp2 and half_dtype(accelerator) is not None:
+        # Weights are gathered in half precision; the rest is as it is under autocast elsewhere: gradients are summed in
+        # float32, and times and rotations stay in float32.
+        accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=half_dtype(accelerator), reduce_dtype=torch.float32, cast_forward_inputs=False
+        )
+    if args.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    return accelerator
+
+
+def half_dtype(accelerator: Accelerator) -> torch.dtype | None:
+    """Of mixed precision, `None` without."""
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+
+
+def _as_json(args: argparse.Namespace) -> dict[str, Any]:
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    values.pop("hub_token", None)
+    return values
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Leave out the steps that are taken again."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")

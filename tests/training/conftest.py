@@ -1,0 +1,52 @@
+import json
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState, PartialState
+
+from audiox_diffusers.scenes import write_scenes
+from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.training import Trainer, parse_args
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """A folder with the small model."""
+    folder = tmp_path_factory.mktemp("small") / "audiox-small"
+    create_small_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory) -> Path:
+    """A folder with seven clips of two seconds, captioned."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seconds=2.0, fps=10, size=32)
+
+
+@pytest.fixture
+def train(small_model, scenes, tmp_path):
+    """
+    Train in this process: `train(output, steps, *options)` -> the losses of the run, by step. Options that are given
+    come after the usual ones, and so replace them.
+    """
+
+    def run(output: str, steps: int, *options: object) -> dict[int, float]:
+        for state in (AcceleratorState, PartialState, GradientState):
+            state._reset_state()
+        usual = {
+            "--pretrained_model_name_or_path": small_model,
+            "--dataset": scenes,
+            "--output_dir": tmp_path / output,
+            "--max_train_steps": steps,
+            "--train_batch_size": 2,
+            "--learning_rate": 1e-3,
+            "--checkpointing_steps": 1000,
+            "--dataloader_num_workers": 0,
+            "--shuffle_buffer_size": 4,
+        }
+        arguments = [str(word) for pair in usual.items() for word in pair]
+        Trainer(parse_args([*arguments, *map(str, options)])).train()
+        lines = (tmp_path / output / "log.jsonl").read_text().splitlines()
+        return {report["step"]: report["loss"] for report in map(json.loads, lines)}
+
+    return run

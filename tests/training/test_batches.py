@@ -1,0 +1,454 @@
+"""From records to what the networks are given, for models of every kind."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from audiox_diffusers import (
+    AudioXConditioner,
+    AudioXMMTransformer2DModel,
+    AudioXPipeline,
+    SynchformerVisionModel,
+)
+from audiox_diffusers.media import save_audio, save_video
+from audiox_diffusers.small_model import HOP_LENGTH, LATENT_CHANNELS, NUM_FRAMES, create_small_pipeline
+from audiox_diffusers.training.batches import Batch, BatchMaker, Sample
+from audiox_diffusers.training.encoding import RecordEncoder
+from audiox_diffusers.training.masking import MaskingConfig, Plan
+from audiox_diffusers.training.model import AudioXTrainingModel
+from audiox_diffusers.training.records import Record, RecordReader, WindowSpec
+from audiox_diffusers.training.streaming import RowKey
+
+VIDEO_PROMPT = "a picture"
+WINDOW = NUM_FRAMES * HOP_LENGTH
+NO_MASKS = MaskingConfig(mask_text_rate=0.0, mask_video_rate=0.0)
+KINDS = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
+
+
+def build(kind: str) -> AudioXPipeline:
+    """The small model with audio prompts of this kind; the later kinds come with Synchformer, one with fusion."""
+    pipe = create_small_pipeline()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        if kind != "audio_autoencoder":
+            later = {"audio_type": kind, "num_sync_tokens": 48, "num_audio_tokens": 20, "num_mels": 20}
+            if kind == "audio_autoencoder_v2":
+                later |= {"num_fusion_experts": 2, "num_fusion_heads": 2, "num_fusion_layers": 1}
+                pipe.transformer = AudioXMMTransformer2DModel(
+                    sample_size=NUM_FRAMES,
+                    in_channels=LATENT_CHANNELS,
+                    num_layers=1,
+                    num_attention_heads=2,
+                    attention_head_dim=16,
+                    cross_attention_input_dim=64,
+                    num_context_tokens=16 + 128 + 20,
+                    time_proj_dim=16,
+                    ff_inner_dim=32,
+                )
+            pipe.conditioner = AudioXConditioner(**{**pipe.conditioner.config, **later})
+            pipe.sync_encoder = SynchformerVisionModel(
+                image_size=8,
+                patch_size=4,
+                num_frames=4,
+                hidden_size=64,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                segment_stride=2,
+            )
+        # Fresh networks are zero in places where a fault would not show.
+        for module in (pipe.conditioner, pipe.transformer, pipe.sync_encoder):
+            for parameter in () if module is None else module.parameters():
+                if parameter.min() == parameter.max():
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+    for component in (pipe.conditioner, pipe.transformer, pipe.sync_encoder):
+        if component is not None:
+            component.eval()
+    return pipe
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def any_encoder(request) -> RecordEncoder:
+    return RecordEncoder(build(request.param), torch.device("cpu"), VIDEO_PROMPT)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> RecordEncoder:
+    return RecordEncoder(build("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> dict[str, str]:
+    folder, generator = tmp_path_factory.mktemp("media"), np.random.default_rng(0)
+    for name in ("target", "before"):
+        save_audio(folder / f"{name}.wav", 0.1 * generator.standard_normal(WINDOW).astype(np.float32), 8000)
+    frames = np.zeros((50, 32, 48, 3), np.uint8)
+    for index, frame in enumerate(frames):
+        frame[8:24, index // 2 : index // 2 + 12] = 250
+    save_video(folder / "clip.mp4", frames, fps=25)
+    Image.fromarray(generator.integers(0, 255, (40, 30, 3), np.uint8)).save(folder / "picture.png")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample]:
+    """One sample of a row that has everything, with this plan."""
+    columns = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt")}
+    row = {
+        "audio": media["target.wav"],
+        "video": media["clip.mp4"],
+        "image": media["picture.png"],
+        "audio_prompt": media["before.wav"],
+        "caption": ["a bell", "it rings", "far away"],
+    }
+    reader = RecordReader(WindowSpec.of(encoder.pipe), columns, MaskingConfig(), "start", 1.0, 0)
+    record = reader.read(RowKey(0, 0, 0, 0), row, everything=True)
+    (encoded,) = encoder.encode([record])
+    return [Sample(record.key, plan(**chosen), encoded, replace(record, plan=plan(**chosen)))]
+
+
+def plan(**chosen) -> Plan:
+    nothing = dict(task="text", text=False, caption=0.0, video=False, image=False, audio=None, audio_span=None)
+    return Plan(**{**nothing, "drop_context": False, **chosen})
+
+
+PLANS = {
+    "nothing": {},
+    "text": {"text": True, "caption": 0.5},
+    "video": {"video": True},
+    "text and video": {"text": True, "video": True},
+    "image": {"image": True},
+    "inpainting": {"text": True, "audio": "target", "audio_span": (0.25, 0.6)},
+    "completion": {"video": True, "audio": "previous"},
+    "no context": {"text": True, "video": True, "drop_context": True},
+}
+
+
+@pytest.fixture(scope="module")
+def samples(any_encoder, media) -> dict[str, Sample]:
+    """Of every plan, each with a key of its own."""
+    made = {}
+    for number, (name, chosen) in enumerate(PLANS.items()):
+        (sample,) = read(any_encoder, media, **chosen)
+        made[name] = replace(sample, key=RowKey(0, 0, 0, number))
+    return made
+
+
+def maker(encoder: RecordEncoder, masking: MaskingConfig = NO_MASKS, seed: int = 0) -> BatchMaker:
+    config = encoder.pipe.conditioner.config
+    return BatchMaker(config, (LATENT_CHANNELS, NUM_FRAMES), encoder.absent(), masking, seed, torch.device("cpu"))
+
+
+def row(batch: Batch, number: int) -> dict[str, torch.Tensor]:
+    """All tensors of one item."""
+    tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
+    return {name: value[number] for name, value in {**tensors, **batch.embeds}.items()}
+
+
+@torch.no_grad()
+def predict(encoder: RecordEncoder, batch: Batch, trained=()) -> torch.Tensor:
+    timestep = torch.linspace(0.2, 0.9, len(batch.latents))
+    return AudioXTrainingModel(encoder, trained)(batch.noise, timestep, batch)
+
+
+# What a batch holds
+
+
+def test_shapes(any_encoder, samples):
+    batch = maker(any_encoder).make(list(samples.values()))
+    config = any_encoder.pipe.conditioner.config
+    shapes = {
+        "latents": (LATENT_CHANNELS, NUM_FRAMES),
+        "noise": (LATENT_CHANNELS, NUM_FRAMES),
+        "text_mask": (128,),
+        "video_mask": (10, 17),
+        "context_mask": (),
+        "audio_noise": (LATENT_CHANNELS, NUM_FRAMES),
+        "text_embeds": (128, 64),
+        "video_embeds": (10, 17, 64),
+    }
+    if config.num_sync_tokens is not None:
+        shapes["sync_embeds"] = (48, 64)
+    if config.audio_type == "mel_spec":
+        shapes["audio_waveform"] = (1, WINDOW)
+    else:
+        shapes["audio_latents"] = (LATENT_CHANNELS, NUM_FRAMES)
+    assert {name: tuple(value.shape) for name, value in row(batch, 0).items()} == shapes
+    assert all(value.dtype == torch.float32 for value in row(batch, 0).values())
+    assert all(value.isfinite().all() for number in range(len(samples)) for value in row(batch, number).values())
+    assert batch.samples == list(samples.values())
+
+
+@torch.no_grad()
+def test_the_context_is_that_of_the_pipeline(any_encoder, samples, media):
+    """What a sample is trained with is what a user gets who gives the same prompts."""
+    pipe = any_encoder.pipe
+    asked = {
+        "text": {"prompt": "it rings"},
+        "video": {"prompt": VIDEO_PROMPT, "video": media["clip.mp4"]},
+        "text and video": {"prompt": "a bell", "video": media["clip.mp4"]},
+        "image": {"prompt": VIDEO_PROMPT, "image": media["picture.png"]},
+        "completion": {"prompt": VIDEO_PROMPT, "video": media["clip.mp4"], "audio": media["before.wav"]},
+        "nothing": {"prompt": ""},
+    }
+    batch = maker(any_encoder).make([samples[name] for name in asked])
+    contexts = pipe.conditioner(**batch.embeds).condition_embeds
+    for context, options in zip(contexts, asked.values(), strict=True):
+        (expected,) = pipe.encode_conditions(**options)
+        # Frames are kept in 8 bits, and the VAE's posterior has a standard deviation of 1e-4.
+        assert (context - expected).abs().max() < 0.01 * expected.abs().max()
+    spread = (contexts[:, None] - contexts[None]).abs().amax((2, 3)) + torch.eye(len(contexts))
+    assert spread.min() > 0.05, "all of them differ"
+
+
+def test_what_stands_for_absence(any_encoder, samples):
+    pipe = any_encoder.pipe
+    batch = row(maker(any_encoder).make([samples["nothing"]]), 0)
+    assert not batch["video_embeds"].any()
+    assert "sync_embeds" not in batch or not batch["sync_embeds"].any()
+    if pipe.conditioner.config.audio_type == "audio_autoencoder":
+        assert not batch["audio_latents"].any()
+    elif pipe.conditioner.config.audio_type == "audio_autoencoder_v2":
+        with torch.no_grad():
+            silence = pipe.vae.encode(torch.zeros(1, 1, WINDOW)).latent_dist.mode()[0]
+        assert torch.equal(batch["audio_latents"], silence)
+    else:
+        assert not batch["audio_waveform"].any()
+
+
+@torch.no_grad()
+def test_learned_tokens_take_the_place_of_what_is_absent(any_encoder, samples):
+    pipe = any_encoder.pipe
+    output = pipe.conditioner(**maker(any_encoder).make([samples["nothing"], samples["completion"]]).embeds)
+    empty = pipe.conditioner.video_proj.empty_embedding[0]
+    assert torch.equal(output.video_tokens[0], empty) and not torch.equal(output.video_tokens[1], empty)
+    if pipe.conditioner.config.audio_type == "audio_autoencoder":
+        empty = pipe.conditioner.audio_proj.empty_embedding[0]
+        assert torch.equal(output.audio_tokens[0], empty) and not torch.equal(output.audio_tokens[1], empty)
+
+
+def test_choice_of_the_text(encoder, media):
+    texts = {name: encoder.texts([name])[0] for name in ("a bell", "it rings", "far away", VIDEO_PROMPT, "")}
+    for chosen, text in (
+        ({"text": True, "caption": 0.0}, "a bell"),
+        ({"text": True, "caption": 0.34}, "it rings"),
+        ({"text": True, "caption": 0.99}, "far away"),
+        ({"text": True, "caption": 0.99, "video": True}, "far away"),
+        ({"video": True}, VIDEO_PROMPT),
+        ({"image": True}, VIDEO_PROMPT),
+        ({"video": True, "audio": "target", "audio_span": (0.2, 0.5)}, VIDEO_PROMPT),
+        ({"audio": "target", "audio_span": (0.2, 0.5)}, ""),
+        ({"audio": "previous"}, ""),
+        ({}, ""),
+    ):
+        embeds = maker(encoder).make(read(encoder, media, **chosen)).embeds["text_embeds"][0]
+        torch.testing.assert_close(embeds, texts[text])
+    assert not texts[""].isclose(texts[VIDEO_PROMPT]).all()
+
+
+def test_the_video_or_the_picture(any_encoder, samples):
+    for name in ("video", "image"):
+        batch = row(maker(any_encoder).make([samples[name]]), 0)
+        encoded = samples[name].encoded
+        assert torch.equal(batch["video_embeds"], getattr(encoded, f"{name}_embeds"))
+        if "sync_embeds" in batch:
+            assert torch.equal(batch["sync_embeds"], getattr(encoded, f"{name}_sync_embeds"))
+
+
+def test_the_silenced_span_of_inpainting(any_encoder, samples):
+    batch = row(maker(any_encoder).make([samples["inpainting"]]), 0)
+    if any_encoder.reads_waveforms:
+        prompt, whole, silence = batch["audio_waveform"], samples["inpainting"].record.waveform, torch.zeros(1, WINDOW)
+    else:
+        prompt, whole, silence = batch["audio_latents"], batch["latents"], any_encoder.absent().silence
+    length = prompt.shape[1]
+    span = slice(round(0.25 * length), round(0.6 * length))
+    assert torch.equal(prompt[:, span], silence[:, span])
+    for rest in (slice(0, span.start), slice(span.stop, None)):
+        assert torch.equal(prompt[:, rest], whole[:, rest])
+        assert not torch.equal(prompt[:, rest], silence[:, rest])
+
+
+def test_completion_is_given_the_sound_before(any_encoder, samples):
+    batch = row(maker(any_encoder).make([samples["completion"]]), 0)
+    before = samples["completion"].record.previous
+    if any_encoder.reads_waveforms:
+        assert torch.equal(batch["audio_waveform"], before)
+    else:
+        with torch.no_grad():
+            posterior = any_encoder.pipe.vae.encode(before[None]).latent_dist
+        expected = posterior.mean[0] + posterior.std[0] * batch["audio_noise"]
+        torch.testing.assert_close(batch["audio_latents"], expected)
+
+
+def test_a_prompt_that_is_shorter_than_the_window(media):
+    pipe = create_small_pipeline()
+    config = {**pipe.conditioner.config, "num_audio_latents": 50, "audio_prompt_samples": 50 * HOP_LENGTH}
+    pipe.conditioner = AudioXConditioner(**config)
+    shorter = RecordEncoder(pipe, torch.device("cpu"), VIDEO_PROMPT)
+    (sample,) = read(shorter, media, audio="target", audio_span=(0.2, 0.6))
+    batch = row(maker(shorter).make([sample]), 0)
+    assert batch["latents"].shape == (LATENT_CHANNELS, NUM_FRAMES) and batch["audio_latents"].shape == (
+        LATENT_CHANNELS,
+        50,
+    )
+    assert torch.equal(batch["audio_latents"][:, :10], batch["latents"][:, :10])
+    assert torch.equal(batch["audio_latents"][:, 30:], batch["latents"][:, 30:50])
+    (sample,) = read(shorter, media, audio="previous")
+    assert maker(shorter).make([sample]).embeds["audio_latents"].shape == (1, LATENT_CHANNELS, 50)
+
+
+# Draws
+
+
+def unit_posterior(sample: Sample) -> Sample:
+    """The sample with standard normal posteriors, which show their draws."""
+    shown = {"latent_mean": 0, "previous_mean": 0, "latent_std": 1, "previous_std": 1}
+    values = {name: torch.full_like(getattr(sample.encoded, name), value) for name, value in shown.items()}
+    return replace(sample, encoded=replace(sample.encoded, **values))
+
+
+def test_draws_are_of_the_posteriors_and_independent(encoder, media):
+    (sample,) = map(unit_posterior, read(encoder, media, audio="previous"))
+    batch = row(maker(encoder).make([sample]), 0)
+    assert torch.equal(batch["audio_latents"], batch["audio_noise"])
+    draws = torch.stack([batch[name].flatten() for name in ("latents", "noise", "audio_latents")])
+    assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.05
+    assert (draws.std(1) - 1).abs().max() < 0.03 and draws.mean(1).abs().max() < 0.03
+    inpainted = replace(sample, plan=plan(audio="target", audio_span=(0.0, 0.0)))
+    batch = row(maker(encoder).make([inpainted]), 0)
+    assert torch.equal(batch["audio_latents"], batch["latents"]), (
+        "the prompt is the target, and not another draw of it"
+    )
+    assert torch.equal(batch["audio_latents"], batch["audio_noise"])
+
+
+def test_draws_depend_on_the_key_and_the_seed_alone(encoder, media):
+    masking = MaskingConfig(mask_text_rate=0.5, mask_video_rate=0.5)
+    (sample,) = read(encoder, media, text=True)
+    names = ("latents", "noise", "text_mask", "video_mask")
+
+    def draws(sample: Sample, seed: int = 0) -> list[torch.Tensor]:
+        torch.manual_seed(len(sample.plan.task))
+        batch = row(maker(encoder, masking, seed).make([sample]), 0)
+        return [batch[name] for name in names]
+
+    first = draws(sample)
+    for chosen in PLANS.values():
+        again = draws(replace(sample, plan=plan(**{**chosen, "task": "completion"})))
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    keys = [RowKey(*(int(place == other) for place in range(4))) for other in range(4)]
+    others = [draws(replace(sample, key=key)) for key in keys] + [draws(sample, seed=1)]
+    for number, other in enumerate(others):
+        for one in [first, *others[:number]]:
+            assert not any(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_an_item_is_the_same_alone_and_in_a_batch(any_encoder, samples):
+    masking = MaskingConfig(mask_text_rate=0.3, mask_video_rate=0.3)
+    batch = maker(any_encoder, masking).make(list(samples.values()))
+    backwards = maker(any_encoder, masking).make(list(samples.values())[::-1])
+    together = predict(any_encoder, batch)
+    timesteps = torch.linspace(0.2, 0.9, len(samples))
+    for number, sample in enumerate(samples.values()):
+        alone = maker(any_encoder, masking).make([sample])
+        for other in (row(batch, number), row(backwards, -1 - number)):
+            assert all(torch.equal(value, other[name]) for name, value in row(alone, 0).items())
+        with torch.no_grad():
+            (single,) = AudioXTrainingModel(any_encoder)(alone.noise, timesteps[number : number + 1], alone)
+        torch.testing.assert_close(single, together[number], atol=1e-4, rtol=1e-4)
+
+
+def test_embeddings_in_half_precision(encoder, media):
+    """As frozen encoders give them, beside what is absent."""
+    half = RecordEncoder(build("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
+    for name in ("text_encoder", "image_encoder"):
+        getattr(half.pipe, name).to(torch.bfloat16)
+    chosen = ({"video": True}, {"text": True}, {})
+    batches = [maker(one).make([read(one, media, **each)[0] for each in chosen]) for one in (encoder, half)]
+    for name, expected in batches[0].embeds.items():
+        assert batches[1].embeds[name].dtype == torch.float32
+        assert (batches[1].embeds[name] - expected).abs().max() < 0.05 * expected.abs().max() + 1e-6
+    assert torch.equal(batches[0].latents, batches[1].latents)
+
+
+# The training model
+
+
+@torch.no_grad()
+def test_masks_zero_what_they_say(any_encoder, samples):
+    masking = MaskingConfig(mask_text_rate=0.4, mask_video_rate=0.4)
+    batch = maker(any_encoder, masking).make([samples["text and video"], samples["video"]])
+    given, conditioner = {}, any_encoder.pipe.conditioner
+    hook = conditioner.register_forward_pre_hook(lambda _, args, kwargs: given.update(kwargs), with_kwargs=True)
+    predict(any_encoder, batch)
+    hook.remove()
+    for name, mask in (("text_embeds", batch.text_mask), ("video_embeds", batch.video_mask)):
+        assert 0.2 < (mask == 0).float().mean() < 0.6
+        assert not given[name][mask == 0].any()
+        assert torch.equal(given[name][mask == 1], batch.embeds[name][mask == 1])
+        assert batch.embeds[name][mask == 0].any(), "what is masked was there"
+    for name in given.keys() & {"sync_embeds", "audio_latents", "audio_waveform"}:
+        assert torch.equal(given[name], batch.embeds[name])
+
+
+@torch.no_grad()
+def test_a_dropped_context_is_zero(any_encoder, samples):
+    pipe = any_encoder.pipe
+    batch = maker(any_encoder).make([samples["no context"], samples["text and video"]])
+    predicted = predict(any_encoder, batch)
+    context = pipe.conditioner(**batch.embeds).condition_embeds
+    timestep = torch.tensor([0.2, 0.9])
+    without = pipe.transformer(batch.noise, timestep, torch.zeros_like(context)).sample
+    full = pipe.transformer(batch.noise, timestep, context).sample
+    torch.testing.assert_close(predicted[0], without[0])
+    torch.testing.assert_close(predicted[1], full[1])
+    assert not torch.allclose(full[0], without[0], atol=1e-3)
+
+
+TRAINED = ("text_encoder", "image_encoder", "sync_encoder", "vae")
+
+
+def available(encoder: RecordEncoder) -> tuple[str, ...]:
+    """The encoders that can be trained."""
+    names = [name for name in TRAINED if getattr(encoder.pipe, name) is not None]
+    return tuple(name for name in names if name != "vae" or not encoder.reads_waveforms)
+
+
+def as_read(sample: Sample) -> Sample:
+    """With the caption that the plan chose alone, as it comes from a reader."""
+    record: Record = sample.record
+    captions = [record.captions[int(sample.plan.caption * len(record.captions))]] if sample.plan.text else []
+    return replace(sample, record=replace(record, captions=captions))
+
+
+def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
+    batch = maker(any_encoder).make([as_read(sample) for sample in samples.values()])
+    frozen = predict(any_encoder, batch)
+    for name in available(any_encoder):
+        trained = predict(any_encoder, batch, (name,))
+        for number, plan_name in enumerate(samples):
+            # What the VAE encodes has its span silenced before, and so differs where the span begins and ends.
+            tolerance = 0.1 if (name, plan_name) == ("vae", "inpainting") else 1e-4
+            torch.testing.assert_close(trained[number], frozen[number], atol=tolerance, rtol=tolerance)
+
+
+def test_gradients_reach_what_is_trained(any_encoder, samples):
+    batch = maker(any_encoder).make([as_read(sample) for sample in samples.values()])
+    names = available(any_encoder)
+    model = AudioXTrainingModel(any_encoder, names)
+    model(batch.noise, torch.full((len(samples),), 0.5), batch).pow(2).mean().backward()
+    for module in (model.transformer, model.conditioner, *(model.encoders[name] for name in names)):
+        parameters = module.encoder.parameters() if module is any_encoder.pipe.vae else module.parameters()
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in parameters)
+    assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"transformer", "conditioner", "encoders"}
+    model.zero_grad()
+
+
+def test_a_vae_without_part_in_the_prompts_is_not_trained(any_encoder):
+    if any_encoder.reads_waveforms:
+        with pytest.raises(ValueError, match="--train_vae: .* not through the VAE"):
+            AudioXTrainingModel(any_encoder, ("vae",))
+    else:
+        assert "vae" in AudioXTrainingModel(any_encoder, ("vae",)).encoders

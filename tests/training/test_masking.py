@@ -1,0 +1,291 @@
+import math
+from collections import Counter
+from itertools import chain, combinations
+
+import pytest
+import torch
+
+from audiox_diffusers.training.masking import (
+    TASKS,
+    MaskingConfig,
+    Plan,
+    draw_masks,
+    draw_plan,
+    mask_audio_latents,
+)
+
+EVERYTHING = frozenset({"caption", "video", "image", "previous"})
+SUBSETS = [frozenset(some) for some in chain.from_iterable(combinations(sorted(EVERYTHING), n) for n in range(5))]
+KEEP_ALL = dict.fromkeys(
+    ("drop_text_rate", "drop_video_rate", "drop_audio_rate", "drop_context_rate", "mask_text_rate", "mask_video_rate"),
+    0.0,
+)
+RATES = (*KEEP_ALL, "audio_mask_min", "audio_mask_max")
+DRAWS = 4000
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plans(config: MaskingConfig, available=EVERYTHING, task: str | None = None, count: int = DRAWS) -> list[Plan]:
+    """A plan for each seed."""
+    return [draw_plan(config, frozenset(available), seeded(seed), task) for seed in range(count)]
+
+
+def assert_share(hits: int, count: int, share: float) -> None:
+    """That so many of `count` independent draws are what a share of all brings, within four standard deviations."""
+    assert abs(hits - share * count) <= 4 * math.sqrt(share * (1 - share) * count), f"{hits} of {count}, not {share}"
+
+
+# What each task needs, and what it uses of everything: text, video, image, audio.
+NEEDS = {
+    "text": {"caption"},
+    "video": {"video"},
+    "text_video": {"caption", "video"},
+    "image": {"image"},
+    "inpainting": set(),
+    "completion": {"previous"},
+}
+USES = {
+    "text": (True, False, False, None),
+    "video": (False, True, False, None),
+    "text_video": (True, True, False, None),
+    "image": (True, False, True, None),
+    "inpainting": (True, True, False, "target"),
+    "completion": (True, True, False, "previous"),
+}
+
+
+def test_the_tasks():
+    assert TASKS == ("text", "video", "text_video", "image", "inpainting", "completion")
+
+
+@pytest.mark.parametrize("available", SUBSETS, ids="+".join)
+def test_the_tasks_that_are_possible(available):
+    possible = {task for task in TASKS if NEEDS[task] <= available}
+    assert {plan.task for plan in plans(MaskingConfig(), available, count=200)} == possible
+    for task in TASKS:
+        if task in possible:
+            assert draw_plan(MaskingConfig(), available, seeded(0), task).task == task
+        else:
+            missing = " and ".join(sorted(NEEDS[task]))
+            with pytest.raises(ValueError, match=f"`task` '{task}' needs {missing}"):
+                draw_plan(MaskingConfig(), available, seeded(0), task)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_uses(task):
+    for plan in plans(MaskingConfig(**KEEP_ALL), task=task, count=50):
+        assert (plan.text, plan.video, plan.image, plan.audio) == USES[task]
+        assert (plan.audio_span is not None) == (plan.audio == "target")
+        assert not plan.drop_context
+
+
+@pytest.mark.parametrize("available", SUBSETS, ids="+".join)
+def test_a_plan_uses_only_what_there_is(available):
+    for plan in plans(MaskingConfig(**KEEP_ALL), available, count=50):
+        text, video, image, audio = USES[plan.task]
+        assert plan.text == (text and "caption" in available)
+        assert plan.video == (video and "video" in available)
+        assert plan.image == (image and "image" in available)
+        assert plan.audio == audio
+
+
+def test_tasks_are_drawn_by_weight():
+    weights = {"text": 1.0, "video": 0.0, "text_video": 2.0, "image": 0.5, "inpainting": 4.0, "completion": 0.5}
+    drawn = Counter(plan.task for plan in plans(MaskingConfig(task_weights=weights)))
+    for task, weight in weights.items():
+        assert_share(drawn[task], DRAWS, weight / 8)
+
+
+def test_weights_among_the_possible_tasks():
+    weights = {"text": 1.0, "inpainting": 3.0, "completion": 100.0}
+    drawn = Counter(plan.task for plan in plans(MaskingConfig(task_weights=weights), {"caption", "video"}))
+    assert set(drawn) == {"text", "inpainting"}, "nor one that has no weight"
+    assert_share(drawn["text"], DRAWS, 1 / 4)
+
+
+def test_all_tasks_alike_by_default():
+    drawn = Counter(plan.task for plan in plans(MaskingConfig()))
+    for task in TASKS:
+        assert_share(drawn[task], DRAWS, 1 / 6)
+
+
+def test_a_task_that_is_given_needs_no_weight():
+    config = MaskingConfig(task_weights={"text": 1.0})
+    assert draw_plan(config, EVERYTHING, seeded(0), "completion").task == "completion"
+
+
+def test_no_task_is_possible():
+    config = MaskingConfig(task_weights={"text": 1.0, "image": 1.0})
+    with pytest.raises(ValueError, match="`task_weights` are 0 .* video, inpainting: the sample has video"):
+        draw_plan(config, frozenset({"video"}), seeded(0))
+    with pytest.raises(ValueError, match="the sample has sound alone"):
+        draw_plan(config, frozenset(), seeded(0))
+
+
+@pytest.mark.parametrize("task", ["music", "", 3, ["text"]])
+def test_unknown_task(task):
+    with pytest.raises(ValueError, match="`task` must be one of text, video, .*, got"):
+        draw_plan(MaskingConfig(), EVERYTHING, seeded(0), task)
+
+
+def test_modalities_are_dropped_at_their_rates():
+    config = MaskingConfig(drop_text_rate=0.1, drop_video_rate=0.3, drop_audio_rate=0.6, drop_context_rate=0.2)
+    drawn = plans(config, task="completion")
+    text, video, audio, context = (
+        [not plan.text for plan in drawn],
+        [not plan.video for plan in drawn],
+        [plan.audio is None for plan in drawn],
+        [plan.drop_context for plan in drawn],
+    )
+    for dropped, rate in ((text, 0.1), (video, 0.3), (audio, 0.6), (context, 0.2)):
+        assert_share(sum(dropped), DRAWS, rate)
+    # Independently: both at the product of the rates.
+    assert_share(sum(a and b for a, b in zip(text, video)), DRAWS, 0.03)
+    assert_share(sum(a and b for a, b in zip(video, audio)), DRAWS, 0.18)
+    assert_share(sum(a and b for a, b in zip(text, context)), DRAWS, 0.02)
+
+
+def test_pictures_are_dropped_at_the_rate_of_videos():
+    drawn = plans(MaskingConfig(drop_video_rate=0.3, drop_text_rate=0.0), task="image")
+    assert_share(sum(not plan.image for plan in drawn), DRAWS, 0.3)
+    assert all(plan.text for plan in drawn)
+
+
+def test_rates_of_one():
+    dropped = {name: 1.0 for name in KEEP_ALL if name.startswith("drop")}
+    for task in TASKS:
+        for plan in plans(MaskingConfig(**dropped), task=task, count=20):
+            assert not (plan.text or plan.video or plan.image)
+            assert plan.audio is None and plan.audio_span is None
+            assert plan.drop_context
+
+
+def test_span_of_the_audio_prompt():
+    config = MaskingConfig(drop_audio_rate=0.0, audio_mask_min=0.2, audio_mask_max=0.6)
+    spans = torch.tensor([plan.audio_span for plan in plans(config, task="inpainting")], dtype=torch.float64)
+    start, end = spans.unbind(1)
+    share = end - start
+    assert (start >= 0).all() and (end <= 1).all()
+    assert (share > 0.2 - 1e-9).all() and (share < 0.6 + 1e-9).all()
+    # Lengths are uniform, and so is the place of a span in the room that it has.
+    for uniform in ((share - 0.2) / 0.4, start / (1 - share)):
+        counts = torch.histc(uniform, 4, 0, 1).tolist()
+        for count in counts:
+            assert_share(count, DRAWS, 1 / 4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_span_of_one_length(share):
+    config = MaskingConfig(drop_audio_rate=0.0, audio_mask_min=share, audio_mask_max=share)
+    for plan in plans(config, task="inpainting", count=100):
+        start, end = plan.audio_span
+        assert end - start == pytest.approx(share)
+        assert 0 <= start <= end <= 1
+
+
+def test_choice_of_a_caption():
+    drawn = plans(MaskingConfig())
+    chosen = Counter(int(plan.caption * 5) for plan in drawn)
+    assert set(chosen) == set(range(5))
+    for number in range(5):
+        assert_share(chosen[number], DRAWS, 1 / 5)
+
+
+def test_a_plan_depends_on_the_seed_alone():
+    assert plans(MaskingConfig(), count=50) == plans(MaskingConfig(), count=50)
+    assert len({plan.caption for plan in plans(MaskingConfig(), count=50)}) == 50
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = draw_plan(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    again = draw_plan(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
+    assert again[0] == first[0] and torch.equal(again[1], first[1]) and torch.equal(again[2], first[2])
+
+
+def test_a_plan_takes_the_same_draws_whatever_it_is():
+    """So that what is drawn after, or beside, does not change with the task or another rate."""
+    config = MaskingConfig(drop_context_rate=0.5)
+    dropped = MaskingConfig(drop_text_rate=1.0, drop_video_rate=1.0, drop_audio_rate=1.0, drop_context_rate=0.5)
+    cases = [(config, EVERYTHING, task) for task in (None, *TASKS)]
+    cases += [(config, frozenset(), None), (dropped, EVERYTHING, None)]
+    for seed in range(20):
+        outcomes = set()
+        for case in cases:
+            generator = seeded(seed)
+            plan = draw_plan(*case[:2], generator, case[2])
+            outcomes.add((plan.caption, plan.drop_context, torch.rand((), generator=generator).item()))
+        assert len(outcomes) == 1
+
+
+def test_masks():
+    config = MaskingConfig(mask_text_rate=0.1, mask_video_rate=0.4)
+    masks = [draw_masks(config, seeded(seed), 16, 5, 7) for seed in range(500)]
+    text, video = (torch.stack(mask) for mask in zip(*masks))
+    assert text.shape == (500, 16) and video.shape == (500, 5, 7)
+    assert text.dtype == video.dtype == torch.float32
+    for mask, rate in ((text, 0.1), (video, 0.4)):
+        assert set(mask.unique().tolist()) == {0, 1}
+        assert_share(int((mask == 0).sum()), mask.numel(), rate)
+        # Every place on its own: no neighbour in the token or the frame tells of another.
+        assert_share(int(((mask[..., 1:] == 0) & (mask[..., :-1] == 0)).sum()), mask[..., 1:].numel(), rate**2)
+    assert_share(int(((video[:, 1:] == 0) & (video[:, :-1] == 0)).sum()), video[:, 1:].numel(), 0.16)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_masks_at_the_ends_of_the_rates(rate):
+    text, video = draw_masks(MaskingConfig(mask_text_rate=rate, mask_video_rate=1 - rate), seeded(0), 64, 16, 16)
+    assert text.unique().tolist() == [1 - rate]
+    assert video.unique().tolist() == [rate]
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        ((0.0, 1.0), [0] * 10),
+        ((0.3, 0.3), list(range(1, 11))),
+        ((0.26, 0.74), [1, 2, 3, 0, 0, 0, 0, 8, 9, 10]),
+        ((0.5, 1.0), [1, 2, 3, 4, 5, 0, 0, 0, 0, 0]),
+    ],
+)
+def test_mask_audio_latents(span, expected):
+    latents = torch.stack((torch.arange(1.0, 11), -torch.arange(1.0, 11)))
+    silence = torch.zeros(2, 10)
+    assert mask_audio_latents(latents, silence, span).tolist() == [expected, [-value for value in expected]]
+    assert latents[0].tolist() == list(range(1, 11)), "what is given stays as it is"
+
+
+def test_the_masked_span_is_that_of_silence_in_its_place():
+    latents, silence = torch.zeros(1, 4), torch.tensor([[1.0, 2, 3, 4]])
+    assert mask_audio_latents(latents, silence, (0.25, 0.75)).tolist() == [[0, 2, 3, 0]]
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
+def test_rates_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be in 0..1, got {value}"):
+        MaskingConfig(**{name: value})
+
+
+def test_rates_at_the_ends_of_the_range():
+    for value in (0.0, 1.0):
+        MaskingConfig(**dict.fromkeys(RATES, value))
+
+
+@pytest.mark.parametrize("weights", [{"music": 1.0}, {"text": -1.0}, {"text": math.inf}, {"text": math.nan}, {}])
+def test_weights_out_of_range(weights):
+    with pytest.raises(ValueError, match="`task_weights`"):
+        MaskingConfig(task_weights=weights)
+
+
+def test_weights_that_are_all_zero():
+    with pytest.raises(ValueError, match="`task_weights` must have a weight above 0"):
+        MaskingConfig(task_weights=dict.fromkeys(TASKS, 0.0))
+
+
+def test_audio_mask_min_above_max():
+    with pytest.raises(ValueError, match="`audio_mask_min` must be at most `audio_mask_max`, got 0.8 and 0.75"):
+        MaskingConfig(audio_mask_min=0.8)

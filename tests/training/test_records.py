@@ -1,0 +1,223 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from audiox_diffusers.media import save_audio, save_video
+from audiox_diffusers.training.masking import MaskingConfig
+from audiox_diffusers.training.records import BadRecord, RecordReader, WindowSpec
+from audiox_diffusers.training.streaming import RowKey
+
+SECONDS = 8.0
+SPEC = WindowSpec(
+    sampling_rate=8000,
+    channels=1,
+    num_samples=16000,
+    prompt_samples=8000,
+    seconds=2.0,
+    video_fps=5.0,
+    num_frames=10,
+    frame_size=32,
+    sync_fps=25.0,
+    num_sync_frames=50,
+    sync_size=16,
+)
+COLUMNS = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt", "task", "start", "end")}
+NO_DROPS = dict(drop_text_rate=0.0, drop_video_rate=0.0, drop_audio_rate=0.0)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> dict[str, str]:
+    """Sound whose level, and video whose brightness, tells the time."""
+    folder = tmp_path_factory.mktemp("media")
+    ramp = np.arange(int(SECONDS * 16000), dtype=np.float32) / 16000 / 10
+    save_audio(folder / "ramp.wav", np.stack([ramp, ramp]), 16000)
+    save_audio(folder / "short.wav", ramp[-8000:], 16000)
+    save_audio(folder / "silent.wav", ramp * 0, 16000)
+    levels = (20 + 25 * np.arange(int(SECONDS * 10)) / 10).astype(np.uint8)
+    frames = np.broadcast_to(levels[:, None, None, None], (len(levels), 32, 48, 3))
+    save_video(folder / "ramp.mp4", frames, np.stack([ramp, ramp]), 16000, fps=10)
+    save_video(folder / "black.mp4", frames * 0, np.stack([ramp, ramp]), 16000, fps=10)
+    (folder / "broken.mp4").write_bytes(b"this is no video")
+    Image.new("RGB", (40, 20), (255, 0, 128)).save(folder / "red.png")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+def reader(task=None, crop="start", columns=COLUMNS, **masking) -> RecordReader:
+    weights = {} if task is None else {"task_weights": {task: 1.0}}
+    return RecordReader(SPEC, columns, MaskingConfig(**{**NO_DROPS, **weights, **masking}), crop, 1.0, seed=0)
+
+
+def key(row=0, epoch=0) -> RowKey:
+    return RowKey(0, epoch, 0, row)
+
+
+def time_of(sample: torch.Tensor) -> float:
+    return sample.item() * 10
+
+
+def seconds_of(frames: torch.Tensor) -> list[float]:
+    return [(level - 20) / 25 for level in frames.float().mean(dim=(1, 2, 3)).tolist()]
+
+
+def test_the_window_is_of_the_seconds_asked_for(media):
+    record = reader("inpainting").read(key(), {"audio": media["ramp.wav"], "start": 3.0})
+    assert record.waveform.shape == (1, 16000)
+    assert time_of(record.waveform[0, 8000]) == pytest.approx(4.0, abs=0.01)
+    short = reader("inpainting").read(key(), {"audio": media["ramp.wav"], "start": 3.0, "end": 4.5})
+    assert time_of(short.waveform[0, 11900]) == pytest.approx(4.4875, abs=0.02)
+    assert not short.waveform[0, 12000:].any()
+
+
+def test_video_is_cut_to_the_same_seconds(media):
+    record = reader("video", crop="random").read(key(), {"video": media["ramp.mp4"]})
+    start = time_of(record.waveform[0, 4000]) - 0.5
+    assert 0 <= start <= SECONDS - 2
+    assert record.video.frames.shape == (10, 3, 32, 32) and record.video.frames.dtype == torch.uint8
+    assert record.video.sync_frames.shape == (50, 3, 16, 16)
+    # A frame is on screen for a tenth of a second, and the codec rounds its level.
+    for rate, frames in ((5, record.video.frames), (25, record.video.sync_frames)):
+        for index, second in enumerate(seconds_of(frames)):
+            assert second == pytest.approx(start + index / rate - 0.05, abs=0.15)
+
+
+def test_random_crops_change_with_the_epoch_and_stay_inside(media):
+    row = {"audio": media["ramp.wav"], "start": 1.0, "end": 5.0}
+    starts = [time_of(reader(crop="random").read(key(epoch=epoch), row).waveform[0, 800]) - 0.1 for epoch in range(12)]
+    assert len({round(start, 3) for start in starts}) == 12
+    assert min(starts) > 0.99 and max(starts) < 3.01
+
+
+def test_the_previous_sound_ends_where_the_window_begins(media):
+    row = {"audio": media["ramp.wav"]}
+    record = None
+    for epoch in range(20):
+        record = reader("completion", crop="random").read(key(epoch=epoch), row, everything=True)
+        if record.previous is not None:
+            break
+    start = time_of(record.waveform[0, 4000]) - 0.5
+    assert record.previous.shape == (1, 8000)
+    assert time_of(record.previous[0, -400]) == pytest.approx(start - 0.05, abs=0.02)
+
+
+def test_an_audio_prompt_of_its_own(media):
+    row = {"audio": media["ramp.wav"], "audio_prompt": media["short.wav"]}
+    record = reader("completion").read(key(), row)
+    assert record.plan.audio == "previous"
+    assert time_of(record.previous[0, 2000]) == pytest.approx(SECONDS - 0.25, abs=0.02)
+    assert not record.previous[0, 4000:].any()
+
+
+def test_a_picture(media):
+    record = reader("image").read(key(), {"audio": media["ramp.wav"], "image": media["red.png"]})
+    assert record.image.frames.shape == (1, 3, 32, 32) and record.image.sync_frames.shape == (1, 3, 16, 16)
+    assert record.image.frames[0, :, 5, 5].tolist() == [255, 0, 128]
+
+
+@pytest.mark.parametrize(
+    "caption, captions",
+    [
+        ("a ramp", ["a ramp"]),
+        (["one", " ", None, "two"], ["one", "two"]),
+        ([{"start": 0.0, "end": 2.0, "caption": "early"}, {"start": 4.0, "end": None, "caption": "late"}], ["late"]),
+        ([{"start": 1.0, "end": 3.5, "caption": "a"}, {"start": 3.0, "end": 9.0, "caption": "b"}], ["a", "b"]),
+        ("  ", []),
+        (None, []),
+    ],
+)
+def test_captions(media, caption, captions):
+    """Those that share some of the seconds 3 to 5."""
+    row = {"audio": media["ramp.wav"], "start": 3.0, "end": 5.0, "caption": caption}
+    assert reader("inpainting").read(key(), row, everything=True).captions == captions
+
+
+def test_one_of_several_captions_is_drawn(media):
+    row = {"audio": media["ramp.wav"], "caption": ["one", "two"]}
+    drawn = [reader("text").read(key(epoch=epoch), row).captions for epoch in range(20)]
+    assert {tuple(captions) for captions in drawn} == {("one",), ("two",)}
+
+
+def test_bytes_and_paths_are_the_same(media):
+    def stored(name):
+        with open(media[name], "rb") as file:
+            return {"bytes": file.read(), "path": None}
+
+    rows = (
+        {"video": media["ramp.mp4"], "image": media["red.png"]},
+        {"video": stored("ramp.mp4"), "image": stored("red.png")},
+        {"video": {"path": media["ramp.mp4"], "bytes": None}, "image": stored("red.png")["bytes"]},
+    )
+    first, *others = [reader(crop="random").read(key(), row, everything=True) for row in rows]
+    for other in others:
+        assert torch.equal(other.waveform, first.waveform)
+        assert torch.equal(other.video.frames, first.video.frames)
+        assert torch.equal(other.image.frames, first.image.frames)
+
+
+def test_dotted_columns(media):
+    columns = {"audio": "wav", "caption": "json.caption"}
+    row = {"wav": {"path": media["ramp.wav"], "bytes": None}, "json": {"caption": "a ramp"}}
+    assert reader("text", columns=columns).read(key(), row).captions == ["a ramp"]
+
+
+def test_only_what_is_needed_is_decoded(media):
+    row = {"audio": media["ramp.wav"], "video": media["broken.mp4"], "caption": "a ramp"}
+    record = reader("text").read(key(), row)
+    assert record.video is None and not record.broken
+    with pytest.raises(BadRecord, match="broken.mp4: not a media file"):
+        reader("video").read(key(), row)
+    everything = reader("video").read(key(), row, everything=True)
+    assert everything.video is None and "not a media file" in everything.broken["video"]
+
+
+def test_a_task_of_its_own(media):
+    row = {"audio": media["ramp.wav"], "caption": "a ramp", "task": "inpainting"}
+    record = reader("text").read(key(), row)
+    assert record.plan.task == "inpainting" and record.plan.audio == "target"
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ({"caption": "x"}, "neither audio nor video"),
+        ({"audio": "{short.wav}", "start": 0.2}, r"too short: 0\.30 s, needs 1 s"),
+        ({"audio": "{ramp.wav}", "start": 7.5}, "too short: 0.50 s"),
+        ({"audio": "{ramp.wav}", "start": 3.0, "end": 2.0}, "too short: 0.00 s"),
+        ({"audio": "{ramp.wav}", "start": -1.0}, "`start` must be seconds"),
+        ({"audio": "{ramp.wav}", "end": "late"}, "`end` must be seconds"),
+        ({"audio": "{silent.wav}"}, "is silent"),
+        ({"audio": "{broken.mp4}"}, "not a media file"),
+        ({"audio": "nowhere.wav"}, "nowhere.wav: no such file"),
+        ({"audio": 7}, "`audio` holds no media but int"),
+        ({"audio": {"bytes": b"", "path": None}}, "is empty"),
+        ({"audio": "{ramp.wav}", "caption": 7}, "`caption` must be text, got int: 7"),
+        ({"audio": "{ramp.wav}", "caption": ["a", 7]}, "`caption` must be text, got int: 7"),
+        ({"audio": "{ramp.wav}", "task": "sing"}, "'sing'"),
+        ({"audio": "{ramp.wav}", "task": "video"}, "'video' needs video"),
+        ({"audio": "{ramp.wav}", "video": "{black.mp4}", "task": "video"}, "black throughout"),
+    ],
+)
+def test_bad_records(media, row, reason):
+    def path(value):
+        return media[value[1:-1]] if isinstance(value, str) and value.startswith("{") else value
+
+    with pytest.raises(BadRecord, match=reason):
+        reader().read(key(), {name: path(value) for name, value in row.items()})
+
+
+def test_samples_that_are_not_numbers(media):
+    file = io.BytesIO()
+    samples = np.full(32000, np.nan, np.float32).tobytes()
+    header = b"RIFF" + (36 + len(samples)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")
+    form = (3).to_bytes(2, "little") + (1).to_bytes(2, "little") + (16000).to_bytes(4, "little")
+    form += (64000).to_bytes(4, "little") + (4).to_bytes(2, "little") + (32).to_bytes(2, "little")
+    file.write(header + form + b"data" + len(samples).to_bytes(4, "little") + samples)
+    with pytest.raises(BadRecord, match="NaN"):
+        reader().read(key(), {"audio": {"bytes": file.getvalue(), "path": "nan.wav"}})
+
+
+def test_no_task_is_possible(media):
+    with pytest.raises(BadRecord, match="task_weights"):
+        reader("image").read(key(), {"audio": media["ramp.wav"], "caption": "a ramp"})
