@@ -178,6 +178,7 @@ def working_folder(tmp_path_factory):
     create_random_pipeline().save_pretrained(folder / "audiox")
     # So that the documents may write .venv/bin/audiox as well as audiox.
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    (folder / "training").symlink_to(ROOT / "training", target_is_directory=True)
     return folder
 
 

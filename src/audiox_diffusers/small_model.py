@@ -18,10 +18,6 @@ SAMPLING_RATE = 8000
 # Samples between latent frames, and latent channels: one for each coefficient of a frame's transform.
 HOP_LENGTH = 128
 NUM_FRAMES = 125
-# Coefficients in each of the bands whose loudness is told, and the levels that it is compared with.
-BANDS = (2, 2, 2, 2, 3, 4, 5, 6, 8, 9, 10, 12, 13, 15, 17, 18)
-LEVELS = (0.1, 1.0)
-LATENT_CHANNELS = HOP_LENGTH + len(BANDS) * len(LEVELS)
 CONDITION_DIM = 64
 VIDEO_FPS = 5.0
 NUM_VIDEO_FRAMES = 10
@@ -29,10 +25,8 @@ IMAGE_SIZE = 32
 PATCH_SIZE = 8
 
 # The standard deviation of a coefficient at frequency `f` in Hz is about `_LEVEL / (1 + f / _KNEE)`.
-_LEVEL = 0.45
+_LEVEL = 0.3
 _KNEE = 500.0
-_LOUDNESS_MEAN, _LOUDNESS_STD = 0.15, 0.12
-_LOG_GAIN = 12.0
 # Stands for zero in weights: weight norm divides by the norm of each row.
 _NEXT_TO_NOTHING = 1e-12
 
@@ -54,7 +48,7 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
         pipe = AudioXPipeline(
             transformer=AudioXTransformer2DModel(
                 sample_size=NUM_FRAMES,
-                in_channels=LATENT_CHANNELS,
+                in_channels=HOP_LENGTH,
                 num_layers=2,
                 attention_head_dim=64,
                 num_attention_heads=4,
@@ -71,7 +65,7 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
                 num_temporal_layers=1,
                 num_temporal_heads=1,
                 video_fps=VIDEO_FPS,
-                latent_channels=LATENT_CHANNELS,
+                latent_channels=HOP_LENGTH,
                 num_audio_latents=NUM_FRAMES,
                 audio_prompt_samples=NUM_FRAMES * HOP_LENGTH,
             ),
@@ -102,27 +96,18 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
 @torch.no_grad()
 def create_lapped_vae() -> AudioXAutoencoderOobleck:
     """
-    A VAE without training, whose weights are set by hand.
-
-    The first 128 latent channels are a modified discrete cosine transform with sine windows (Princen, Johnson and
-    Bradley, 1987): a latent frame is the spectrum of 256 samples around 128 of its own, each channel divided by a
-    standard deviation that falls with the frequency. Overlapping halves cancel each other's aliasing, so that sounds
-    come back as they were, but for the first and last 64 samples.
-
-    The signs of these coefficients are as good as random, and their mean says nothing of a sound. The other 32 channels
-    say how loud it is in 16 bands: the mean of `sin^2(X / level)` over the coefficients `X` of a band in three frames,
-    which rises from 0 to 1/2 where they pass the level, for two levels. The decoder does not read them. They are what a
-    model learns first, and by which it makes up the coefficients.
-
+    A VAE without training. Its weights are set so that all it computes is a modified discrete cosine transform with
+    sine windows (Princen, Johnson and Bradley, 1987) and its inverse: a latent frame is the spectrum of 256 samples
+    around 128 of its own, each channel divided by a standard deviation that falls with the frequency. Overlapping
+    halves cancel each other's aliasing, so that sounds come back as they were, but for the first and last 64 samples.
     The posterior's standard deviation is 1e-4.
     """
-    num_copies = 1 + len(LEVELS)
     vae = AudioXAutoencoderOobleck(
         encoder_hidden_size=1,
         downsampling_ratios=[HOP_LENGTH],
-        channel_multiples=[num_copies * HOP_LENGTH],
+        channel_multiples=[HOP_LENGTH],
         decoder_channels=1,
-        decoder_input_channels=LATENT_CHANNELS,
+        decoder_input_channels=HOP_LENGTH,
         audio_channels=1,
         sampling_rate=SAMPLING_RATE,
     )
@@ -141,29 +126,16 @@ def create_lapped_vae() -> AudioXAutoencoderOobleck:
     basis = math.sqrt(2 / HOP_LENGTH) * window * waves
     frequency = coefficient / HOP_LENGTH * SAMPLING_RATE / 2
     scale = _LEVEL / (1 + frequency / _KNEE)
-    bands = torch.repeat_interleave(torch.eye(len(BANDS)) / torch.tensor(BANDS), torch.tensor(BANDS), dim=1)
 
-    encoder, decoder = vae.encoder, vae.decoder
-    encoder.conv1.weight.copy_(_delta(torch.ones(1, 1), 7))
-    encoder.block[0].conv1.weight.copy_(basis.repeat(num_copies, 1)[:, None])
-    for copy, level in enumerate(LEVELS, 1):
-        channels = slice(copy * HOP_LENGTH, (copy + 1) * HOP_LENGTH)
-        encoder.snake1.alpha[0, channels, 0] = -torch.log(level * scale)
-        # So large that x vanishes beside the sine.
-        encoder.snake1.beta[:, channels] = -_LOG_GAIN
-    loudness = torch.block_diag(*[bands] * len(LEVELS))
-    encoder.conv2.weight.fill_(_NEXT_TO_NOTHING)
-    encoder.conv2.weight[:HOP_LENGTH, :HOP_LENGTH, 1] += torch.diag(1 / scale)
-    encoder.conv2.weight[HOP_LENGTH:LATENT_CHANNELS, HOP_LENGTH:] = (
-        loudness[..., None] * math.exp(-_LOG_GAIN) / 3 / _LOUDNESS_STD
-    )
-    encoder.conv2.bias[HOP_LENGTH:LATENT_CHANNELS] = -_LOUDNESS_MEAN / _LOUDNESS_STD
-    encoder.conv2.bias[LATENT_CHANNELS:] = -20.0
+    vae.encoder.conv1.weight.copy_(_delta(torch.ones(1, 1), 7))
+    vae.encoder.block[0].conv1.weight.copy_(basis[:, None])
+    nothing = torch.full((HOP_LENGTH, HOP_LENGTH), _NEXT_TO_NOTHING)
+    vae.encoder.conv2.weight.copy_(_delta(torch.cat((torch.diag(1 / scale), nothing)), 3))
+    vae.encoder.conv2.bias[HOP_LENGTH:] = -20.0
 
-    decoder.conv1.weight.fill_(_NEXT_TO_NOTHING)
-    decoder.conv1.weight[:HOP_LENGTH, :HOP_LENGTH, 3] += torch.diag(scale)
-    decoder.block[0].conv_t1.weight.copy_(basis.repeat(num_copies, 1)[:, None])
-    decoder.conv2.weight.copy_(_delta(torch.ones(1, 1), 7))
+    vae.decoder.conv1.weight.copy_(_delta(torch.diag(scale), 7))
+    vae.decoder.block[0].conv_t1.weight.copy_(basis[:, None])
+    vae.decoder.conv2.weight.copy_(_delta(torch.ones(1, 1), 7))
     return vae
 
 

@@ -14,7 +14,13 @@ from audiox_diffusers import (
     SynchformerVisionModel,
 )
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.small_model import HOP_LENGTH, LATENT_CHANNELS, NUM_FRAMES, create_small_pipeline
+from audiox_diffusers.small_model import (
+    HOP_LENGTH,
+    LATENT_CHANNELS,
+    NUM_FRAMES,
+    SAMPLING_RATE,
+    create_small_pipeline,
+)
 from audiox_diffusers.training.batches import Batch, BatchMaker, Sample
 from audiox_diffusers.training.encoding import RecordEncoder
 from audiox_diffusers.training.masking import MaskingConfig, Plan
@@ -83,7 +89,8 @@ def encoder() -> RecordEncoder:
 def media(tmp_path_factory) -> dict[str, str]:
     folder, generator = tmp_path_factory.mktemp("media"), np.random.default_rng(0)
     for name in ("target", "before"):
-        save_audio(folder / f"{name}.wav", 0.1 * generator.standard_normal(WINDOW).astype(np.float32), 8000)
+        noise = 0.1 * generator.standard_normal(WINDOW).astype(np.float32)
+        save_audio(folder / f"{name}.wav", noise, SAMPLING_RATE)
     frames = np.zeros((50, 32, 48, 3), np.uint8)
     for index, frame in enumerate(frames):
         frame[8:24, index // 2 : index // 2 + 12] = 250
@@ -314,8 +321,8 @@ def test_draws_are_of_the_posteriors_and_independent(encoder, media):
     batch = row(maker(encoder).make([sample]), 0)
     assert torch.equal(batch["audio_latents"], batch["audio_noise"])
     draws = torch.stack([batch[name].flatten() for name in ("latents", "noise", "audio_latents")])
-    assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.05
-    assert (draws.std(1) - 1).abs().max() < 0.03 and draws.mean(1).abs().max() < 0.03
+    assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.06
+    assert (draws.std(1) - 1).abs().max() < 0.05 and draws.mean(1).abs().max() < 0.05
     inpainted = replace(sample, plan=plan(audio="target", audio_span=(0.0, 0.0)))
     batch = row(maker(encoder).make([inpainted]), 0)
     assert torch.equal(batch["audio_latents"], batch["latents"]), (
@@ -425,13 +432,14 @@ def as_read(sample: Sample) -> Sample:
 
 def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
     batch = maker(any_encoder).make([as_read(sample) for sample in samples.values()])
-    frozen = predict(any_encoder, batch)
+    frozen, heard = predict(any_encoder, batch), batch.samples[0].record.waveform.clone()
     for name in available(any_encoder):
         trained = predict(any_encoder, batch, (name,))
         for number, plan_name in enumerate(samples):
             # What the VAE encodes has its span silenced before, and so differs where the span begins and ends.
             tolerance = 0.1 if (name, plan_name) == ("vae", "inpainting") else 1e-4
             torch.testing.assert_close(trained[number], frozen[number], atol=tolerance, rtol=tolerance)
+    assert all(torch.equal(sample.record.waveform, heard) for sample in batch.samples)
 
 
 def test_gradients_reach_what_is_trained(any_encoder, samples):

@@ -14,46 +14,62 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 import audiox_diffusers
-from audiox_diffusers import AudioXPipeline
+from audiox_diffusers import AudioXConditioner, AudioXPipeline
 
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = sorted((ROOT / "training" / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "training" / "configs").glob("*.yaml"))
 
-# accelerate keeps FSDP2 from the CPU, where torch has it: it asks only whether there are several GPUs.
-FSDP_ON_CPU = """
+SCRIPT = """
+import os, sys
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
-PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
 from audiox_diffusers.training import main
-main()
+
+if "ACCELERATE_USE_FSDP" in os.environ:
+    # accelerate keeps FSDP2 from the CPU, where torch has it: it asks only whether there are several GPUs.
+    PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU
+main(sys.argv[1:])
 """
-OPTIONS = ["--train_batch_size", 1, "--gradient_accumulation_steps", 2, "--max_grad_norm", 0.1, "--use_ema"]
-OPTIONS += ["--ema_decay", 0.5]
+
+
+@pytest.fixture(scope="module")
+def fused_model(small_model, tmp_path_factory) -> Path:
+    """The small model with a fusion, whose gates are single numbers, and with as many audio tokens as it is told."""
+    pipe = AudioXPipeline.from_pretrained(small_model)
+    fusion = {"num_fusion_experts": 2, "num_fusion_heads": 2, "num_fusion_layers": 1}
+    config = {**pipe.conditioner.config, **fusion, "audio_type": "audio_autoencoder_v2", "num_audio_tokens": 8}
+    pipe.register_modules(conditioner=AudioXConditioner.from_config(config))
+    folder = tmp_path_factory.mktemp("fused") / "audiox-fused"
+    pipe.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
-def launch(small_model, scenes, tmp_path):
-    """Train in two processes: `launch(output, steps, *options, script=..., **environment)` -> losses by step."""
+def launch(fused_model, scenes, tmp_path):
+    """Train in two processes, with more in their environment."""
 
-    def run(output: str, steps: int, *options: object, script: Path, **environment: str) -> dict[int, float]:
+    def run(environment: dict[str, str], output: str, steps: int, *options: str) -> None:
         usual = {
-            "--pretrained_model_name_or_path": small_model,
+            "--pretrained_model_name_or_path": fused_model,
             "--dataset": scenes,
             "--output_dir": tmp_path / output,
             "--max_train_steps": steps,
             "--learning_rate": 1e-3,
-            "--checkpointing_steps": 2,
-            "--dataloader_num_workers": 1,
+            "--dataloader_num_workers": 0,
             "--shuffle_buffer_size": 4,
         }
+        script = tmp_path / "script.py"
+        script.write_text(SCRIPT)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", script]
-        command += [word for pair in usual.items() for word in pair]
+        words = [str(word) for word in (*command, *(word for pair in usual.items() for word in pair), *options)]
         environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", **environment}
-        subprocess.run([*map(str, command), *map(str, options)], env=environment, check=True, timeout=300)
-        lines = (tmp_path / output / "log.jsonl").read_text().splitlines()
-        return {report["step"]: report["loss"] for report in map(json.loads, lines)}
+        subprocess.run(words, env=environment, check=True, timeout=300)
 
     return run
+
+
+def losses(folder: Path) -> dict[int, float]:
+    lines = (folder / "log.jsonl").read_text().splitlines()
+    return {report["step"]: report["loss"] for report in map(json.loads, lines)}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -66,52 +82,55 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def fsdp_environment(config: str) -> dict[str, str]:
     """What `accelerate launch --config_file` tells the processes."""
-    values = load_config_from_file(str(ROOT / "training" / "configs" / config)).fsdp_config
+    (path,) = [path for path in CONFIGS if path.name == config]
+    values = load_config_from_file(str(path)).fsdp_config
     return {"ACCELERATE_USE_FSDP": "true", **{key.upper(): str(value) for key, value in values.items()}}
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does(train, launch, tmp_path):
-    """Also with FSDP2, and when it goes on from a checkpoint: losses, and the averaged weights that are saved."""
-    # One process with twice the accumulation and twice the workers draws the same samples in the same order.
-    twice = ["--gradient_accumulation_steps", 4, "--dataloader_num_workers", 2, "--checkpointing_steps", 2]
-    expected = train("one", 3, *OPTIONS, *twice)
-    assert len(expected) == 3
+def test_two_processes_train_as_one_does(train, launch, fused_model, tmp_path):
+    """With DDP, with FSDP2, and when FSDP2 goes on from a checkpoint: losses, and the averaged weights."""
+    options = ["--train_batch_size", "1", "--gradient_accumulation_steps", "2", "--checkpointing_steps", "2"]
+    options += ["--max_grad_norm", "0.1", "--use_ema", "--ema_decay", "0.5"]
+    fsdp = fsdp_environment("several_nodes.yaml")
+    launch({}, "ddp", 3, *options)
+    launch(fsdp, "fsdp", 2, *options)
+    launch(fsdp, "fsdp", 3, *options, "--resume_from_checkpoint", "latest")
+    # One process with twice the accumulation and a worker for each of the two takes the same samples.
+    twice = ["--gradient_accumulation_steps", 4, "--dataloader_num_workers", 2]
+    expected = train("one", 3, *options, *twice, "--pretrained_model_name_or_path", fused_model)
     expected_weights = weights(tmp_path / "one")
+    assert len(expected) == 3
+    for name in ("ddp", "fsdp"):
+        assert losses(tmp_path / name) == pytest.approx(expected, rel=1e-5)
+        for key, tensor in weights(tmp_path / name).items():
+            torch.testing.assert_close(tensor, expected_weights[key], rtol=0, atol=1e-5)
+    fusion = AudioXPipeline.from_pretrained(tmp_path / "fsdp").conditioner.fusion
+    assert fusion.bypass_gate_0.shape == ()
 
-    assert launch("ddp", 3, *OPTIONS, script=ROOT / "training" / "train_audiox.py") == pytest.approx(expected, rel=1e-5)
-    for key, tensor in weights(tmp_path / "ddp").items():
-        torch.testing.assert_close(tensor, expected_weights[key], rtol=0, atol=1e-5)
+    # Each process keeps the averages of its own shard.
+    whole = (tmp_path / "ddp" / "checkpoint-3" / "ema.bin").stat().st_size
+    shards = [(tmp_path / "fsdp" / "checkpoint-3" / f"ema-{process}.bin").stat().st_size for process in range(2)]
+    assert all(size < 0.6 * whole for size in shards)
+    assert sum(shards) == pytest.approx(whole, rel=0.05)
 
-    script = tmp_path / "fsdp.py"
-    script.write_text(FSDP_ON_CPU)
-    environment = fsdp_environment("several_nodes.yaml")
-    launch("fsdp", 2, *OPTIONS, script=script, **environment)
-    resume = ["--resume_from_checkpoint", "latest"]
-    losses = launch("fsdp", 3, *OPTIONS, *resume, script=script, **environment)
-    assert losses == pytest.approx(expected, rel=1e-5)
-    for key, tensor in weights(tmp_path / "fsdp").items():
-        torch.testing.assert_close(tensor, expected_weights[key], rtol=0, atol=1e-5)
-    AudioXPipeline.from_pretrained(tmp_path / "fsdp")
-    # Sharded, and each process with the averages of its shard.
-    checkpoint = tmp_path / "fsdp" / "checkpoint-3"
-    assert (checkpoint / "pytorch_model_fsdp_0" / ".metadata").exists()
-    assert all((checkpoint / f"ema-{process}.bin").stat().st_size < 6e6 for process in range(2))
+
+def test_there_are_configs():
+    assert [path.stem for path in CONFIGS] == ["deepspeed_zero2", "low_memory", "one_gpu", "one_node", "several_nodes"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_configs(path):
+def test_accelerate_reads_the_config(path):
     config = load_config_from_file(str(path))
-    assert path.read_text().startswith("# ")
     assert config.mixed_precision == "bf16"
     assert config.num_processes % config.num_machines == 0
 
-    # Keys that the launcher does not know would be passed over in silence.
+    # The launcher passes over keys that it does not know.
     options = {action.dest for action in launch_command_parser()._actions}
     assert not {*config.fsdp_config, *config.deepspeed_config} - options
-    for name in config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap", "").split(","):
-        assert not name or hasattr(audiox_diffusers, name)
+    for name in filter(None, config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap", "").split(",")):
+        assert hasattr(audiox_diffusers, name)
     if config.distributed_type == DistributedType.FSDP:
         assert config.fsdp_config["fsdp_version"] == 2
-        # The frozen encoders are not part of what FSDP hands out.
+        # It would leave the frozen encoders of transformers empty.
         assert config.fsdp_config["fsdp_cpu_ram_efficient_loading"] is False

@@ -136,7 +136,7 @@ def test_card(pipe, tmp_path):
     assert made.text.lstrip().startswith("# my-audiox\n")
     for said in (
         "from `someone/audiox`",
-        "makes up to 2 s of 1-channel sound at 8000 Hz",
+        f"makes up to 2 s of 1-channel sound at {pipe.vae.config.sampling_rate} Hz",
         'from_pretrained("my-audiox")',
         "- data: `someone/sounds` (1)",
         "- steps: 30",
@@ -170,11 +170,13 @@ def test_card_tells_nothing_of_the_machine(pipe, small_model, scenes, tmp_path):
         assert secret not in made.content
 
 
-def test_globs_are_no_datasets_of_the_hub(pipe, tmp_path, monkeypatch):
+def test_files_are_no_models_or_datasets_of_the_hub(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = card(pipe, tmp_path, "--dataset", "data/*.tar", "a/b/*.tar", "*.parquet")
-    assert made.data.datasets is None
-    assert "`*.tar` (1), `*.tar` (1), `*.parquet` (1)" in made.text
+    (tmp_path / "data" / "sounds").mkdir(parents=True)
+    options = ["--pretrained_model_name_or_path", "data/sounds"]
+    made = card(pipe, tmp_path, *options, "--dataset", "data/sounds", "data", "data/*.tar", "*.parquet")
+    assert made.data.base_model is None and made.data.datasets is None
+    assert "`sounds` (1), `data` (1), `*.tar` (1), `*.parquet` (1)" in made.text
 
 
 def test_losses_in_the_card(pipe, tmp_path):

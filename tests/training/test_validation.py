@@ -39,7 +39,7 @@ def media(tmp_path, scenes) -> Path:
     """A folder with a clip, a picture and a sound."""
     (tmp_path / "clip.mp4").write_bytes((scenes / "00000.mp4").read_bytes())
     Image.new("RGB", (40, 30), (255, 0, 128)).save(tmp_path / "red.png")
-    save_audio(tmp_path / "tone.wav", 0.3 * np.sin(np.arange(8000, dtype=np.float32)), SAMPLING_RATE)
+    save_audio(tmp_path / "tone.wav", 0.3 * np.sin(np.arange(WINDOW // 2, dtype=np.float32)), SAMPLING_RATE)
     return tmp_path
 
 

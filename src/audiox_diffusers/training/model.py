@@ -38,8 +38,7 @@ class AudioXTrainingModel(nn.Module):
         self.autocast_dtype = autocast_dtype
         self._encoder = encoder
         # What FSDP shards one by one where its config names nothing. accelerate refuses names that are not in the model.
-        networks = (self.transformer, self.conditioner, *self.encoders.values())
-        names = {name for network in networks for name in network._no_split_modules or ()}
+        names = {*self.transformer._no_split_modules, *self.conditioner._no_split_modules}
         self._no_split_modules = sorted(names & {type(module).__name__ for module in self.modules()})
 
     def forward(self, noised_latents: torch.Tensor, timestep: torch.Tensor, batch: Batch) -> torch.Tensor:

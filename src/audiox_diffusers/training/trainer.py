@@ -70,6 +70,11 @@ class Trainer:
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.sharded and args.validation_prompts is not None:
             raise ValueError("--validation_prompts needs whole weights; with FSDP and DeepSpeed leave it out")
+        if self.accelerator.distributed_type == DistributedType.FSDP and len(trained_names(args)) > 2:
+            # They encode the data too, outside of the step for which FSDP gathers them.
+            raise ValueError(f"--train_{trained_names(args)[2]} needs whole weights; with FSDP leave it out")
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
+            raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
 
@@ -132,6 +137,11 @@ class Trainer:
         self.strategy = build_strategy(args, self.pipe)
         self.strategy.prepare(accelerator)
         model = AudioXTrainingModel(self.encoder, trained_names(args)[2:], half_dtype(accelerator))
+        if accelerator.is_fsdp2:
+            # It refuses parameters without an axis to shard, such as the gates of the fusion. With one they do the same.
+            for parameter in model.parameters():
+                if parameter.dim() == 0:
+                    parameter.data = parameter.data[None]
         optimizer = build_optimizer(args, model, accelerator.num_processes)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Not prepared: accelerate would take a step of it for each process.

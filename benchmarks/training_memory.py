@@ -1,0 +1,155 @@
+"""
+Memory of training on paper, from the lists of the released tensors: no weights and no GPU are needed.
+
+Counted is what a GPU holds at the worst moment of a step, in GB (1e9 bytes), for batches of one sample: weights,
+gradients, AdamW's two moments and the moving average in float32; weights in bfloat16 as autocast copies or FSDP2
+gathers them; DDP's buckets, as large as the gradients; the frozen encoders in bfloat16 and the VAE in float32; and the
+activations that a step keeps for its backward pass. `RESERVE` stands for CUDA's context and what kernels and the
+allocator take, and is a guess.
+
+Activations are those of the blocks, which are nearly all. A block saves, in bytes a token of width d, with a
+feed-forward of width f, attention of width a and S context tokens of width c:
+
+- every LayerNorm, float32 under CUDA's autocast: its input, 4 d; a bfloat16 copy of its output for each layer that it
+  goes to, 2 d; where it is modulated, also the output, 4 d, and the factor, 2 d;
+- every attention: queries, keys, values and output, 2 a each, keys and values of context S / N as many; where they are
+  RMS-normalised, also the queries and keys before that;
+- a feed-forward: every tensor of its inside, 2 f each: four if gated, two otherwise;
+- AudioXMMTransformerBlock: its six modulations, their input and the two outputs that they gate, 2 d each.
+
+With gradient checkpointing a block of the transformer keeps its input, 2 d, and one block at a time the rest.
+
+"As it is" has --use_ema. "Saving memory" has --gradient_checkpointing and --cache_latents, no --use_ema, and
+--use_8bit_adam where FSDP2 does not hand out the optimizer. FSDP2 keeps whole gradients, 4 bytes a weight more, with
+--gradient_accumulation_steps above 1.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from model_sizes import components
+
+from audiox_diffusers.models.attention_audiox import AudioXEncoderBlock
+from audiox_diffusers.models.transformer_audiox import AudioXTransformerBlock
+from audiox_diffusers.models.transformer_audiox_mm import AudioXMMTransformerBlock
+
+GPUS = 8
+RESERVE = 2e9
+CARDS = (24, 48, 80)
+
+
+def encoder_block(tokens: int, d: int, a: int) -> int:
+    return tokens * ((4 + 6) * d + 8 * a + (4 + 2) * d + 4 * 4 * d)
+
+
+def dit_block(tokens: int, d: int, context: int) -> int:
+    return tokens * ((4 + 6) * d + 8 * d + (4 + 2) * d + 4 * d + (4 + 2) * d + 8 * 4 * d) + context * 4 * d
+
+
+def mmdit_block(tokens: int, d: int, f: int) -> int:
+    return tokens * ((10 + 6) * d + 12 * d + (10 + 4) * d + (2 + 12 + 4) * d + 8 * f)
+
+
+def activations(networks: dict[str, torch.nn.Module]) -> tuple[float, float]:
+    """Bytes of a sample, without and with gradient checkpointing of the transformer."""
+    config, conditioner = networks["transformer"].config, networks["conditioner"].config
+    tokens, dim = config.sample_size + 1, conditioner.condition_dim
+    width = config.num_attention_heads * config.attention_head_dim
+    if "ff_inner_dim" in config:
+        block = mmdit_block(tokens, width, config.ff_inner_dim)
+    else:
+        context = conditioner.num_video_tokens + conditioner.num_text_tokens + conditioner.num_audio_latents
+        block = dit_block(tokens, width, context)
+    places = conditioner.num_video_frames * conditioner.num_frame_tokens
+    rest = conditioner.num_temporal_layers * encoder_block(places, dim, 64 * conditioner.num_temporal_heads)
+    if conditioner.num_fusion_experts is not None:
+        rest += conditioner.num_fusion_layers * encoder_block(3 * conditioner.num_fusion_experts, dim, dim)
+    return rest + config.num_layers * block, rest + config.num_layers * 2 * tokens * width + block
+
+
+def setups(networks: dict[str, torch.nn.Module]) -> dict[str, tuple[float, float, float]]:
+    """By name: bytes a GPU holds besides activations and frozen networks, the same saving memory, bytes of the host."""
+    trained = [networks["transformer"], networks["conditioner"]]
+    p = sum(parameter.numel() for model in trained for parameter in model.parameters())
+    block = sum(parameter.numel() for parameter in networks["transformer"].transformer_blocks[0].parameters())
+    # Outside the blocks all weights stay gathered; of the blocks two do, and the gradients of one wait for the others.
+    gathered = 2 * (p - networks["transformer"].config.num_layers * block) + (2 * 2 + 4) * block
+    return {
+        # Weights, gradients, moments (2 bytes if in 8 bits), average (none), autocast's copies.
+        "one_gpu.yaml": ((4 + 4 + 8 + 4 + 2) * p, (4 + 4 + 2 + 2) * p, 0),
+        "one_node.yaml": ((4 + 4 + 8 + 4 + 2 + 4) * p, (4 + 4 + 2 + 2 + 4) * p, 0),
+        f"several_nodes.yaml, {GPUS} GPUs": (20 * p / GPUS + gathered, 16 * p / GPUS + gathered, 0),
+        f"low_memory.yaml, {GPUS} GPUs": (gathered, gathered, 20 * p),
+    }
+
+
+def table(release: str) -> None:
+    networks = components(release)
+    frozen = sum(
+        parameter.numel() * (4 if name == "vae" else 2)
+        for name, model in networks.items()
+        if name not in ("transformer", "conditioner")
+        for parameter in model.parameters()
+    )
+    plain, checkpointed = activations(networks)
+    print(f"\n{release}: frozen networks {frozen / 1e9:.1f} GB, activations of a sample {plain / 1e9:.2f} GB,"
+          f" with --gradient_checkpointing {checkpointed / 1e9:.2f} GB\n")  # fmt: skip
+    print("| config | as it is, GB | fits on | saving memory, GB | fits on | CPU, GB |\n|---|---|---|---|---|---|")
+    for name, (full, frugal, host) in setups(networks).items():
+        totals = (full + frozen + plain + RESERVE, frugal + checkpointed + RESERVE)
+        cells = [cell for total in totals for cell in (f"{total / 1e9:.1f}", card(total))]
+        print(f"| {name} | {' | '.join(cells)} | {host / 1e9:.0f} |")
+
+
+def card(total: float) -> str:
+    return next((f"{size} GB" for size in CARDS if total <= size * 1e9), "none")
+
+
+def saved_bytes(block: Callable, hidden_states: torch.Tensor) -> int:
+    """Bytes of the storages that autograd keeps, under autocast with CUDA's rule that a LayerNorm is float32."""
+    storages, layer_norm = {}, F.layer_norm
+
+    def layer_norm_in_float32(x, shape, weight=None, bias=None, eps=1e-5):
+        return layer_norm(x.float(), shape, weight, bias, eps)
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    F.layer_norm = layer_norm_in_float32
+    try:
+        with (
+            torch.autocast("cpu", torch.bfloat16),
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        ):
+            block(hidden_states)
+    finally:
+        F.layer_norm = layer_norm
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def check() -> None:
+    """Print measured / paper at a small size. What does not grow with the batch, such as weights, drops out."""
+    tokens, context, d, f = 120, 200, 256, 640
+    angles = (torch.zeros(tokens, 32),) * 2
+    # What all blocks are given is not counted: it does not grow with the batch here.
+    shared = torch.randn(2, context, d, dtype=torch.bfloat16, requires_grad=True)
+    dit, mmdit = AudioXTransformerBlock(d, 4, 2, 64, d, 4), AudioXMMTransformerBlock(d, 8, f)
+    blocks = {
+        encoder_block(tokens, d, 384): AudioXEncoderBlock(d, 6, 64),
+        dit_block(tokens, d, context): lambda x: dit(x, shared[: len(x)], angles),
+        mmdit_block(tokens, d, f): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
+    }
+    samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
+    ratios = []
+    for paper, block in blocks.items():
+        one, two = (saved_bytes(block, sample) for sample in samples)
+        ratios.append(f"{(two - one) / paper:.2f}")
+    print(f"activations, measured / paper: encoder block {ratios[0]}, DiT block {ratios[1]}, MMDiT block {ratios[2]}")
+
+
+if __name__ == "__main__":
+    check()
+    for release in ("audiox", "audiox-maf-mmdit"):
+        table(release)
