@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from audiox_diffusers import AudioXTransformer2DModel
 from audiox_diffusers.models.attention_audiox import AudioXAttention, AudioXAttnProcessor
+from audiox_diffusers.models.transformer_audiox import AudioXFourierEmbedding
 
 
 @pytest.fixture
@@ -449,3 +450,11 @@ def test_half_precision_is_close(transformer_case, inputs, run, close, tmp_path)
     output = run(half, inputs)
     assert output.dtype == torch.bfloat16
     close(output.float(), run(model, {name: tensor.float() for name, tensor in inputs.items()}), 0.05)
+
+
+def test_time_features_are_float32_under_autocast():
+    embed = AudioXFourierEmbedding(64)
+    timestep = torch.rand(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = embed(timestep)
+    assert torch.equal(features, embed(timestep))

@@ -25,7 +25,8 @@ class AudioXFourierEmbedding(nn.Module):
         self.weight = nn.Parameter(torch.randn(embedding_dim // 2, 1))
 
     def forward(self, timestep: torch.Tensor) -> torch.Tensor:
-        angles = 2.0 * math.pi * timestep.float()[:, None] @ self.weight.float().T
+        # Not a matrix product: autocast would compute that in half precision.
+        angles = 2.0 * math.pi * timestep.float()[:, None] * self.weight.float().T
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
