@@ -16,7 +16,6 @@ from audiox_diffusers import (
 from audiox_diffusers.media import save_audio, save_video
 from audiox_diffusers.small_model import (
     HOP_LENGTH,
-    LATENT_CHANNELS,
     NUM_FRAMES,
     SAMPLING_RATE,
     create_small_pipeline,
@@ -45,7 +44,7 @@ def build(kind: str) -> AudioXPipeline:
                 later |= {"num_fusion_experts": 2, "num_fusion_heads": 2, "num_fusion_layers": 1}
                 pipe.transformer = AudioXMMTransformer2DModel(
                     sample_size=NUM_FRAMES,
-                    in_channels=LATENT_CHANNELS,
+                    in_channels=HOP_LENGTH,
                     num_layers=1,
                     num_attention_heads=2,
                     attention_head_dim=16,
@@ -144,7 +143,7 @@ def samples(any_encoder, media) -> dict[str, Sample]:
 
 def maker(encoder: RecordEncoder, masking: MaskingConfig = NO_MASKS, seed: int = 0) -> BatchMaker:
     config = encoder.pipe.conditioner.config
-    return BatchMaker(config, (LATENT_CHANNELS, NUM_FRAMES), encoder.absent(), masking, seed, torch.device("cpu"))
+    return BatchMaker(config, (HOP_LENGTH, NUM_FRAMES), encoder.absent(), masking, seed, torch.device("cpu"))
 
 
 def row(batch: Batch, number: int) -> dict[str, torch.Tensor]:
@@ -166,12 +165,12 @@ def test_shapes(any_encoder, samples):
     batch = maker(any_encoder).make(list(samples.values()))
     config = any_encoder.pipe.conditioner.config
     shapes = {
-        "latents": (LATENT_CHANNELS, NUM_FRAMES),
-        "noise": (LATENT_CHANNELS, NUM_FRAMES),
+        "latents": (HOP_LENGTH, NUM_FRAMES),
+        "noise": (HOP_LENGTH, NUM_FRAMES),
         "text_mask": (128,),
         "video_mask": (10, 17),
         "context_mask": (),
-        "audio_noise": (LATENT_CHANNELS, NUM_FRAMES),
+        "audio_noise": (HOP_LENGTH, NUM_FRAMES),
         "text_embeds": (128, 64),
         "video_embeds": (10, 17, 64),
     }
@@ -180,7 +179,7 @@ def test_shapes(any_encoder, samples):
     if config.audio_type == "mel_spec":
         shapes["audio_waveform"] = (1, WINDOW)
     else:
-        shapes["audio_latents"] = (LATENT_CHANNELS, NUM_FRAMES)
+        shapes["audio_latents"] = (HOP_LENGTH, NUM_FRAMES)
     assert {name: tuple(value.shape) for name, value in row(batch, 0).items()} == shapes
     assert all(value.dtype == torch.float32 for value in row(batch, 0).values())
     assert all(value.isfinite().all() for number in range(len(samples)) for value in row(batch, number).values())
@@ -296,14 +295,14 @@ def test_a_prompt_that_is_shorter_than_the_window(media):
     shorter = RecordEncoder(pipe, torch.device("cpu"), VIDEO_PROMPT)
     (sample,) = read(shorter, media, audio="target", audio_span=(0.2, 0.6))
     batch = row(maker(shorter).make([sample]), 0)
-    assert batch["latents"].shape == (LATENT_CHANNELS, NUM_FRAMES) and batch["audio_latents"].shape == (
-        LATENT_CHANNELS,
+    assert batch["latents"].shape == (HOP_LENGTH, NUM_FRAMES) and batch["audio_latents"].shape == (
+        HOP_LENGTH,
         50,
     )
     assert torch.equal(batch["audio_latents"][:, :10], batch["latents"][:, :10])
     assert torch.equal(batch["audio_latents"][:, 30:], batch["latents"][:, 30:50])
     (sample,) = read(shorter, media, audio="previous")
-    assert maker(shorter).make([sample]).embeds["audio_latents"].shape == (1, LATENT_CHANNELS, 50)
+    assert maker(shorter).make([sample]).embeds["audio_latents"].shape == (1, HOP_LENGTH, 50)
 
 
 # Draws
