@@ -4,6 +4,9 @@ from pathlib import Path
 
 # Before anything reads it: no test reaches for the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# On CPUs with AMX, oneDNN computes a strided convolution from 8 to 16 channels wrong in bfloat16, as the small
+# checkpoints have one; those of the released sizes are right. Without AMX all are.
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_BF16"
 
 import pytest
 import torch
