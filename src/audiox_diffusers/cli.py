@@ -17,6 +17,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_features(commands)
     _add_convert(commands)
     _add_demo(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -144,6 +145,42 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
         description="Run everything once on a drawn video, with a small random model: the result is noise.",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
+
+
+def _add_bench(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "bench",
+        help="measure how well a model follows its prompts",
+        description="Let a model make sounds for scenes with known answers, and measure how often they are right.",
+    )
+    _add_model(parser)
+    parser.add_argument("--output", metavar="FOLDER", help="where to write bench.json (default: nowhere)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="of text, video, image, audio, silence, missing, vae (default: all; with --sweep: text video)",
+    )
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many (default: 3; with --sweep: 1)")
+    parser.add_argument("--count", type=int, metavar="N", help="items of each task (default: 40; with --sweep: 8)")
+    parser.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
+    parser.add_argument("--guidance", type=float, metavar="W", help="weight of the prompts (default: the model's own)")
+    parser.add_argument(
+        "--eta", type=float, metavar="E", help="noise added at each step, 0 to 1 (default: the scheduler's own)"
+    )
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="sounds made at a time (default: 16)")
+    parser.add_argument(
+        "--sounds",
+        metavar="FOLDER",
+        help="recorded sounds to use instead of synthesised ones, in files or folders named after their class, like bell",
+    )
+    parser.add_argument("--clips", metavar="FOLDER", help="sounds for the task vae (default: those of the scenes)")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="instead try guidance 1, 3, 7, steps 4, 10, 25, 100 and eta 0, 1: scores against time",
+    )
+    _add_placement(parser)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -48,7 +48,12 @@ MOST_CHANNELS = {"libmp3lame": 2, "libopus": 2}
 LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 
 
-def save_audio(path: str | os.PathLike, waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> None:
+def save_audio(
+    path: str | os.PathLike,
+    waveform: torch.Tensor | np.ndarray,
+    sampling_rate: int,
+    bit_rate: int | None = None,
+) -> None:
     """
     Write sound to a file, in the format its extension names.
 
@@ -61,15 +66,22 @@ def save_audio(path: str | os.PathLike, waveform: torch.Tensor | np.ndarray, sam
         waveform: Floating point, shape `[samples]` or `[channels, samples]` with 1 to 8 channels, in -1..1. What lies
             beyond is clipped, with a warning.
         sampling_rate: In Hz.
+        bit_rate: Of a lossy format, in bits a second; by default 192000 for MP3 and AAC, 128000 for Opus. Encoders
+            take the nearest one they know.
 
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError: The folder is missing, no folder, or not writable.
         IsADirectoryError: `path` is a folder.
         ValueError: The extension is unknown, `waveform` is empty, has another shape or type, or holds NaN or infinity,
-            the format cannot hold that many channels, or `sampling_rate` is not a whole number above 0.
+            the format cannot hold that many channels, `sampling_rate` is not a whole number above 0, or `bit_rate`
+            is not one, or given for a lossless format.
     """
     path = Path(path)
     muxer, codec = _format(path, AUDIO_FORMATS)
+    if bit_rate is not None:
+        check_positive("bit_rate", bit_rate)
+        if codec not in BIT_RATES:
+            raise ValueError(f"`bit_rate` is for lossy formats, got {bit_rate!r} for {path.suffix}")
     check_target(path)
     sound = _samples(waveform)
     rate = check_sampling_rate("sampling_rate", sampling_rate)
@@ -77,7 +89,7 @@ def save_audio(path: str | os.PathLike, waveform: torch.Tensor | np.ndarray, sam
     if len(sound) > most:
         raise ValueError(f"`waveform` has {len(sound)} channels, but {path.suffix} holds at most {most}")
     with replacing(path) as temporary, av.open(str(temporary), "w", format=muxer) as target:
-        for packet in _add_sound(target, codec, sound, rate):
+        for packet in _add_sound(target, codec, sound, rate, bit_rate):
             target.mux(packet)
 
 
@@ -180,7 +192,9 @@ def _samples(waveform: torch.Tensor | np.ndarray) -> np.ndarray:
     return sound
 
 
-def _add_sound(target: OutputContainer, codec: str, sound: np.ndarray, rate: int) -> Iterator[Packet]:
+def _add_sound(
+    target: OutputContainer, codec: str, sound: np.ndarray, rate: int, bit_rate: int | None = None
+) -> Iterator[Packet]:
     """Add a sound stream to `target`; gives its packets, to be muxed once all streams are there."""
     known_rates = av.Codec(codec, "w").audio_rates
     if known_rates and rate not in known_rates:
@@ -190,7 +204,7 @@ def _add_sound(target: OutputContainer, codec: str, sound: np.ndarray, rate: int
     layout = LAYOUTS[len(sound) - 1]
     stream = target.add_stream(codec, rate=rate, layout=layout)
     if codec in BIT_RATES:
-        stream.bit_rate = BIT_RATES[codec]
+        stream.bit_rate = int(bit_rate or BIT_RATES[codec])
     return _sound_packets(stream, sound, rate, layout)
 
 

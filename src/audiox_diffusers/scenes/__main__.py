@@ -15,9 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=24, metavar="N", help="scenes to write (default: 24)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each (default: 4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all of them (default: 0)")
+    parser.add_argument(
+        "--sounds", metavar="FOLDER", help="recorded sounds, in files or folders named after their class, like bell"
+    )
     args = parser.parse_args(argv)
     try:
-        folder = write_scenes(args.folder, args.count, args.seed, args.seconds)
+        folder = write_scenes(args.folder, args.count, args.seed, args.seconds, sounds=args.sounds)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

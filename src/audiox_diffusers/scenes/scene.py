@@ -9,6 +9,7 @@ import numpy as np
 
 from ..media.files import check_positive, check_sampling_rate
 from .pictures import BACKGROUND, cells, draw, flash
+from .recordings import Recordings
 from .sounds import IMPACTS, LOWEST_SAMPLING_RATE, SOUNDS, make_sound
 
 # (one, many)
@@ -55,7 +56,7 @@ class Event:
 @dataclass(frozen=True)
 class Scene:
     """
-    Events in picture and sound. All that it makes depends on its three attributes alone.
+    Events in picture and sound. All that it makes depends on its three attributes alone, and on recordings if given.
 
     Attributes:
         events: what is heard and seen. They may overlap; what lies beyond the end is cut off.
@@ -79,13 +80,14 @@ class Scene:
             if not 0 <= event.start < self.seconds:
                 raise ValueError(f"`events` must start within the {self.seconds} s of the scene, got {event}")
 
-    def audio(self, sampling_rate: int = 16000, channels: int = 1) -> np.ndarray:
+    def audio(self, sampling_rate: int = 16000, channels: int = 1, recordings: Recordings | None = None) -> np.ndarray:
         """
         The sound. An event's first sample is the one at `round(start * sampling_rate)`.
 
         Args:
             sampling_rate: in Hz, at least 16000.
             channels: how many; all are the same.
+            recordings: at that rate, for the classes whose sounds are not to be synthesised; see [`load_recordings`].
 
         Returns:
             float32 `[channels, round(seconds * sampling_rate)]`. The peak of one event is 0.6, that of any scene is at
@@ -101,7 +103,8 @@ class Scene:
         mix = np.zeros(round(self.seconds * sampling_rate), np.float32)
         for index, event in enumerate(self.events):
             rng = np.random.default_rng([self.seed, SOUND_STREAM, index])
-            sound = make_sound(event.sound, rng, event.duration, sampling_rate)
+            recorded = (recordings or {}).get(event.sound)
+            sound = make_sound(event.sound, rng, event.duration, sampling_rate, recorded)
             start = round(event.start * sampling_rate)
             mix[start : start + len(sound)] += EVENT_PEAK * sound[: len(mix) - start]
         peak = np.abs(mix).max()

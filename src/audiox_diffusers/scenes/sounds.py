@@ -6,6 +6,8 @@ one. `rng` varies pitch and the like, so that no two of a class are the same. Al
 what makes them different.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 LOWEST_SAMPLING_RATE = 16000
@@ -19,7 +21,13 @@ BELL_LENGTHS = (1.0, 0.65, 0.325, 0.35, 0.25, 0.2, 0.15, 0.1, 0.075)
 ATTACK, RELEASE = 0.001, 0.02  # seconds
 
 
-def make_sound(sound: str, rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
+def make_sound(
+    sound: str,
+    rng: np.random.Generator,
+    seconds: float,
+    sampling_rate: int,
+    recordings: Sequence[np.ndarray] | None = None,
+) -> np.ndarray:
     """
     One sound, without clicks at its ends.
 
@@ -28,11 +36,16 @@ def make_sound(sound: str, rng: np.random.Generator, seconds: float, sampling_ra
         rng: what varies it.
         seconds: its length.
         sampling_rate: in Hz, at least 16000.
+        recordings: mono `[samples]` at that rate, of which one is played instead, from its beginning; one of a lasting
+            sound again and again.
 
     Returns:
         Mono float32 `[round(seconds * sampling_rate)]` with a peak of 1.
     """
-    waveform = SOUNDS[sound](rng, seconds, sampling_rate)
+    if recordings is None:
+        waveform = SOUNDS[sound](rng, seconds, sampling_rate)
+    else:
+        waveform = _play(recordings, rng, round(seconds * sampling_rate), repeat=sound in LASTING)
     attack, release = round(ATTACK * sampling_rate), round(RELEASE * sampling_rate)
     steps = np.arange(1, len(waveform) + 1)
     waveform = waveform * np.minimum(1, steps / attack) * np.minimum(1, steps[::-1] / release)
@@ -133,3 +146,14 @@ def _band_of_noise(
     distance = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / sampling_rate), 1) / centre) / octaves
     noise = np.fft.irfft(spectrum * np.exp(-(distance**2) / 2))[:count]
     return noise / noise.std()
+
+
+def _play(waveforms: Sequence[np.ndarray], rng: np.random.Generator, count: int, repeat: bool) -> np.ndarray:
+    """
+    `count` samples of one of the recordings, which `rng` picks. A shorter one is played again and again if it is to
+    `repeat`, and else followed by silence.
+    """
+    waveform = waveforms[rng.integers(len(waveforms))]
+    if repeat:
+        return np.resize(waveform, count)
+    return np.pad(waveform[:count], (0, max(0, count - len(waveform))))

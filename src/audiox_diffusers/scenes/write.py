@@ -11,6 +11,7 @@ from uuid import uuid4
 import numpy as np
 
 from ..media import save_video
+from .recordings import load_recordings
 from .scene import check_seed, random_scene
 
 
@@ -23,6 +24,7 @@ def write_scenes(
     fps: float = 25,
     size: int = 96,
     classes: Sequence[str] | None = None,
+    sounds: str | os.PathLike | None = None,
 ) -> Path:
     """
     Write random scenes as videos with sound, for `datasets.load_dataset(folder)`: `00000.mp4` and so on, and
@@ -37,13 +39,16 @@ def write_scenes(
         seconds, classes: as of [`random_scene`].
         sampling_rate: as of [`Scene.audio`].
         fps, size: as of [`Scene.frames`].
+        sounds: a folder of recorded sounds that some classes have instead of synthesised ones; see
+            [`load_recordings`].
 
     Returns:
         `folder`.
 
     Raises:
         FileExistsError: `folder` is a file, or is not empty.
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `sounds` is not as [`load_recordings`] takes it, which also tells
+            the other errors of it.
     """
     folder = Path(folder)
     check_seed(seed)
@@ -51,6 +56,7 @@ def write_scenes(
         raise ValueError(f"`count` must be 1 or more, got {count!r}")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(f"{folder}: exists and is not an empty folder")
+    recordings = None if sounds is None else load_recordings(sounds, sampling_rate)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{uuid4().hex}")
     temporary.mkdir()
@@ -59,9 +65,8 @@ def write_scenes(
             for index in range(count):
                 scene = random_scene(scene_seed(seed, index), seconds, classes=classes)
                 name = f"{index:05}.mp4"
-                save_video(
-                    temporary / name, scene.frames(fps, size), scene.audio(sampling_rate), sampling_rate, fps=fps
-                )
+                audio = scene.audio(sampling_rate, recordings=recordings)
+                save_video(temporary / name, scene.frames(fps, size), audio, sampling_rate, fps=fps)
                 events = [asdict(event) for event in scene.events]
                 line = {"file_name": name, "caption": scene.caption(), "events": events}
                 metadata.write(json.dumps(line) + "\n")

@@ -1,0 +1,139 @@
+"""What came out, as a table and as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import stdev
+from typing import Any
+
+from .scores import Score, mean
+
+
+@dataclass(frozen=True)
+class Figure:
+    """
+    A score over several seeds.
+
+    Attributes:
+        mean: over the seeds.
+        spread: standard deviation over the seeds; `None` of one seed.
+        values: of each seed.
+        chance: mean of the seeds' scores with the answers of other items, where that has a meaning.
+        count: of items.
+        rendered, decoded: the same score of the scenes' true sounds, as they are and through the VAE: the most that
+            can be expected. `None` if not measured.
+    """
+
+    mean: float
+    spread: float | None
+    values: tuple[float, ...]
+    chance: float | None
+    count: int
+    rendered: float | None = None
+    decoded: float | None = None
+
+    @classmethod
+    def of(cls, scores: Sequence[Score], rendered: Score | None = None, decoded: Score | None = None) -> "Figure":
+        values = tuple(score.value for score in scores)
+        chances = [score.chance for score in scores if score.chance is not None]
+        return cls(
+            mean=mean(values),
+            spread=stdev(values) if len(values) > 1 else None,
+            values=values,
+            chance=mean(chances) if chances else None,
+            count=scores[0].count,
+            rendered=rendered and rendered.value,
+            decoded=decoded and decoded.value,
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    The outcome of [`run_bench`].
+
+    Attributes:
+        settings: what was asked for, and of what kind of model.
+        detectors: accuracy of the bench's own ears, for each way to make sounds worse.
+        tasks: figures of each task, by name.
+        seconds_per_clip: how long a sound took to make; 0 if none was made.
+    """
+
+    settings: dict[str, Any]
+    detectors: dict[str, dict[str, float]]
+    tasks: dict[str, dict[str, Figure]]
+    seconds_per_clip: float
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def table(self) -> str:
+        """Markdown."""
+        rows = [
+            [
+                task,
+                name,
+                show(figure.mean),
+                show(figure.spread),
+                show(figure.chance),
+                show(figure.rendered),
+                show(figure.decoded),
+                str(figure.count),
+            ]
+            for task, figures in self.tasks.items()
+            for name, figure in figures.items()
+        ]
+        header = ["task", "measure", "model", "spread", "chance", "true sounds", "through the VAE", "items"]
+        text = markdown_table(header, rows)
+        if self.detectors:
+            names = list(next(iter(self.detectors.values())))
+            rows = [[kind, *(show(scores[name]) for name in names)] for kind, scores in self.detectors.items()]
+            text += "\n\n" + markdown_table(["the bench's own ears", *names], rows)
+        if self.seconds_per_clip:
+            text += f"\n\n{self.seconds_per_clip:.2f} s a clip"
+        return text
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """
+    The outcome of [`run_sweep`].
+
+    Attributes:
+        settings: what was asked for.
+        rows: for each way to make sounds `guidance_scale`, `num_inference_steps`, `eta`, `seconds_per_clip`, `scores`
+            by name, and their `mean`.
+    """
+
+    settings: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def table(self) -> str:
+        """Markdown."""
+        names = list(self.rows[0]["scores"])
+        rows = [
+            [
+                f"{row['guidance_scale']:g}",
+                str(row["num_inference_steps"]),
+                "-" if row["eta"] is None else f"{row['eta']:g}",
+                *(show(row["scores"][name]) for name in names),
+                show(row["mean"]),
+                f"{row['seconds_per_clip']:.2f}",
+            ]
+            for row in self.rows
+        ]
+        return markdown_table(["guidance", "steps", "eta", *names, "mean", "s a clip"], rows)
+
+
+def show(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    rule = ["-" * width for width in widths]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in (header, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,58 @@
+"""`audiox bench`."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+from ..bench import run_bench, run_sweep
+from ..bench.run import check_options
+from ..media.files import check_target, replacing
+from .loading import check_model, load_pipeline, read_placement
+from .quiet import quiet_libraries
+
+SWEEP_TASKS, SWEEP_SEEDS, SWEEP_COUNT = ["text", "video"], 1, 8
+SEEDS, COUNT = 3, 40
+
+
+def run(args: Namespace) -> int:
+    if args.sweep:
+        given = [name for name in ("steps", "guidance", "eta", "clips") if getattr(args, name) is not None]
+        if given:
+            raise ValueError(f"--{given[0]} does not go with --sweep, which tries its own")
+    tasks = args.tasks or (SWEEP_TASKS if args.sweep else None)
+    seeds = args.seeds if args.seeds is not None else SWEEP_SEEDS if args.sweep else SEEDS
+    count = args.count if args.count is not None else SWEEP_COUNT if args.sweep else COUNT
+    check_options(tasks, seeds, count)
+    device, dtype = read_placement(args)
+    output = None if args.output is None else Path(args.output) / "bench.json"
+    if output is not None:
+        check_target(output if output.parent.exists() else output.parent)
+    check_model(args.model)
+
+    options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "tell": _tell}
+    with quiet_libraries():
+        pipe, _ = load_pipeline(args.model, device, dtype)
+        pipe.set_progress_bar_config(disable=True)
+        if args.sweep:
+            report = run_sweep(pipe, tasks, **options)
+        else:
+            report = run_bench(
+                pipe,
+                tasks,
+                num_inference_steps=args.steps,
+                guidance_scale=args.guidance,
+                eta=args.eta,
+                clips=args.clips,
+                **options,
+            )
+    print(report.table())
+    if output is not None:
+        output.parent.mkdir(exist_ok=True)
+        with replacing(output) as temporary:
+            temporary.write_text(report.to_json(), encoding="utf-8")
+        print(f"\nwrote {output}")
+    return 0
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
