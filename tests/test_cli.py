@@ -147,7 +147,7 @@ def test_help():
     audiox = Path(sys.executable).parent / "audiox"
     result = subprocess.run([audiox, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("generate", "features", "convert", "demo"):
+    for command in ("generate", "features", "convert", "demo", "bench"):
         assert command in result.stdout
 
 

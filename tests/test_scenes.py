@@ -10,8 +10,17 @@ import torch
 from datasets import load_dataset
 from torchaudio.functional import melscale_fbanks
 
-from audiox_diffusers.media import load_audio, load_video
-from audiox_diffusers.scenes import IMPACTS, LASTING, SOUNDS, Event, Scene, random_scene, write_scenes
+from audiox_diffusers.media import MediaError, load_audio, load_video, save_audio
+from audiox_diffusers.scenes import (
+    IMPACTS,
+    LASTING,
+    SOUNDS,
+    Event,
+    Scene,
+    load_recordings,
+    random_scene,
+    write_scenes,
+)
 
 SOUND_NAMES = sorted(SOUNDS)
 START, DURATION = 0.53, 0.4
@@ -327,3 +336,72 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert "2 scenes" in capsys.readouterr().out
     assert run(folder, "--count", "2") == 2
     assert "not an empty folder" in capsys.readouterr().err
+
+
+@pytest.fixture
+def recordings_folder(tmp_path):
+    """A bell that is a tone of 300 Hz after some silence, and two rains, steady and half as long as a second."""
+    folder = tmp_path / "recorded"
+    (folder / "rain").mkdir(parents=True)
+    time = np.arange(8000) / 16000
+    silence = np.zeros(4000)
+    save_audio(folder / "bell.wav", np.concatenate((silence, 0.2 * np.sin(2 * np.pi * 300 * time))), 16000)
+    for name, pitch in (("a.flac", 500), ("b.wav", 700)):
+        save_audio(folder / "rain" / name, 0.9 * np.sin(2 * np.pi * pitch * time), 16000)
+    (folder / ".hidden").touch()
+    return folder
+
+
+def pitch_of(waveform: np.ndarray) -> float:
+    return np.abs(np.fft.rfft(waveform)).argmax() * 16000 / len(waveform)
+
+
+def test_recordings_take_the_place_of_their_class(recordings_folder):
+    recordings = load_recordings(recordings_folder, 16000)
+    assert {name: len(waveforms) for name, waveforms in recordings.items()} == {"bell": 1, "rain": 2}
+    scene = Scene([Event("bell", 0.2, 0.3), Event("drum", 1.0, 0.4), Event("rain", 1.5, 2.0)], 4.0, 0)
+    audio, plain = scene.audio(recordings=recordings)[0], scene.audio()[0]
+    assert onset(audio, 16000, 0.05) == pytest.approx(0.2, abs=0.005), "the silence before it is cut off"
+    assert pitch_of(audio[3200:8000]) == pytest.approx(300, abs=5)
+    assert np.abs(audio[3200:8000]).max() == pytest.approx(0.6, abs=1e-3)
+    assert np.array_equal(audio[16000:24000], plain[16000:24000])
+    rain = audio[24000:56000]
+    assert pitch_of(rain) == pytest.approx(500, abs=5) or pitch_of(rain) == pytest.approx(700, abs=5)
+    assert np.abs(rain[20000:30000]).max() > 0.5, "what lasts is played again and again"
+    long_bell = Scene([Event("bell", 0, 1.0)], 1.0, 0).audio(recordings=recordings)[0]
+    assert not long_bell[8000:].any(), "what strikes is not"
+    played = {
+        round(pitch_of(Scene([Event("rain", 0, 1)], 1.0, seed).audio(recordings=recordings)[0]), -2)
+        for seed in range(8)
+    }
+    assert played == {500, 700}
+
+
+def test_recordings_are_written(recordings_folder, tmp_path):
+    folder = write_scenes(tmp_path / "set", 1, seconds=1.0, fps=5, size=32, classes=["rain"], sounds=recordings_folder)
+    (event,) = read_metadata(folder)[0]["events"][:1]
+    waveform = load_audio(folder / "00000.mp4")[0][0].numpy()
+    heard = waveform[int(event["start"] * 16000) + 800 :][:3200]
+    assert pitch_of(heard) == pytest.approx(500, abs=6) or pitch_of(heard) == pytest.approx(700, abs=6)
+
+
+def test_wrong_recordings_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"):
+        load_recordings(tmp_path / "missing", 16000)
+    with pytest.raises(ValueError, match="holds no files or folders named after one of bell"):
+        load_recordings(tmp_path, 16000)
+    (tmp_path / "bell").mkdir()
+    with pytest.raises(ValueError, match="bell: holds no files"):
+        load_recordings(tmp_path, 16000)
+    (tmp_path / "bell" / "a.wav").write_text("no sound")
+    with pytest.raises(MediaError, match="a.wav"):
+        load_recordings(tmp_path, 16000)
+    save_audio(tmp_path / "bell" / "a.wav", np.zeros(800), 16000)
+    with pytest.raises(ValueError, match="a.wav: is silent"):
+        write_scenes(tmp_path / "set", 1, sounds=tmp_path)
+    assert not (tmp_path / "set").exists()
+    (tmp_path / "gong.wav").touch()
+    (tmp_path / "bell" / "a.wav").unlink()
+    save_audio(tmp_path / "bell" / "a.wav", np.ones(800) / 2, 16000)
+    with pytest.raises(ValueError, match="gong.wav: must be named after one of bell"):
+        load_recordings(tmp_path, 16000)

@@ -385,3 +385,24 @@ def test_existing_file_is_replaced(tmp_path, name):
     SAVERS[name](tmp_path / name)
     assert load_audio(tmp_path / name)[1] == 16000
     assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".m4a", ".ogg"])
+def test_bit_rate_of_lossy_formats(tmp_path, suffix):
+    sound = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * 44100).astype(np.float32)
+    sizes = []
+    for bit_rate in (32_000, 64_000, 128_000):
+        save_audio(tmp_path / f"sound{suffix}", sound, 44100, bit_rate=bit_rate)
+        sizes.append((tmp_path / f"sound{suffix}").stat().st_size)
+    assert sizes[0] < sizes[1] < sizes[2]
+    if suffix == ".mp3":
+        assert sizes == pytest.approx([12_000, 24_000, 48_000], rel=0.1)
+
+
+def test_bit_rate_refused(tmp_path):
+    sound = np.zeros(100, np.float32)
+    with pytest.raises(ValueError, match=r"bit_rate.*64000.*\.wav"):
+        save_audio(tmp_path / "sound.wav", sound, 16000, bit_rate=64_000)
+    with pytest.raises(ValueError, match="bit_rate.*-1"):
+        save_audio(tmp_path / "sound.mp3", sound, 16000, bit_rate=-1)
+    assert not any(tmp_path.iterdir())

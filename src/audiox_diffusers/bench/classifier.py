@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..scenes import SOUNDS
 from .hearing import RATE, band_levels, cut, is_silent
@@ -70,7 +71,7 @@ def _describe(sound: np.ndarray) -> np.ndarray:
     return torch.cat((levels.mean(dim=1), levels.std(dim=1, correction=0), levels.amax(dim=1))).double().numpy()
 
 
-def learn_classifier(make: Callable[[str, int], np.ndarray], each: int = 40, seed: int = 0) -> SoundClassifier:
+def learn_classifier(make: Callable[[str, int], np.ndarray], each: int = 30, seed: int = 0) -> SoundClassifier:
     """
     A classifier of the scenes' classes, learned from clean sounds that are made worse in every way in which generated
     sounds are imperfect: noise, another timbre, smearing over time, another level.
@@ -88,7 +89,7 @@ def spoil(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A sound `[samples]` with noise, another timbre, half of the time smeared over time, at another level."""
     sound = _tilt(add_noise(sound, rng, rng.uniform(*NOISE), rng.uniform(0, 1.5)), rng.uniform(-TILT, TILT))
     if rng.random() < 0.5:
-        sound = _smear(sound, rng)
+        sound = smear(sound, rng, int(rng.integers(1, SMEAR + 1)), keep_phases=rng.random() < 0.5)
     return (sound * 10 ** (rng.uniform(*GAIN) / 20)).astype(np.float32)
 
 
@@ -108,13 +109,10 @@ def _tilt(sound: np.ndarray, slope: float) -> np.ndarray:
     return np.fft.irfft(np.fft.rfft(sound) * gain, len(sound)).astype(np.float32)
 
 
-def _smear(sound: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Average the magnitudes of short spectra over some time, and half of the time forget the phases."""
+def smear(sound: np.ndarray, rng: np.random.Generator, radius: int, keep_phases: bool) -> np.ndarray:
+    """Average the magnitudes of short spectra over `radius` frames of 8 ms to either side; phases may become random."""
     window = torch.hann_window(512)
     spectrum = torch.stft(torch.from_numpy(sound), 512, 128, window=window, return_complex=True, pad_mode="constant")
-    radius = int(rng.integers(1, SMEAR + 1))
-    magnitude = torch.nn.functional.avg_pool1d(spectrum.abs()[None], 2 * radius + 1, stride=1, padding=radius)[0]
-    phase = spectrum.angle()
-    if rng.random() < 0.5:
-        phase = torch.from_numpy(rng.uniform(-np.pi, np.pi, spectrum.shape)).float()
+    magnitude = F.avg_pool1d(spectrum.abs()[None], 2 * radius + 1, stride=1, padding=radius)[0]
+    phase = spectrum.angle() if keep_phases else torch.from_numpy(rng.uniform(-np.pi, np.pi, spectrum.shape)).float()
     return torch.istft(torch.polar(magnitude, phase), 512, 128, window=window, length=len(sound)).numpy()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch.nn.functional as F
 
-from .hearing import HOP, band_levels
+from .hearing import HOP, band_levels, cut, is_silent
 
 TOLERANCE = 0.1  # seconds that an onset may be off by
 
@@ -14,7 +14,7 @@ LOUD_ENOUGH = -20.0  # dB, and at least this, as `band_levels` counts: what is a
 LOOK_BACK = 0.23  # seconds, longer than the rests within the song of a bird
 RISE_FRAMES = 3  # that a rise may take: the window of the spectrogram is four long
 BAND_RADIUS = 2  # bands from which sound may have come, in a sweep
-RISING_BANDS = 6  # of 64, the ones that rise most: a pure tone rises in no more
+RISING_BANDS = 4  # of 64, the ones that rise most: a pure tone rises in no more
 THRESHOLD = 9.0  # dB
 APART = 0.1  # seconds between two onsets, at least
 
@@ -25,8 +25,8 @@ def detect_onsets(sound: np.ndarray) -> list[float]:
 
     In the manner of SuperFlux (Boeck and Widmer, "Maximum filter vibrato suppression for onset detection", 2013) the
     level of each band is compared with the highest that it and its neighbours had in the last 0.23 s, so that neither
-    sweeps nor trills begin anything. Where the six bands that rise most do so by 9 dB on average, more than 0.1 s
-    around, something begins.
+    sweeps nor trills begin anything. Something begins where the four bands that rise most do so by 9 dB on average and
+    by more than at any time within 0.1 s, unless the 0.1 s that follow are silent.
 
     Args:
         sound: as [`~bench.hearing.listen`] gives it, `[samples]` at 16 kHz.
@@ -42,8 +42,10 @@ def detect_onsets(sound: np.ndarray) -> list[float]:
         first = peak
         while first > 0 and rise[first - 1] > rise[peak] / 2:
             first -= 1
-        if not onsets or first * HOP - onsets[-1] > APART:
-            onsets.append(float(first * HOP))
+        onset = float(first * HOP)
+        apart = not onsets or onset - onsets[-1] > APART
+        if apart and not is_silent(cut(sound, onset, onset + APART)):
+            onsets.append(onset)
     return onsets
 
 

@@ -4,17 +4,15 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import product
 
-import numpy as np
-
 from ..pipelines import AudioXPipeline
 from ..scenes import load_recordings
-from .classifier import add_noise
 from .codec import load_clips, reconstruct, score_vae
+from .detectors import measure_detectors
 from .generation import Sampling, Studio
 from .items import BENCH_SEED, Bench, render_rate
 from .report import Figure, Report, SweepReport
 from .scores import Score, mean
-from .tasks import TASKS, Sounds, score_image, score_video
+from .tasks import TASKS
 
 VAE = "vae"
 ALL_TASKS = (*TASKS, VAE)
@@ -86,7 +84,7 @@ def run_bench(
         "seconds": bench.seconds,
         "video_fps": bench.video_fps,
     }
-    detectors = measure_detectors(bench, pipe) if ceilings else {}
+    detectors = measure_detectors(bench, pipe.vae) if ceilings else {}
     return Report(settings, detectors, figures, studio.seconds / studio.made if studio.made else 0.0)
 
 
@@ -163,18 +161,14 @@ def _measure(
     decoded: dict[str, Score] = {}
     if ceilings:
         true = [[bench.render(item.scene) for item in items] for items in requests]
-        rendered = task.score(bench, *(_listen(bench, sounds) for sounds in true))
+        rendered = task.score(bench, *([bench.listen(sound) for sound in sounds] for sounds in true))
         decoded = task.score(
-            bench, *(_listen(bench, [reconstruct(pipe.vae, sound) for sound in sounds]) for sounds in true)
+            bench, *([bench.listen(reconstruct(pipe.vae, sound)) for sound in sounds] for sounds in true)
         )
     return {
         measure: Figure.of([score[measure] for score in scores], rendered.get(measure), decoded.get(measure))
         for measure in scores[0]
     }
-
-
-def _listen(bench: Bench, sounds: Sequence[np.ndarray]) -> Sounds:
-    return [bench.listen(sound) for sound in sounds]
 
 
 def _measure_vae(pipe: AudioXPipeline, bench: Bench, clips: str | os.PathLike | None) -> dict[str, Figure]:
@@ -183,33 +177,3 @@ def _measure_vae(pipe: AudioXPipeline, bench: Bench, clips: str | os.PathLike | 
     else:
         sounds = load_clips(clips, bench.count, bench.sampling_rate, bench.channels, bench.seconds)
     return {name: Figure.of([score]) for name, score in score_vae(pipe.vae, sounds).items()}
-
-
-def measure_detectors(bench: Bench, pipe: AudioXPipeline) -> dict[str, dict[str, float]]:
-    """
-    How good the bench's own ears are, on true sounds that it has not learned from: the class of clips of one class, and
-    onset F1, class of events, order and count in clips of several. As they are, with white noise mixed in at 20 and at
-    10 dB below the sound, 10 dB quieter, and through the model's VAE.
-    """
-    rng = np.random.default_rng(BENCH_SEED)
-    worse: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-        "as rendered": lambda sound: sound,
-        "noise 20 dB below": lambda sound: _noisy(sound, rng, 20),
-        "noise 10 dB below": lambda sound: _noisy(sound, rng, 10),
-        "10 dB quieter": lambda sound: 0.316 * sound,
-        "through the VAE": lambda sound: reconstruct(pipe.vae, sound),
-    }
-    clips = [bench.render(item.scene) for item in bench.pictures]
-    scenes = [bench.render(scene) for scene in bench.scenes]
-    detectors = {}
-    for kind, change in worse.items():
-        clip_score = score_image(bench, [bench.listen(change(sound)) for sound in clips])["class"]
-        scene_scores = score_video(bench, [bench.listen(change(sound)) for sound in scenes])
-        names = {"onset F1": "onset F1", "class": "class of events", "order": "order", "count": "count"}
-        detectors[kind] = {"class of clips": clip_score.value}
-        detectors[kind] |= {shown: scene_scores[name].value for name, shown in names.items()}
-    return detectors
-
-
-def _noisy(sound: np.ndarray, rng: np.random.Generator, below: float) -> np.ndarray:
-    return np.stack([add_noise(channel, rng, below) for channel in sound])

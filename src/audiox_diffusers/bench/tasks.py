@@ -39,7 +39,6 @@ def score_text(bench: Bench, sounds: Sounds, swapped: Sounds) -> dict[str, Score
     - count: whether as many sounds begin as the caption tells.
     - swap: of pairs of captions that differ in the class words, whether for both the class is right, or the order.
     """
-    hear = bench.classifier.hear
     scenes = [item.scene for item in bench.captions]
     names = [order(scene) for scene in scenes]
     swaps = [order(item.scene) for item in bench.swapped_captions]
@@ -52,7 +51,8 @@ def score_text(bench: Bench, sounds: Sounds, swapped: Sounds) -> dict[str, Score
             scores[name] = share_right([set(answers[i]) for i in chosen], [set(names[i]) for i in chosen])
     if chosen:
         scores["order"] = share_right([answers[i] for i in chosen], [names[i] for i in chosen])
-    scores["count"] = share_right([len(hear(sound)) for sound in sounds], [len(scene.events) for scene in scenes])
+    counts = [len(bench.classifier.hear(sound)) for sound in sounds]
+    scores["count"] = share_right(counts, [len(scene.events) for scene in scenes])
     scores["swap"] = share_right(list(zip(answers, swap_answers)), list(zip(names, swaps)))
     return scores
 
@@ -72,10 +72,6 @@ def score_video(bench: Bench, sounds: Sounds) -> dict[str, Score]:
     - count: whether as many sounds begin as there are events.
     - rest: of the time when nothing happens, 0.1 s away from all events, the share that is silent.
     """
-    return _score_scenes(bench, sounds)
-
-
-def _score_scenes(bench: Bench, sounds: Sounds) -> dict[str, Score]:
     scenes = bench.scenes
     heard = [bench.classifier.hear(sound) for sound in sounds]
     return {
