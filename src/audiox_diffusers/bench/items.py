@@ -78,7 +78,7 @@ class Bench:
 
     @classmethod
     def for_pipeline(cls, pipe: AudioXPipeline, count: int, recordings: Recordings | None = None) -> "Bench":
-        """The bench for a pipeline; `ValueError` if its window is shorter than 2 s."""
+        """The bench for a pipeline; `ValueError` if its window is below 2 s or its rate below 8 kHz."""
         rate = pipe.vae.config.sampling_rate
         window = pipe.window_samples / rate
         if window < SHORTEST_WINDOW:

@@ -33,8 +33,8 @@ class Task(NamedTuple):
 
 def score_text(bench: Bench, sounds: Sounds, swapped: Sounds) -> dict[str, Score]:
     """
-    - class: whether all that is heard is of the caption's class, or of its two classes and no other; also for captions
-      of one and of two classes alone.
+    - class: whether the sound as a whole is of the caption's class, or its events are of the two classes and no other;
+      also for captions of one and of two classes alone.
     - order: of captions with two classes, whether one is heard first and then the other.
     - count: whether as many sounds begin as the caption tells.
     - swap: of pairs of captions that differ in the class words, whether for both the class is right, or the order.
@@ -67,7 +67,7 @@ def _hear_order(bench: Bench, sound: np.ndarray, number: int) -> list[str]:
 def score_video(bench: Bench, sounds: Sounds) -> dict[str, Score]:
     """
     - onset F1: of the onsets that are heard and those of the scene, within 0.1 s.
-    - class: the share of events while which their class is heard.
+    - class: the share of events during which their class is heard.
     - order: whether the classes are heard in order.
     - count: whether as many sounds begin as there are events.
     - rest: of the time when nothing happens, 0.1 s away from all events, the share that is silent.
