@@ -11,6 +11,7 @@ from diffusers.utils import BaseOutput
 from torchaudio.functional import melscale_fbanks
 
 from .attention_audiox import AudioXEncoderBlock
+from .full_tensor_adapters import FullTensorAdapterMixin
 from .fusion_maf import AudioXFusion
 
 
@@ -177,7 +178,7 @@ def log_mel_spectrogram(waveform: torch.Tensor, filters: torch.Tensor, n_fft: in
 AUDIO_TYPES = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
 
 
-class AudioXConditioner(ModelMixin, ConfigMixin):
+class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
     r"""
     Turns the embeddings of each modality into tokens of one width and joins them into the context of the transformer
     (arXiv 2503.10522, section 3.2). A modality that a sample lacks is given as zeros, or as `None` where the whole

@@ -14,6 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ..diffusers_registry import RegisteredPipelineMixin
+from ..loaders import AudioXLoraLoaderMixin
 from ..models import (
     AudioXAutoencoderOobleck,
     AudioXConditioner,
@@ -53,7 +54,7 @@ def rescale_guidance(guided: torch.Tensor, conditional: torch.Tensor, guidance_r
     return guided + guidance_rescale * (rescaled - guided)
 
 
-class AudioXPipeline(RegisteredPipelineMixin, AudioXConditioningMixin, DiffusionPipeline):
+class AudioXPipeline(RegisteredPipelineMixin, AudioXLoraLoaderMixin, AudioXConditioningMixin, DiffusionPipeline):
     r"""
     Sound and music from any mix of text, video, image and audio, with AudioX (arXiv 2503.10522).
 
@@ -322,6 +323,7 @@ class AudioXPipeline(RegisteredPipelineMixin, AudioXConditioningMixin, Diffusion
             output_type,
             callback_on_step_end_tensor_inputs,
         )
+        self.check_lora_scale(attention_kwargs)
         self._guidance_scale = guidance_scale
         self._interrupt = False
         negatives = (negative_prompt, negative_prompt_embeds, negative_condition_embeds)

@@ -2,13 +2,11 @@
 
 import argparse
 import math
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
+from ..loaders import on_hub, public_name
 from ..pipelines import AudioXPipeline
 from .arguments import MASKING_RATES
 
@@ -88,20 +86,6 @@ def training_card(args: argparse.Namespace, pipe: AudioXPipeline, log: list[dict
         settings="\n".join(f"- {name}: {value}" for name, value in _settings(args).items()),
         losses="\n".join(f"| {step} | {loss:.4f} |" for step, loss in _mean_losses(log)),
     )
-
-
-def on_hub(name: str) -> bool:
-    """Whether a model or dataset of that name is one of the Hub, and no file, folder or glob."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return not Path(name).exists()
-
-
-def public_name(name: str) -> str:
-    """The name on the Hub, or without the folders that lead to it."""
-    return name if on_hub(name) else Path(name).resolve().name
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
