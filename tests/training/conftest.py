@@ -6,7 +6,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.small_model import create_small_pipeline
-from audiox_diffusers.training import Trainer, parse_args
+from audiox_diffusers.training import FullTuning, LoraTuning, Trainer, parse_args
 
 
 @pytest.fixture(scope="session")
@@ -23,20 +23,14 @@ def scenes(tmp_path_factory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seconds=2.0, fps=10, size=32)
 
 
-@pytest.fixture
-def train(small_model, scenes, tmp_path):
-    """
-    Train in this process: `train(output, steps, *options)` -> the losses of the run, by step. Options that are given
-    come after the usual ones, and so replace them.
-    """
-
+def trainer_of(tuning: type, small_model: Path, scenes: Path, folder: Path):
     def run(output: str, steps: int, *options: object) -> dict[int, float]:
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
         usual = {
             "--pretrained_model_name_or_path": small_model,
             "--dataset": scenes,
-            "--output_dir": tmp_path / output,
+            "--output_dir": folder / output,
             "--max_train_steps": steps,
             "--train_batch_size": 2,
             "--learning_rate": 1e-3,
@@ -45,8 +39,23 @@ def train(small_model, scenes, tmp_path):
             "--shuffle_buffer_size": 4,
         }
         arguments = [str(word) for pair in usual.items() for word in pair]
-        Trainer(parse_args([*arguments, *map(str, options)])).train()
-        lines = (tmp_path / output / "log.jsonl").read_text().splitlines()
+        Trainer(parse_args([*arguments, *map(str, options)], tuning), tuning).train()
+        lines = (folder / output / "log.jsonl").read_text().splitlines()
         return {report["step"]: report["loss"] for report in map(json.loads, lines)}
 
     return run
+
+
+@pytest.fixture
+def train(small_model, scenes, tmp_path):
+    """
+    Train in this process: `train(output, steps, *options)` -> the losses of the run, by step. Options that are given
+    come after the usual ones, and so replace them.
+    """
+    return trainer_of(FullTuning, small_model, scenes, tmp_path)
+
+
+@pytest.fixture
+def train_lora(small_model, scenes, tmp_path):
+    """The same for an adapter."""
+    return trainer_of(LoraTuning, small_model, scenes, tmp_path)

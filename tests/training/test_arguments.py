@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from audiox_diffusers.training import arguments, main, parse_args
+from audiox_diffusers.training import FullTuning, arguments, main, parse_args
 from audiox_diffusers.training.arguments import MASKING_RATES, build_parser, masking_config
 from audiox_diffusers.training.masking import TASKS, MaskingConfig
 
@@ -43,7 +43,7 @@ def test_help(capsys):
     with pytest.raises(SystemExit, match="0"):
         parse_args(["--help"])
     said = capsys.readouterr().out
-    for action in build_parser()._actions:
+    for action in build_parser(FullTuning)._actions:
         assert action.option_strings[-1] in said
 
 
@@ -97,7 +97,7 @@ def test_bad_numbers_are_refused_by_name(capsys, name):
 
 
 def test_every_number_is_checked():
-    numbers = {action.dest for action in build_parser()._actions if action.type in (int, float)}
+    numbers = {action.dest for action in build_parser(FullTuning)._actions if action.type in (int, float)}
     assert numbers == set(BAD_VALUES)
 
 

@@ -5,11 +5,12 @@ from .checkpoint_mapping import (
     fold_weight_norm,
 )
 from .hub_names import on_hub, public_name
-from .lora import AudioXLoraLoaderMixin
+from .lora import CHANGES_BASE, AudioXLoraLoaderMixin
 from .original_checkpoint import check_weights, fill_component, load_components, transformer_config
 from .original_config import component_configs
 
 __all__ = [
+    "CHANGES_BASE",
     "AudioXLoraLoaderMixin",
     "check_weights",
     "component_configs",

@@ -1,4 +1,4 @@
-"""The arguments of the training scripts, and what may change when a run is resumed."""
+"""The arguments that the training scripts share, and what may change when a run is resumed."""
 
 import argparse
 import math
@@ -22,8 +22,6 @@ MASKING_RATES = {
     "audio_mask_max": "greatest share of an audio prompt that is silenced for inpainting",
     "drop_context_rate": "share of samples whose whole context is zeroed, for guidance",
 }
-
-ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
@@ -51,9 +49,9 @@ MAY_CHANGE = {
 }
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The arguments of `training/train_audiox.py`."""
-    parser = argparse.ArgumentParser(description="Train AudioX on all its tasks.", allow_abbrev=False)
+def build_parser(tuning: type) -> argparse.ArgumentParser:
+    """The arguments that all scripts share, and those of a way of training, such as [`FullTuning`]."""
+    parser = argparse.ArgumentParser(description=tuning.description, allow_abbrev=False)
     _add_model(parser.add_argument_group("model"))
     _add_data(parser.add_argument_group("data"))
     _add_tasks(parser.add_argument_group("tasks and masking"))
@@ -62,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_optimizer(parser.add_argument_group("optimizer"))
     _add_checkpoints(parser.add_argument_group("checkpoints"))
     _add_reports(parser.add_argument_group("reports"))
+    tuning.add_arguments(parser)
     return parser
 
 
@@ -73,18 +72,6 @@ def _add_model(group) -> None:
     )
     group.add_argument("--revision", help="of the pipeline on the Hub")
     group.add_argument("--variant", help="of the pipeline's files, such as fp16")
-    group.add_argument(
-        "--from_scratch",
-        action="store_true",
-        help="start transformer and conditioner from random weights; the encoders and the VAE stay as they are",
-    )
-    for name, what in (
-        ("text_encoder", "T5"),
-        ("image_encoder", "CLIP"),
-        ("sync_encoder", "Synchformer"),
-        ("vae", "the encoder of the VAE, through audio prompts"),
-    ):
-        group.add_argument(f"--train_{name}", action="store_true", help=f"train {what} too, which is frozen otherwise")
 
 
 def _add_data(group) -> None:
@@ -211,12 +198,13 @@ def _add_reports(group) -> None:
     group.add_argument("--hub_token")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None, tuning: type) -> argparse.Namespace:
     """Parse and check; what is wrong is reported as argparse does, naming the argument."""
-    parser = build_parser()
+    parser = build_parser(tuning)
     args = parser.parse_args(argv)
     try:
         check(args)
+        tuning.check_arguments(args)
     except ValueError as error:
         parser.error(str(error))
     return args
@@ -228,9 +216,6 @@ def check(args: argparse.Namespace) -> None:
     weights = args.dataset_weights
     if weights is not None and (len(weights) != len(args.dataset) or not all(0 < w < math.inf for w in weights)):
         raise ValueError(f"--dataset_weights needs a finite weight above 0 for each --dataset, got {weights}")
-    trained = [name for name in ENCODERS if getattr(args, f"train_{name}")]
-    if args.cache_latents is not None and trained:
-        raise ValueError(f"--cache_latents keeps what frozen encoders give; leave out --train_{trained[0]}")
     for name in ("output_dir", "cache_latents"):
         folder = getattr(args, name)
         if folder is not None and folder.is_file():
@@ -253,12 +238,9 @@ def _check_numbers(args: argparse.Namespace) -> None:
         "shuffle_buffer_size",
         "max_bad_records",
     ):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1, got {value}")
+        check_at_least(args, name, 1)
     for name in ("dataloader_num_workers", "lr_warmup_steps"):
-        if getattr(args, name) < 0:
-            raise ValueError(f"--{name} must be at least 0, got {getattr(args, name)}")
+        check_at_least(args, name, 0)
     if not 0 <= args.seed < 2**32:  # what NumPy takes
         raise ValueError(f"--seed must be in 0..2**32 - 1, got {args.seed}")
     for name in (
@@ -271,9 +253,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         "lr_inv_gamma",
         "snr_gamma",
     ):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{name} must be a finite number above 0, got {value:g}")
+        check_above_0(args, name)
     if not 0 <= args.adam_weight_decay < math.inf:
         raise ValueError(f"--adam_weight_decay must be a finite number, 0 or more, got {args.adam_weight_decay:g}")
     for name in ("logit_mean", "validation_guidance_scale"):
@@ -281,8 +261,27 @@ def _check_numbers(args: argparse.Namespace) -> None:
         if value is not None and not math.isfinite(value):
             raise ValueError(f"--{name} must be a finite number, got {value:g}")
     for name in ("ema_decay", "adam_beta1", "adam_beta2", "lr_warmup_decay"):
-        if not 0 <= getattr(args, name) < 1:
-            raise ValueError(f"--{name} must be in 0..1, below 1, got {getattr(args, name):g}")
+        check_share(args, name)
+
+
+def check_at_least(args: argparse.Namespace, name: str, least: int) -> None:
+    """`ValueError` if an argument is given and smaller."""
+    value = getattr(args, name)
+    if value is not None and value < least:
+        raise ValueError(f"--{name} must be at least {least}, got {value}")
+
+
+def check_above_0(args: argparse.Namespace, name: str) -> None:
+    """`ValueError` if an argument is given and not a finite number above 0."""
+    value = getattr(args, name)
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"--{name} must be a finite number above 0, got {value:g}")
+
+
+def check_share(args: argparse.Namespace, name: str) -> None:
+    """`ValueError` if an argument is not in 0..1, or 1."""
+    if not 0 <= getattr(args, name) < 1:
+        raise ValueError(f"--{name} must be in 0..1, below 1, got {getattr(args, name):g}")
 
 
 def masking_config(args: argparse.Namespace) -> MaskingConfig:

@@ -4,7 +4,10 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -42,14 +45,20 @@ def export_pipeline(
         trained[name].load_state_dict(weights, assign=True, strict=isinstance(module, ModelMixin))
     whole = AudioXPipeline(**{**pipe.components, **trained}, **_defaults(pipe))
 
-    folder = args.output_dir
-    temporary = folder / ".model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
+    with staged(args.output_dir) as temporary:
         whole.save_pretrained(temporary)
         _forget_origins(temporary)
-        losses = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        (temporary / CARD).write_text(training_card(args, whole, losses), encoding="utf-8")
+        (temporary / CARD).write_text(training_card(args, whole, read_log(log)), encoding="utf-8")
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder to write into; what is in it replaces what `folder` has of the same names, once all is written."""
+    temporary = folder / ".model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
         for path in temporary.iterdir():
             target = folder / path.name
             if target.is_dir():
@@ -57,6 +66,11 @@ def export_pipeline(
             os.replace(path, target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The report of each step."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _defaults(pipe: AudioXPipeline) -> dict[str, float]:
@@ -73,18 +87,23 @@ def _forget_origins(folder: Path) -> None:
 
 def push_to_hub(args: argparse.Namespace) -> str:
     """Upload what `export_pipeline` wrote, and nothing else that is in the output folder; returns its address."""
+    index = json.loads((args.output_dir / INDEX).read_text(encoding="utf-8"))
+    components = [name for name, value in index.items() if isinstance(value, list)]
+    return upload(args, [INDEX, "pipeline.py", *(f"{name}/*" for name in components)])
+
+
+def upload(args: argparse.Namespace, patterns: list[str]) -> str:
+    """Upload the card and the files of the output folder that match one of the patterns; returns their address."""
     folder = args.output_dir
     repo = create_repo(model_name(args), token=args.hub_token, exist_ok=True)
     # Only the Hub knows in whose name a model without one is kept.
     card = (folder / CARD).read_text(encoding="utf-8")
     (folder / CARD).write_text(card.replace(f'("{model_name(args)}")', f'("{repo.repo_id}")'), encoding="utf-8")
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    components = [name for name, value in index.items() if isinstance(value, list)]
     upload_folder(
         repo_id=repo.repo_id,
         folder_path=folder,
         commit_message="Trained with audiox-diffusers",
-        allow_patterns=[CARD, INDEX, "pipeline.py", *(f"{name}/*" for name in components)],
+        allow_patterns=[CARD, *patterns],
         token=args.hub_token,
     )
     return repo

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .records import BadRecord, Record
@@ -137,6 +138,8 @@ def start_workers(dataset: IterableDataset, num_workers: int) -> Iterator[Any]:
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_as_it_is,
+        # Its own, as a draw from the global one would change what dropout draws after a resume.
+        generator=torch.Generator(),
         multiprocessing_context="forkserver" if num_workers else None,
     )
     # Server and workers inherit what is blocked.

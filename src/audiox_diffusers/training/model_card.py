@@ -34,6 +34,14 @@ audio = pipe(prompt="waves on a pebble beach").audios[0]
 save_audio("sound.wav", audio, pipe.vae.config.sampling_rate)
 ```
 
+{training}
+
+## Licence
+
+It follows from those of the model that the training started from, and of the data.
+"""
+
+TRAINING = """\
 ## Training
 
 {settings}
@@ -42,12 +50,7 @@ save_audio("sound.wav", audio, pipe.vae.config.sampling_rate)
 |---|---|
 {losses}
 
-Each loss is the mean of the steps since the row above.
-
-## Licence
-
-It follows from those of the model that the training started from, and of the data.
-"""
+Each loss is the mean of the steps since the row above."""
 
 # Most rows of the table of losses.
 ROWS = 10
@@ -83,12 +86,20 @@ def training_card(args: argparse.Namespace, pipe: AudioXPipeline, log: list[dict
         window=pipe.window_samples / pipe.vae.config.sampling_rate,
         channels=pipe.vae.config.audio_channels,
         rate=pipe.vae.config.sampling_rate,
-        settings="\n".join(f"- {name}: {value}" for name, value in _settings(args).items()),
+        training=training_section(settings(args), log),
+    )
+
+
+def training_section(settings: dict[str, Any], log: list[dict[str, Any]]) -> str:
+    """The settings of a run, and its losses."""
+    return TRAINING.format(
+        settings="\n".join(f"- {name}: {value}" for name, value in settings.items()),
         losses="\n".join(f"| {step} | {loss:.4f} |" for step, loss in _mean_losses(log)),
     )
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """What a run was told, as far as all ways of training share it."""
     names = [public_name(name) for name in args.dataset]
     weights = args.dataset_weights or [1.0] * len(names)
     rates = {name.replace("_", " "): getattr(args, name) for name in MASKING_RATES}

@@ -8,23 +8,27 @@ import torch
 from diffusers import ModelMixin
 
 from ..pipelines import AudioXPipeline
-from .arguments import ENCODERS, masking_config
+from .arguments import masking_config
 from .model import AudioXTrainingModel
-from .objective import TimestepSampler, objective_for
 from .records import COLUMNS, RecordReader, WindowSpec
 from .sources import DatasetSource
-from .strategy import DiffusionStrategy
 
-TRAINED = ("transformer", "conditioner")
+ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 TRANSFORMERS = ("text_encoder", "image_encoder")
 
 
-def load_pipeline(args: argparse.Namespace, frozen_dtype: torch.dtype) -> AudioXPipeline:
+def open_pipeline(
+    args: argparse.Namespace, dtype: torch.dtype | dict[str, torch.dtype], **options: Any
+) -> AudioXPipeline:
     """
-    The pipeline to train: what is trained in float32, other encoders in `frozen_dtype`, the VAE in float32.
+    The pipeline that training starts from, its networks frozen and in evaluation mode.
+
+    Args:
+        args: of the run.
+        dtype, options: of `from_pretrained`.
 
     Raises:
-        ValueError: it cannot be loaded, or lacks what is to be trained.
+        ValueError: it cannot be loaded.
     """
     try:
         pipe = AudioXPipeline.from_pretrained(
@@ -32,34 +36,25 @@ def load_pipeline(args: argparse.Namespace, frozen_dtype: torch.dtype) -> AudioX
             revision=args.revision,
             variant=args.variant,
             cache_dir=args.cache_dir,
-            dtype=torch.float32,
+            dtype=dtype,
+            **options,
         )
     except OSError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path}: {reason}") from error
-    trained = trained_names(args)
-    for name in trained:
-        if getattr(pipe, name) is None:
-            raise ValueError(f"--train_{name}: the model has no {name}")
-    if args.from_scratch:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(args.seed)
-            for name in TRAINED:
-                component = getattr(pipe, name)
-                pipe.register_modules(**{name: type(component).from_config(component.config)})
-    for name, component in pipe.components.items():
+    for component in pipe.components.values():
         if isinstance(component, torch.nn.Module):
-            component.requires_grad_(name in trained).train(name in trained)
-            if name in ENCODERS and name != "vae" and name not in trained:
-                component.to(frozen_dtype)
-    # Nothing that is trained on goes through the decoder.
-    pipe.vae.decoder.requires_grad_(False)
+            component.requires_grad_(False).eval()
     if args.enable_tiling:
         pipe.vae.enable_tiling()
-    if args.gradient_checkpointing:
-        for name in trained:
-            enable_gradient_checkpointing(getattr(pipe, name))
     return pipe
+
+
+def cast_encoders(pipe: AudioXPipeline, names: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Frozen encoders in `dtype`; the VAE stays as it is."""
+    for name in names:
+        if name != "vae" and getattr(pipe, name) is not None:
+            getattr(pipe, name).to(dtype)
 
 
 def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
@@ -71,11 +66,6 @@ def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
         model.gradient_checkpointing_enable()
 
 
-def trained_names(args: argparse.Namespace) -> tuple[str, ...]:
-    """The components that are trained."""
-    return (*TRAINED, *(name for name in ENCODERS if getattr(args, f"train_{name}")))
-
-
 def open_sources(args: argparse.Namespace) -> list[DatasetSource]:
     """The datasets."""
     return [
@@ -84,9 +74,14 @@ def open_sources(args: argparse.Namespace) -> list[DatasetSource]:
     ]
 
 
-def find_columns(args: argparse.Namespace, sources: list[DatasetSource]) -> dict[str, str]:
+def find_columns(args: argparse.Namespace, sources: list[DatasetSource], option: str = "--dataset") -> dict[str, str]:
     """
     The datasets' name for each column that there is.
+
+    Args:
+        args: of the run.
+        sources: the datasets.
+        option: that named them.
 
     Raises:
         ValueError: a column that an argument names is missing, or there is neither sound nor video.
@@ -105,7 +100,7 @@ def find_columns(args: argparse.Namespace, sources: list[DatasetSource]) -> dict
     for source in sources:
         if not {columns.get("audio"), columns.get("video")} & set(column.split(".")[0] for column in source.columns):
             raise ValueError(
-                f"--dataset {source.name} has neither a column audio nor a column video, but"
+                f"{option} {source.name} has neither a column audio nor a column video, but"
                 f" {', '.join(source.columns)}; name one with --audio_column or --video_column"
             )
     return columns
@@ -114,12 +109,6 @@ def find_columns(args: argparse.Namespace, sources: list[DatasetSource]) -> dict
 def build_reader(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> RecordReader:
     """Decodes rows for the pipeline."""
     return RecordReader(WindowSpec.of(pipe), columns, masking_config(args), args.crop, args.min_seconds, args.seed)
-
-
-def build_strategy(args: argparse.Namespace, pipe: AudioXPipeline) -> DiffusionStrategy:
-    """The loss."""
-    timesteps = TimestepSampler(args.weighting_scheme, args.seed, args.logit_mean, args.logit_std)
-    return DiffusionStrategy(objective_for(pipe.scheduler), timesteps, args.snr_gamma)
 
 
 def build_optimizer(args: argparse.Namespace, model: AudioXTrainingModel, num_processes: int) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ class DatasetSource:
     Args:
         name: a Hub id, a local folder, or a file or glob of Parquet, WebDataset tars, JSON lines or CSV.
         config_name, split, revision, cache_dir: as of `datasets.load_dataset`.
+        option: that named it.
 
     Attributes:
         num_shards (`int`): parts that can be read apart.
@@ -33,6 +34,7 @@ class DatasetSource:
         split: str = "train",
         revision: str | None = None,
         cache_dir: str | None = None,
+        option: str = "--dataset",
     ):
         self.name = name
         options = {"split": split, "revision": revision, "cache_dir": cache_dir, "streaming": True}
@@ -47,9 +49,9 @@ class DatasetSource:
             first = next(self.rows(0), None)
         except Exception as error:  # what is raised depends on the format
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"`--dataset {name}` cannot be opened: {reason}") from error
+            raise ValueError(f"`{option} {name}` cannot be opened: {reason}") from error
         if first is None and self.num_shards == 1:
-            raise ValueError(f"`--dataset {name}` has no rows.")
+            raise ValueError(f"`{option} {name}` has no rows.")
         self.columns = list(self._dataset.features or first or {})
 
     @property

@@ -4,12 +4,20 @@ import argparse
 import json
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    ProjectConfiguration,
+    broadcast,
+    set_seed,
+)
 from diffusers.training_utils import EMAModel
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
@@ -19,7 +27,6 @@ from .arguments import check_resumed, masking_config
 from .batches import Batch, BatchMaker, Sample
 from .checkpoints import check_configs, find_checkpoint, save_checkpoint, write_json
 from .encoding import RecordEncoder
-from .export import export_pipeline, push_to_hub
 from .latent_cache import CacheReader, read_absent, write_cache
 from .loading import LoadedBatch, RecordBatches, load_batches
 from .lr_schedules import get_lr_scheduler
@@ -28,14 +35,12 @@ from .parts import (
     ENCODERS,
     build_optimizer,
     build_reader,
-    build_strategy,
     cache_description,
     configs_of,
     find_columns,
-    load_pipeline,
     open_sources,
-    trained_names,
 )
+from .tuning import FullTuning
 from .validation import Validation
 
 STATE = "training.json"
@@ -43,6 +48,7 @@ DATA = "data-{}.json"
 EMA = "ema.bin"
 EMA_SHARD = "ema-{}.bin"
 STRATEGY = "strategy.bin"
+EARLY_STOPPING = "early-stopping.bin"
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
 
@@ -53,6 +59,7 @@ class Trainer:
 
     Args:
         args: of [`parse_args`].
+        tuning: what is trained, and what is made of it.
 
     Attributes:
         step (`int`): optimizer steps taken.
@@ -61,24 +68,23 @@ class Trainer:
         ValueError: naming the argument that is wrong.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: argparse.Namespace, tuning: type = FullTuning):
         self.args = args
+        self.tuning = tuning(args)
         self.step = 0
         self.skipped = 0
-        self.signalled = self.stopped = False
-        self.accelerator = build_accelerator(args)
+        self.signalled = self.stopped = self.finished = False
+        self.accelerator = build_accelerator(args, self.tuning)
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.sharded and args.validation_prompts is not None:
             raise ValueError("--validation_prompts needs whole weights; with FSDP and DeepSpeed leave it out")
-        if self.accelerator.distributed_type == DistributedType.FSDP and len(trained_names(args)) > 2:
-            # They encode the data too, outside of the step for which FSDP gathers them.
-            raise ValueError(f"--train_{trained_names(args)[2]} needs whole weights; with FSDP leave it out")
+        self.tuning.check_devices(self.accelerator)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
 
-        self.pipe = load_pipeline(args, half_dtype(self.accelerator) or torch.float32)
+        self.pipe = self.tuning.load_pipeline(half_dtype(self.accelerator) or torch.float32)
         self.validation = None if args.validation_prompts is None else Validation(args)
         self._prepare_data()
         self._prepare_model()
@@ -86,10 +92,11 @@ class Trainer:
 
     def _prepare_data(self) -> None:
         args, accelerator, pipe = self.args, self.accelerator, self.pipe
+        self._move_encoders(accelerator.device)
+        self.tuning.prepare_data(pipe, accelerator)
         sources = open_sources(args)
         columns = find_columns(args, sources)
         reader = build_reader(args, pipe, columns)
-        self._move_encoders(accelerator.device)
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt)
         if args.cache_latents is None:
             absent = self.encoder.absent()
@@ -105,8 +112,12 @@ class Trainer:
                 accelerator,
             )
             reader, absent = CacheReader(reader), read_absent(args.cache_latents)
-            if self.validation is None:
-                self._move_encoders(torch.device("cpu"))
+        self.strategy = self.tuning.build_strategy(pipe)
+        self.early_stopping = self.tuning.build_early_stopping(
+            pipe, self.encoder, absent, self.strategy, accelerator.device
+        )
+        if args.cache_latents is not None:
+            self._move_encoders(torch.device("cpu"))
         self.maker = BatchMaker(
             pipe.conditioner.config,
             (pipe.transformer.config.in_channels, pipe.transformer.config.sample_size),
@@ -132,11 +143,19 @@ class Trainer:
             if getattr(self.pipe, name) is not None:
                 getattr(self.pipe, name).to(device)
 
+    @contextmanager
+    def _encoders_on_device(self) -> Iterator[None]:
+        """While the pipeline makes sounds. They are elsewhere where the data is cached."""
+        self._move_encoders(self.accelerator.device)
+        yield
+        if self.args.cache_latents is not None:
+            self._move_encoders(torch.device("cpu"))
+
     def _prepare_model(self) -> None:
         args, accelerator = self.args, self.accelerator
-        self.strategy = build_strategy(args, self.pipe)
+        self.tuning.prepare_model(self.pipe)
         self.strategy.prepare(accelerator)
-        model = AudioXTrainingModel(self.encoder, trained_names(args)[2:], half_dtype(accelerator))
+        model = AudioXTrainingModel(self.encoder, self.tuning.encoders, half_dtype(accelerator))
         if accelerator.is_fsdp2:
             # It refuses parameters without an axis to shard, such as the gates of the fusion. With one they do the same.
             for parameter in model.parameters():
@@ -156,6 +175,7 @@ class Trainer:
             warmup_decay=args.lr_warmup_decay,
         )
         accelerator.register_for_checkpointing(self.lr_scheduler)
+        accelerator.register_save_state_pre_hook(_leave_out_frozen)
         self.ema = EMAModel(self._local_parameters(), decay=args.ema_decay) if args.use_ema else None
 
     def _trained_parameters(self) -> list[torch.nn.Parameter]:
@@ -184,14 +204,18 @@ class Trainer:
         )
         self.model.train()
         try:
-            while self.step < args.max_train_steps and not self.stopped:
+            while self.step < args.max_train_steps and not self.stopped and not self.finished:
                 started = time.perf_counter()
                 report = self._train_step(batches)
                 self.step += 1
                 seconds = time.perf_counter() - started
                 samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-                self._report({**report, "samples_per_second": samples / seconds}, progress)
-                last = self.step == args.max_train_steps or self.stopped
+                report["samples_per_second"] = samples / seconds
+                due = self.step == args.max_train_steps or self.step % args.validation_steps == 0
+                if self.early_stopping is not None and due:
+                    report["held_out_loss"] = self._measure_held_out()
+                self._report(report, progress)
+                last = self.step == args.max_train_steps or self.stopped or self.finished
                 if last or self.step % args.checkpointing_steps == 0:
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
@@ -204,6 +228,8 @@ class Trainer:
         if self.stopped:
             accelerator.print(f"SIGTERM: stopped at step {self.step}; go on with --resume_from_checkpoint latest")
         else:
+            if self.finished:
+                accelerator.print(f"stopped at step {self.step}: the held-out loss falls no more")
             self._save_model()
         accelerator.end_training()
 
@@ -284,11 +310,25 @@ class Trainer:
         """With the averaged weights, where they are kept. The other processes wait."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            with self._averaged():
+            with self._averaged(), self._encoders_on_device():
                 self.model.eval()
                 self.validation.run(self.pipe, self.accelerator, self.step)
                 self.model.train()
         self.accelerator.wait_for_everyone()
+
+    def _measure_held_out(self) -> float:
+        """Of the averaged weights, where they are kept. What the main process finds goes for all of them."""
+        accelerator = self.accelerator
+        found = torch.zeros(2, device=accelerator.device)
+        if accelerator.is_main_process:
+            with self._averaged():
+                self.model.eval()
+                loss = self.early_stopping.measure(accelerator.unwrap_model(self.model))
+                self.model.train()
+                found[0], found[1] = loss, self.early_stopping.update(loss, self._trained_parameters())
+        found = broadcast(found)
+        self.finished = bool(found[1])
+        return found[0].item()
 
     # What is kept
 
@@ -309,11 +349,13 @@ class Trainer:
             state = {
                 "step": self.step,
                 "args": _as_json(self.args),
-                "configs": configs_of(self.pipe, trained_names(self.args)),
+                "configs": configs_of(self.pipe, self.tuning.names),
                 "num_processes": accelerator.num_processes,
             }
             write_json(folder / STATE, state)
             torch.save(self.strategy.state_dict(), folder / STRATEGY)
+            if self.early_stopping is not None:
+                torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
         if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
             torch.save(self.ema.state_dict(), folder / self._ema_file())
 
@@ -327,19 +369,22 @@ class Trainer:
             return
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         check_resumed(_as_json(args), state["args"])
-        check_configs(configs_of(self.pipe, trained_names(args)), state["configs"])
+        check_configs(configs_of(self.pipe, self.tuning.names), state["configs"])
         if accelerator.num_processes != state["num_processes"]:
             raise ValueError(
                 f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not"
                 f" {accelerator.num_processes}"
             )
-        accelerator.load_state(str(folder))
+        # What is frozen is not in it.
+        accelerator.load_state(str(folder), **({} if self.sharded else {"strict": False}))
         self.step = state["step"]
         data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
         self.skipped = data["skipped"]
         self.records.batches = data["batches"]
         self.records.states = {int(stream): position for stream, position in data["streams"].items()}
         self.strategy.load_state_dict(torch.load(folder / STRATEGY, weights_only=True))
+        if self.early_stopping is not None:
+            self.early_stopping.load_state_dict(torch.load(folder / EARLY_STOPPING, weights_only=True))
         if self.ema is not None:
             device = self.ema.shadow_params[0].device
             self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
@@ -348,14 +393,17 @@ class Trainer:
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:
-        """The whole pipeline, with the averaged weights where they are kept."""
-        accelerator, args = self.accelerator, self.args
-        with self._averaged():
-            state_dict = accelerator.get_state_dict(self.model)
-            if accelerator.is_main_process:
-                export_pipeline(args, self.pipe, trained_names(args), state_dict, args.output_dir / LOG)
-        if accelerator.is_main_process and args.push_to_hub:
-            push_to_hub(args)
+        """What was trained: with the best weights of early stopping, or the averaged ones, where either is kept."""
+        accelerator = self.accelerator
+        with self._averaged(), self._encoders_on_device():
+            if self.early_stopping is not None and self.early_stopping.weights is not None:
+                with torch.no_grad():
+                    for parameter, best in zip(self._trained_parameters(), self.early_stopping.weights, strict=True):
+                        parameter.copy_(best)
+            self.model.eval()
+            self.tuning.export(self.pipe, self.model, accelerator, self.args.output_dir / LOG)
+        if accelerator.is_main_process and self.args.push_to_hub:
+            self.tuning.push_to_hub()
         accelerator.wait_for_everyone()
 
 
@@ -376,7 +424,7 @@ class _Averaged:
             self.ema.restore(self.parameters)
 
 
-def build_accelerator(args: argparse.Namespace) -> Accelerator:
+def build_accelerator(args: argparse.Namespace, tuning: FullTuning) -> Accelerator:
     """As the command line and `accelerate launch` say."""
     set_seed(args.seed)
     accelerator = Accelerator(
@@ -385,7 +433,7 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(str(args.output_dir), logging_dir=str(args.output_dir / args.logging_dir)),
         # Encoders have layers whose outputs are not used.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=len(trained_names(args)) > 2)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(tuning.encoders))],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         # Otherwise read off a data loader, which accelerate is not given here.
@@ -402,6 +450,14 @@ def build_accelerator(args: argparse.Namespace) -> Accelerator:
     if args.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     return accelerator
+
+
+def _leave_out_frozen(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+    """Of a checkpoint: what the pipeline is loaded with again."""
+    for model, state_dict in zip(models, weights):
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                state_dict.pop(name, None)
 
 
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:

@@ -1,0 +1,277 @@
+"""LoRA: a small adapter is trained beside weights that stay as they are."""
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+
+from ..loaders import CHANGES_BASE, public_name
+from ..pipelines import AudioXPipeline
+from .arguments import check_above_0, check_at_least, check_share
+from .early_stopping import EarlyStopping, build_early_stopping
+from .export import CARD, read_log, staged, upload
+from .lora_card import lora_card, make_samples
+from .parts import ENCODERS, cast_encoders, enable_gradient_checkpointing, open_pipeline
+from .prior import PriorPreservationStrategy, write_prior_sounds
+from .quantization import QUANTIZATIONS, check_quantization, quantization_config
+from .tuning import FullTuning
+
+FILE = "pytorch_lora_weights.safetensors"
+SAMPLES = "samples"
+ADAPTER = "default"
+INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
+# The output projection of the MMDiT's attention is a convolution.
+TARGETS = {
+    "AudioXTransformer2DModel": ["to_q", "to_k", "to_v", "to_out.0"],
+    "AudioXMMTransformer2DModel": ["to_q", "to_k", "to_v", "to_out"],
+}
+# What the conditioner makes its tokens with, apart from the blocks and the fusion inside of it.
+PROJECTIONS = re.compile(
+    r"(video|audio)_proj\.(proj|proj_sync|proj_time)\.(weight|bias)|.*\.(empty_embedding|sync_weight)"
+)
+
+
+class LoraTuning(FullTuning):
+    """
+    LoRA layers (arXiv 2106.09685) in the transformer are trained, and on demand the projections and empty features of
+    the conditioner, whole. All else is frozen, in half precision or quantized where the run is.
+
+    Args:
+        args: of the run.
+    """
+
+    description = "Train a LoRA adapter for AudioX."
+
+    def __init__(self, args: argparse.Namespace):
+        self.args = args
+        self.encoders = ()
+        self.names = ("transformer", "conditioner")
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        _add_adapter(parser.add_argument_group("adapter"))
+        _add_prior(parser.add_argument_group("prior preservation and early stopping"))
+        group = parser.add_argument_group("model card")
+        group.add_argument("--trigger_words", nargs="+", help="what captions say to ask for the new sound")
+        group.add_argument("--data_license", help="licence of the data")
+        parser.add_argument(
+            "--no_cache_latents",
+            action="store_true",
+            help="encode the data anew in every step; otherwise it is cached, by default in cache in the output folder",
+        )
+        parser.set_defaults(learning_rate=1e-4, train_batch_size=1)
+
+    @staticmethod
+    def check_arguments(args: argparse.Namespace) -> None:
+        for name in ("rank", "num_class_sounds", "early_stopping_patience"):
+            check_at_least(args, name, 1)
+        for name in ("lora_alpha", "prior_loss_weight"):
+            check_above_0(args, name)
+        check_share(args, "lora_dropout")
+        init = args.init_lora_weights
+        if init not in INITS and not re.fullmatch(r"pissa_niter_\d+", init):
+            raise ValueError(f"--init_lora_weights must be one of {', '.join(INITS)}, pissa_niter_N, got {init!r}")
+        if init.startswith(CHANGES_BASE):
+            for name in ("use_dora", "quantization"):
+                if getattr(args, name):
+                    raise ValueError(
+                        f"--init_lora_weights {init} changes the base model's weights; leave out --{name}"
+                    )
+        if init == "orthogonal" and args.rank % 2:
+            raise ValueError(f"--init_lora_weights orthogonal needs an even --rank, got {args.rank}")
+        check_quantization(args)
+        if args.no_cache_latents and args.cache_latents is not None:
+            raise ValueError("--no_cache_latents does not go with --cache_latents")
+        if not args.no_cache_latents:
+            args.cache_latents = args.cache_latents or args.output_dir / "cache"
+        if args.with_prior_preservation:
+            # A dataset like the others, of which half of all samples come.
+            args.class_data_dir = args.class_data_dir or args.output_dir / "class"
+            weights = args.dataset_weights or [1.0] * len(args.dataset)
+            args.dataset, args.dataset_weights = [*args.dataset, str(args.class_data_dir)], [*weights, sum(weights)]
+
+    def check_devices(self, accelerator: Accelerator) -> None:
+        if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ValueError(
+                "an adapter has next to nothing that could be sharded; run without FSDP and DeepSpeed, on one GPU or"
+                " with DDP"
+            )
+
+    def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
+        """The pipeline, with a transformer in `frozen_dtype` or quantized."""
+        args = self.args
+        options = {}
+        if args.quantization is not None:
+            options["quantization_config"] = quantization_config(args.quantization, frozen_dtype)
+        dtype = {"transformer": frozen_dtype, "default": torch.float32}
+        pipe = open_pipeline(args, dtype, **options)
+        cast_encoders(pipe, ENCODERS, frozen_dtype)
+        if args.gradient_checkpointing:
+            enable_gradient_checkpointing(pipe.transformer)
+        return pipe
+
+    def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
+        """The sounds of prior preservation, made by the base model."""
+        if self.args.with_prior_preservation:
+            write_prior_sounds(self.args, pipe, accelerator)
+
+    def prepare_model(self, pipe: AudioXPipeline) -> None:
+        """
+        Add the adapter, in float32.
+
+        Raises:
+            ValueError: the transformer has no such modules, or the initialisation does not go with them.
+        """
+        args, transformer = self.args, pipe.transformer
+        targets = args.target_modules or TARGETS[type(transformer).__name__]
+        check_targets(transformer, targets)
+        config = LoraConfig(
+            r=args.rank,
+            lora_alpha=args.rank if args.lora_alpha is None else args.lora_alpha,
+            lora_dropout=args.lora_dropout,
+            target_modules=targets,
+            init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
+            use_dora=args.use_dora,
+            use_rslora=args.use_rslora,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(args.seed)
+            try:
+                transformer.add_adapter(config, ADAPTER)
+            except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+                raise ValueError(
+                    f"--target_modules {' '.join(targets)} and --init_lora_weights {args.init_lora_weights}: {error}"
+                ) from error
+        cast_training_params(transformer)
+        transformer.train()
+        if args.train_conditioner:
+            for _, parameter in conditioner_parameters(pipe):
+                parameter.requires_grad_(True)
+        # What was taken out of the base, and has to be taken out of the adapter in the end.
+        self._initial = self._layers(transformer) if args.init_lora_weights.startswith(CHANGES_BASE) else None
+
+    def build_strategy(self, pipe: AudioXPipeline):
+        strategy = super().build_strategy(pipe)
+        if self.args.with_prior_preservation:
+            return PriorPreservationStrategy(strategy, len(self.args.dataset) - 1, self.args.prior_loss_weight)
+        return strategy
+
+    def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
+        return None if self.args.held_out is None else build_early_stopping(self.args, *parts)
+
+    def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
+        """The adapter in one file, a model card, and sounds that it makes."""
+        if not accelerator.is_main_process:
+            return
+        layers, config = self._plain_lora(pipe.transformer)
+        tensors = {name: parameter.detach().cpu() for name, parameter in conditioner_parameters(pipe)}
+        with staged(self.args.output_dir) as folder:
+            with accelerator.autocast():
+                samples = make_samples(self.args, pipe, folder / SAMPLES)
+            pipe.save_lora_weights(
+                folder,
+                layers,
+                weight_name=FILE,
+                transformer_lora_adapter_metadata=config,
+                conditioner_tensors=tensors if self.args.train_conditioner else None,
+                base_model_metadata=pipe.base_model_metadata(public_name(self.args.pretrained_model_name_or_path)),
+            )
+            (folder / CARD).write_text(lora_card(self.args, pipe, config, samples, read_log(log)), encoding="utf-8")
+
+    def push_to_hub(self) -> None:
+        upload(self.args, [FILE, f"{SAMPLES}/*"])
+
+    @staticmethod
+    def _layers(transformer: nn.Module) -> dict[str, torch.Tensor]:
+        layers = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
+        return {key: tensor.detach().cpu().clone() for key, tensor in layers.items()}
+
+    def _plain_lora(self, transformer: nn.Module) -> tuple[dict[str, torch.Tensor], dict]:
+        """
+        Layers and configuration of an adapter for the base as it was. Where its weights were changed to
+        `W - s B0 A0`, the layers are `[A; A0]` and `[B, -B0]`, of twice the rank and the same scale `s`.
+        """
+        layers, config = self._layers(transformer), transformer.peft_config[ADAPTER].to_dict()
+        if self._initial is None:
+            return layers, config
+        for key, initial in self._initial.items():
+            if "lora_A" in key:
+                layers[key] = torch.cat((layers[key], initial), dim=0)
+            else:
+                layers[key] = torch.cat((layers[key], -initial), dim=1)
+        factor = 2**0.5 if config["use_rslora"] else 2
+        return layers, {
+            **config,
+            "init_lora_weights": True,
+            "r": 2 * config["r"],
+            "lora_alpha": factor * config["lora_alpha"],
+        }
+
+
+def _add_adapter(group) -> None:
+    group.add_argument("--rank", type=int, default=16, help="of the layers; 16 by default")
+    group.add_argument("--lora_alpha", type=float, help="the layers' output is scaled by alpha / rank; by default 1")
+    group.add_argument("--lora_dropout", type=float, default=0.0)
+    group.add_argument(
+        "--target_modules", nargs="+", help="modules of the transformer that get layers; by default those of attention"
+    )
+    group.add_argument(
+        "--init_lora_weights",
+        default="default",
+        help=f"{', '.join(INITS)}, or pissa_niter_N, its fast variant with N iterations; see peft.LoraConfig",
+    )
+    group.add_argument("--use_dora", action="store_true", help="DoRA (arXiv 2402.09353)")
+    group.add_argument("--use_rslora", action="store_true", help="scale by alpha / sqrt(rank) (arXiv 2312.03732)")
+    group.add_argument(
+        "--train_conditioner",
+        action="store_true",
+        help="train the conditioner's projections and empty features too, whole; they come into the same file",
+    )
+    group.add_argument(
+        "--quantization", choices=tuple(QUANTIZATIONS), help="of the base model's transformer; needs a GPU"
+    )
+
+
+def _add_prior(group) -> None:
+    group.add_argument(
+        "--with_prior_preservation",
+        action="store_true",
+        help="train on sounds that the base model made for other captions too, so that it does not forget them",
+    )
+    group.add_argument("--prior_loss_weight", type=float, default=1.0)
+    group.add_argument("--class_data_dir", type=Path, help="where they are; by default class in the output folder")
+    group.add_argument("--class_prompt", nargs="+", help="the captions that they are made for, in turn")
+    group.add_argument("--num_class_sounds", type=int, default=50, help="as many are made as are missing")
+    group.add_argument(
+        "--held_out",
+        help="a dataset of clips that are not trained on: every --validation_steps their loss is measured, and the best"
+        " adapter is kept",
+    )
+    group.add_argument(
+        "--early_stopping_patience", type=int, default=3, help="so many measurements without a better one end the run"
+    )
+
+
+def check_targets(transformer: nn.Module, targets: list[str]) -> None:
+    """`ValueError` naming the first that is no linear layer and no convolution of the transformer, and what is."""
+    names = [name for name, module in transformer.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d))]
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            known = sorted({re.sub(r".*\d+\.(?=\D)", "", name) for name in names})
+            raise ValueError(
+                f"--target_modules {target}: {type(transformer).__name__} has no such module, but {', '.join(known)}"
+            )
+
+
+def conditioner_parameters(pipe: AudioXPipeline) -> list[tuple[str, nn.Parameter]]:
+    """The parameters of the conditioner that `--train_conditioner` trains, by name."""
+    return [
+        (name, parameter) for name, parameter in pipe.conditioner.named_parameters() if PROJECTIONS.fullmatch(name)
+    ]

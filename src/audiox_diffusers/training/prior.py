@@ -1,0 +1,93 @@
+"""Prior preservation (arXiv 2208.12242, section 3.2): the base model's own sounds, so that they are not forgotten."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+from ..media import save_audio
+from ..media.files import replacing
+from ..pipelines import AudioXPipeline
+from .batches import Batch
+from .seeds import generator_for
+from .strategy import DiffusionStrategy
+
+METADATA = "metadata.jsonl"
+
+
+class PriorPreservationStrategy(DiffusionStrategy):
+    """
+    A strategy with the losses of one dataset's samples weighed.
+
+    Args:
+        strategy: whose losses they are.
+        source: number of the dataset.
+        weight: of its samples.
+    """
+
+    def __init__(self, strategy: DiffusionStrategy, source: int, weight: float):
+        super().__init__(strategy.objective, strategy.timesteps, strategy.snr_gamma)
+        self.source = source
+        self.weight = weight
+
+    def loss(self, model: nn.Module, batch: Batch, first_sample: int) -> torch.Tensor:
+        """See [`DiffusionStrategy.loss`]."""
+        weights = [self.weight if sample.key.source == self.source else 1.0 for sample in batch.samples]
+        loss = super().loss(model, batch, first_sample)
+        return loss * loss.new_tensor(weights)
+
+
+def write_prior_sounds(args: argparse.Namespace, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
+    """
+    Make the sounds that `--class_data_dir` lacks, for the captions of `--class_prompt` in turn; a folder that is there
+    is gone on with. The main process makes them, the others wait.
+
+    Raises:
+        ValueError: there are no captions to make them for.
+    """
+    folder = args.class_data_dir
+    there = _read(folder / METADATA)
+    if len(there) < args.num_class_sounds and args.class_prompt is None:
+        raise ValueError(
+            f"--class_data_dir {folder} has {len(there)} of --num_class_sounds {args.num_class_sounds} sounds; name"
+            " the captions of the others with --class_prompt"
+        )
+    if accelerator.is_main_process:
+        _make(args, pipe, accelerator, folder, there)
+    accelerator.wait_for_everyone()
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+@torch.no_grad()
+def _make(
+    args: argparse.Namespace, pipe: AudioXPipeline, accelerator: Accelerator, folder: Path, rows: list[dict[str, Any]]
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    device = pipe.transformer.device
+    moved = [pipe.transformer, pipe.conditioner] if args.quantization is None else [pipe.conditioner]
+    for model in moved:
+        model.to(accelerator.device)
+    pipe.set_progress_bar_config(leave=False, desc="prior")
+    rate = pipe.vae.config.sampling_rate
+    for number in tqdm(range(len(rows), args.num_class_sounds), desc="prior sounds", unit="sound"):
+        caption = args.class_prompt[number % len(args.class_prompt)]
+        generator = [generator_for(args.seed, "class", number)]
+        with accelerator.autocast():
+            sound = pipe(caption, generator=generator, num_inference_steps=args.validation_inference_steps).audios[0]
+        name = f"{number:05}.wav"
+        save_audio(folder / name, np.clip(sound, -1, 1), rate)
+        rows.append({"file_name": name, args.caption_column or "caption": caption})
+        with replacing(folder / METADATA) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for model in moved:
+        model.to(device)
