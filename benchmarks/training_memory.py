@@ -22,6 +22,15 @@ With gradient checkpointing a block of the transformer keeps its input, 2 d, and
 "As it is" has --use_ema. "Saving memory" has --gradient_checkpointing and --cache_latents, no --use_ema, and
 --use_8bit_adam where FSDP2 does not hand out the optimizer. FSDP2 keeps whole gradients, 4 bytes a weight more, with
 --gradient_accumulation_steps above 1.
+
+An adapter leaves the base in bfloat16, or quantized, and has gradients and moments of its own alone. A frozen layer
+keeps no input for its weights' gradient, but a convolution does all the same; a layer of the adapter keeps a bfloat16 copy of its input, 2 bytes a channel,
+and what is between its two factors, 2 r. So a block with layers on its attention saves:
+
+- every LayerNorm: its input, 4 d; where it is modulated, the factor, 2 d;
+- the inputs of the adapter's layers: 2 d each, those of keys and values of context 2 c;
+- attention as above; of a gated feed-forward three tensors of its inside, 2 f each, four where it ends in a convolution;
+- AudioXMMTransformerBlock: its six modulations and the inputs of three convolutions, 2 d each.
 """
 
 from collections.abc import Callable
@@ -29,14 +38,17 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from model_sizes import components
+from peft import LoraConfig, inject_adapter_in_model
 
 from audiox_diffusers.models.attention_audiox import AudioXEncoderBlock
 from audiox_diffusers.models.transformer_audiox import AudioXTransformerBlock
 from audiox_diffusers.models.transformer_audiox_mm import AudioXMMTransformerBlock
+from audiox_diffusers.training.lora import TARGETS
 
 GPUS = 8
 RESERVE = 2e9
 CARDS = (24, 48, 80)
+RANK = 16
 
 
 def encoder_block(tokens: int, d: int, a: int) -> int:
@@ -49,6 +61,14 @@ def dit_block(tokens: int, d: int, context: int) -> int:
 
 def mmdit_block(tokens: int, d: int, f: int) -> int:
     return tokens * ((10 + 6) * d + 12 * d + (10 + 4) * d + (2 + 12 + 4) * d + 8 * f)
+
+
+def lora_dit_block(tokens: int, d: int, context: int, r: int) -> int:
+    return tokens * (3 * 4 * d + 6 * 2 * d + 8 * d + 4 * d + 6 * 4 * d + 6 * 2 * r) + context * ((4 + 4) * d + 4 * r)
+
+
+def lora_mmdit_block(tokens: int, d: int, f: int, r: int) -> int:
+    return tokens * (2 * 6 * d + (4 + 3) * 2 * d + 12 * d + 12 * d + 8 * f + 4 * 2 * r)
 
 
 def activations(networks: dict[str, torch.nn.Module]) -> tuple[float, float]:
@@ -102,6 +122,51 @@ def table(release: str) -> None:
         print(f"| {name} | {' | '.join(cells)} | {host / 1e9:.0f} |")
 
 
+def lora_table(release: str) -> None:
+    networks = components(release)
+    transformer, conditioner = networks["transformer"], networks["conditioner"].config
+    config, tokens = transformer.config, transformer.config.sample_size + 1
+    base, rest = (
+        sum(parameter.numel() for parameter in networks[n].parameters()) for n in ("transformer", "conditioner")
+    )
+    adapter = add_lora(transformer, TARGETS[type(transformer).__name__], RANK)
+    width = config.num_attention_heads * config.attention_head_dim
+    if "ff_inner_dim" in config:
+        block = lora_mmdit_block(tokens, width, config.ff_inner_dim, RANK)
+    else:
+        context = conditioner.num_video_tokens + conditioner.num_text_tokens + conditioner.num_audio_latents
+        block = lora_dit_block(tokens, width, context, RANK)
+    parts = {
+        "base, bfloat16": 2 * base,
+        "conditioner, float32": 4 * rest,
+        "adapter: weights and their bfloat16 copies": (4 + 2) * adapter,
+        "adapter: gradients": 4 * adapter,
+        "adapter: AdamW's moments": 8 * adapter,
+        "activations": config.num_layers * block,
+        "activations with --gradient_checkpointing": config.num_layers * 2 * tokens * width + block,
+    }
+    print(f"\n{release}, an adapter of rank {RANK} on its attention: {adapter / 1e6:.1f} M parameters,"
+          f" a file of {4 * adapter / 1e6:.0f} MB\n\n| part | GB |\n|---|---|")  # fmt: skip
+    for name, size in parts.items():
+        print(f"| {name} | {size / 1e9:.2f} |")
+    *fixed, plain, checkpointed = parts.values()
+    for name, total in {
+        "all, with CUDA's part": sum(fixed) + plain,
+        "with --gradient_checkpointing": sum(fixed) + checkpointed,
+        "and --quantization bnb_8bit": sum(fixed) + checkpointed - base,
+        "and --quantization bnb_4bit": sum(fixed) + checkpointed - 1.5 * base,
+    }.items():
+        print(f"| **{name}** | **{(total + RESERVE) / 1e9:.1f}** |")
+
+
+def add_lora(model: torch.nn.Module, targets: list[str], rank: int) -> int:
+    """Add layers to a model; returns how many parameters they have."""
+    device = next(model.parameters()).device
+    with torch.device(device):
+        inject_adapter_in_model(LoraConfig(r=rank, target_modules=targets), model)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" in name)
+
+
 def card(total: float) -> str:
     return next((f"{size} GB" for size in CARDS if total <= size * 1e9), "none")
 
@@ -111,6 +176,7 @@ def saved_bytes(block: Callable, hidden_states: torch.Tensor) -> int:
     storages, layer_norm = {}, F.layer_norm
 
     def layer_norm_in_float32(x, shape, weight=None, bias=None, eps=1e-5):
+        weight, bias = (value if value is None else value.float() for value in (weight, bias))
         return layer_norm(x.float(), shape, weight, bias, eps)
 
     def pack(tensor):
@@ -149,7 +215,33 @@ def check() -> None:
     print(f"activations, measured / paper: encoder block {ratios[0]}, DiT block {ratios[1]}, MMDiT block {ratios[2]}")
 
 
+def check_lora() -> None:
+    """The same for blocks with an adapter."""
+    tokens, context, d, f, r = 120, 200, 256, 640, 16
+    angles = (torch.zeros(tokens, 32),) * 2
+    shared = torch.randn(2, context, d, dtype=torch.bfloat16)
+    dit, mmdit = AudioXTransformerBlock(d, 4, 2, 64, d, 4).bfloat16(), AudioXMMTransformerBlock(d, 8, f).bfloat16()
+    for block in (dit, mmdit):
+        add_lora(block, TARGETS[f"{type(block).__name__.removesuffix('Block')}2DModel"], r)
+        for name, parameter in block.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+    blocks = {
+        lora_dit_block(tokens, d, context, r): lambda x: dit(x, shared[: len(x)], angles),
+        lora_mmdit_block(tokens, d, f, r): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
+    }
+    samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
+    ratios = []
+    for paper, block in blocks.items():
+        one, two = (saved_bytes(block, sample) for sample in samples)
+        ratios.append(f"{(two - one) / paper:.2f}")
+    print(f"with an adapter, measured / paper: DiT block {ratios[0]}, MMDiT block {ratios[1]}")
+
+
 if __name__ == "__main__":
     check()
+    check_lora()
     for release in ("audiox", "audiox-maf-mmdit"):
         table(release)
+    for release in ("audiox", "audiox-maf-mmdit"):
+        lora_table(release)

@@ -213,7 +213,11 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         if conditioner_tensors:
             layers[CONDITIONER] = conditioner_tensors
         if transformer_lora_adapter_metadata:
-            metadata[cls.transformer_name] = transformer_lora_adapter_metadata
+            metadata[cls.transformer_name] = {
+                # In an order that does not change from run to run.
+                key: sorted(value) if isinstance(value, set) else value
+                for key, value in transformer_lora_adapter_metadata.items()
+            }
         if base_model_metadata:
             metadata[BASE_MODEL] = base_model_metadata
         cls._save_lora_weights(
