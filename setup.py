@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "training": ["tensorboard>=2.18"],
+        "quantization": ["bitsandbytes>=0.46", "torchao>=0.15"],
         "dev": [
             "tensorboard>=2.18",
             "pytest>=9",
