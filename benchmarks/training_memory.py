@@ -195,6 +195,15 @@ def saved_bytes(block: Callable, hidden_states: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
+def measured_to_paper(blocks: dict[int, Callable], tokens: int, d: int) -> list[str]:
+    samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
+    ratios = []
+    for paper, block in blocks.items():
+        one, two = (saved_bytes(block, sample) for sample in samples)
+        ratios.append(f"{(two - one) / paper:.2f}")
+    return ratios
+
+
 def check() -> None:
     """Print measured / paper at a small size. What does not grow with the batch, such as weights, drops out."""
     tokens, context, d, f = 120, 200, 256, 640
@@ -207,11 +216,7 @@ def check() -> None:
         dit_block(tokens, d, context): lambda x: dit(x, shared[: len(x)], angles),
         mmdit_block(tokens, d, f): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
     }
-    samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
-    ratios = []
-    for paper, block in blocks.items():
-        one, two = (saved_bytes(block, sample) for sample in samples)
-        ratios.append(f"{(two - one) / paper:.2f}")
+    ratios = measured_to_paper(blocks, tokens, d)
     print(f"activations, measured / paper: encoder block {ratios[0]}, DiT block {ratios[1]}, MMDiT block {ratios[2]}")
 
 
@@ -230,11 +235,7 @@ def check_lora() -> None:
         lora_dit_block(tokens, d, context, r): lambda x: dit(x, shared[: len(x)], angles),
         lora_mmdit_block(tokens, d, f, r): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
     }
-    samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
-    ratios = []
-    for paper, block in blocks.items():
-        one, two = (saved_bytes(block, sample) for sample in samples)
-        ratios.append(f"{(two - one) / paper:.2f}")
+    ratios = measured_to_paper(blocks, tokens, d)
     print(f"with an adapter, measured / paper: DiT block {ratios[0]}, MMDiT block {ratios[1]}")
 
 

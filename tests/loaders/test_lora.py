@@ -159,7 +159,9 @@ def test_the_configuration_survives(pipe, tmp_path, config):
     save(pipe, tmp_path)
     _, metadata = pipe.lora_state_dict(str(tmp_path), return_lora_metadata=True)
     there = {key: value for key, value in metadata.items() if key.startswith("transformer.")}
-    as_json = {f"transformer.{key}": list(value) if isinstance(value, set) else value for key, value in before.items()}
+    as_json = {
+        f"transformer.{key}": sorted(value) if isinstance(value, set) else value for key, value in before.items()
+    }
     assert there == json.loads(json.dumps(as_json))
 
     pipe.unload_lora_weights()

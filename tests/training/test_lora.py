@@ -295,11 +295,19 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
 
     monkeypatch.setattr(EarlyStopping, "measure", measure)
     options = ["--held_out", scenes, "--early_stopping_patience", 2, "--validation_steps", 1, "--learning_rate", 0.01]
+    options += ["--checkpointing_steps", 1]
     losses = train_lora("out", 9, *options)
     assert list(losses) == [1, 2, 3, 4] and held_out_losses(tmp_path / "out") == pytest.approx([0.5, 0.4, 0.6, 0.7])
     exported = {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()}
     assert exported == {tensor.sum().item() for tensor in kept[1]}
     assert exported != {tensor.sum().item() for tensor in kept[3]}
+
+    # A run that goes on knows the best and how long it has waited.
+    subprocess.run(["rm", "-r", str(tmp_path / "out" / "checkpoint-4")], check=True)
+    (tmp_path / "out" / FILE).unlink()
+    found = iter([0.7, 0.1])
+    assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
+    assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
 
 
 def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):

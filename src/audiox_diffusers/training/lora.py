@@ -105,13 +105,20 @@ class LoraTuning(FullTuning):
             )
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
-        """The pipeline, with a transformer in `frozen_dtype` or quantized."""
+        """
+        The pipeline, with a transformer in `frozen_dtype` or quantized.
+
+        Raises:
+            ValueError: it cannot be loaded, or its transformer lacks the modules that are to get layers.
+        """
         args = self.args
         options = {}
         if args.quantization is not None:
             options["quantization_config"] = quantization_config(args.quantization, frozen_dtype)
         dtype = {"transformer": frozen_dtype, "default": torch.float32}
         pipe = open_pipeline(args, dtype, **options)
+        # Before all that takes long.
+        check_targets(pipe.transformer, self._targets(pipe))
         cast_encoders(pipe, ENCODERS, frozen_dtype)
         if args.gradient_checkpointing:
             enable_gradient_checkpointing(pipe.transformer)
@@ -127,11 +134,9 @@ class LoraTuning(FullTuning):
         Add the adapter, in float32.
 
         Raises:
-            ValueError: the transformer has no such modules, or the initialisation does not go with them.
+            ValueError: the initialisation does not go with the modules.
         """
-        args, transformer = self.args, pipe.transformer
-        targets = args.target_modules or TARGETS[type(transformer).__name__]
-        check_targets(transformer, targets)
+        args, transformer, targets = self.args, pipe.transformer, self._targets(pipe)
         config = LoraConfig(
             r=args.rank,
             lora_alpha=args.rank if args.lora_alpha is None else args.lora_alpha,
@@ -187,6 +192,9 @@ class LoraTuning(FullTuning):
 
     def push_to_hub(self) -> None:
         upload(self.args, [FILE, f"{SAMPLES}/*"])
+
+    def _targets(self, pipe: AudioXPipeline) -> list[str]:
+        return self.args.target_modules or TARGETS[type(pipe.transformer).__name__]
 
     @staticmethod
     def _layers(transformer: nn.Module) -> dict[str, torch.Tensor]:
