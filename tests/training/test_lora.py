@@ -190,11 +190,12 @@ def test_initialisations_begin_and_end_at_the_base(train_lora, trainers, pipe, t
         assert min(tensor.abs().max() for tensor in layers.values()) > 1e-2
 
 
-@pytest.mark.parametrize("init", ["pissa", "olora"])
+@pytest.mark.parametrize("options", [["pissa"], ["olora"], ["pissa", "--use_rslora"]], ids=" ".join)
 def test_an_adapter_that_changed_the_base_is_exported_for_the_base_as_it_was(
-    train_lora, trainers, pipe, tmp_path, init
+    train_lora, trainers, pipe, tmp_path, options
 ):
-    train_lora("out", 3, "--init_lora_weights", init, "--rank", 3, "--lora_alpha", 5, "--learning_rate", 0.01)
+    options = ["--init_lora_weights", *options, "--rank", 3, "--lora_alpha", 5, "--learning_rate", 0.01]
+    train_lora("out", 3, *options)
     plain = generate(pipe)
     pipe.load_lora_weights(tmp_path / "out")
     expected = generate(trainers[0].pipe.to("cpu"))
