@@ -34,6 +34,10 @@ from .windows import TimedPrompt, Window, split_prompts, window_starts
 
 logger = logging.get_logger(__name__)
 
+# Where new latents meet held ones they are noised again to this time, and denoised, so many times.
+REFINEMENT_TIME = 0.5
+NUM_REFINEMENTS = 2
+
 EXAMPLE_DOC_STRING = """
     Examples:
         ```py
@@ -127,7 +131,9 @@ class AudioXInpaintPipeline(AudioXPipeline):
           and are given it as their audio prompt.
         - `strength` alone makes a variation of the whole sound, which it starts from, without an audio prompt.
 
-        Outside of what is made anew and of the crossfade around it, the result is the input, sample for sample.
+        Where what is new meets what is held, it is noised halfway and denoised again two times (after RePaint, arXiv
+        2201.09865), for the model has not seen the latter without noise before. Outside of what is made anew and of
+        the crossfade around it, the result is the input, sample for sample.
 
         Args:
             audio: the sound, as a path or `(waveform, rate)`, or a list of equally long ones. A waveform must be at
@@ -150,8 +156,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 extension overlap by `window_overlap_in_s` too.
             output_type (`str`): `"np"`, `"pt"`, or `"stream"` for an iterator.
             return_dict (`bool`): whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in [`AudioXPipeline`]; an extension counts
-                steps anew for each of its windows.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: as in [`AudioXPipeline`]; steps are counted anew
+                when latents are noised again, and for each window of an extension.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
@@ -359,7 +365,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
 
         # One end of what is still to be made; it moves away from the sound.
         edge = input_end // hop if num_new > 0 else begin // hop
-        guidance_scale, encoded = self.guidance_scale, False
+        encoded = False
         while (edge * hop < end if num_new > 0 else edge > 0) and not self.interrupt:
             start = edge - task.overlap if num_new > 0 else edge + task.overlap - size
             start = min(max(0, start), num_frames - size)
@@ -373,7 +379,6 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 encoded = True
 
             frames = slice(start, start + size)
-            self._guidance_scale = guidance_scale
             windows, condition_embeds = self._encode_edit(task, [start], edit)
             windows = [replace(window, start=0) for window in windows]
             strengths = (~known[frames]).float().expand(len(sound), -1)
@@ -382,12 +387,13 @@ class AudioXInpaintPipeline(AudioXPipeline):
             # Frames at the edge of the window before are decoded again, now with what follows them.
             margin = halo + math.ceil(fade / hop) + 1
             new = (~known[frames]).nonzero().flatten() + start
-            lower, upper = max(0, new[0].item() - margin), min(num_frames, new[-1].item() + 1 + margin)
-            place = lower * hop
-            for piece in self._mixed(replace(edit, first=0, end=num_frames * hop), latents, lower, upper):
+            known[frames] = True
+            lowest, highest = known.nonzero()[0].item(), known.nonzero()[-1].item() + 1
+            lower, upper = max(lowest, new[0].item() - margin), min(highest, new[-1].item() + 1 + margin)
+            place, whole = lower * hop, replace(edit, first=0, end=num_frames * hop)
+            for piece in self._mixed(whole, latents[..., :highest], lower, upper, lowest):
                 canvas[..., place : place + piece.shape[-1]] = piece
                 place += piece.shape[-1]
-            known[frames] = True
             edge = start + size if num_new > 0 else start
         return iter(canvas[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
 
@@ -405,16 +411,39 @@ class AudioXInpaintPipeline(AudioXPipeline):
         strengths: torch.Tensor,
     ) -> torch.Tensor:
         """
-        Denoise from the level of the highest strength. A frame is held at its known latents until the level of its own.
+        Make latents anew, `[B, C, L]`, and where others are held make them agree.
 
         Args:
             known: `[B, C, L]`, clean latents of the sound.
             strengths: `[B, L]`, 0 for what is held to the end. Where it is 1 the known latents are not seen.
         """
-        device = self._execution_device
+        device, guidance_scale = self._execution_device, self.guidance_scale
         negative_condition_embeds = self.encode_negative(
             *task.negative, len(known), task.num_waveforms_per_prompt, condition_embeds, device
         )
+        contexts = condition_embeds, negative_condition_embeds
+        latents = self._pass(task, windows, *contexts, known.to(device), strengths)
+        for _ in range(NUM_REFINEMENTS if (strengths == 0).any() else 0):
+            if not self.interrupt:
+                self._guidance_scale = guidance_scale
+                latents = self._pass(task, windows, *contexts, latents, strengths.clamp(max=REFINEMENT_TIME))
+        self._guidance_scale = guidance_scale
+        return latents
+
+    def _pass(
+        self,
+        task: Task,
+        windows: list[Window],
+        condition_embeds: torch.Tensor,
+        negative_condition_embeds: torch.Tensor,
+        known: torch.Tensor,
+        strengths: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Noise known latents to the level of the highest strength, and denoise. A frame is held until the level of its
+        own strength.
+        """
+        device = known.device
         self.scheduler.set_timesteps(task.num_inference_steps, device=device)
         values, index = strengths.unique(return_inverse=True)
         times = self.scheduler.timesteps.cpu()
@@ -426,7 +455,6 @@ class AudioXInpaintPipeline(AudioXPipeline):
         self._num_timesteps = len(timesteps)
         self.transformer._reset_stateful_cache()
 
-        known = known.to(device)
         noise = randn_tensor(known.shape, generator=task.sampling.generator, device=device, dtype=torch.float32)
         seen = torch.where((strengths < 1)[:, None].to(device), known, 0)
         latents = self.scheduler.add_noise(seen, noise, timesteps[:1].expand(len(known)))
@@ -435,8 +463,13 @@ class AudioXInpaintPipeline(AudioXPipeline):
             latents, timesteps, windows, condition_embeds, negative_condition_embeds, task.sampling, held
         )
 
-    def _mixed(self, edit: Edit, latents: torch.Tensor, first: int, end: int) -> Iterator[torch.Tensor]:
-        """Frames `first` to `end` of the result, in pieces: the input, and what was made anew, decoded, faded in."""
+    def _mixed(
+        self, edit: Edit, latents: torch.Tensor, first: int, end: int, lowest: int = 0
+    ) -> Iterator[torch.Tensor]:
+        """
+        Frames `first` to `end` of the result, in pieces: the input, and what was made anew, decoded, faded in. There
+        are latents from frame `lowest` on.
+        """
         hop = self.vae.hop_length
         length = self.vae.tile_latent_min_length - 2 * self.vae.tile_latent_overlap
         for start in range(first, end, length):
@@ -447,7 +480,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
             if not gain.any():
                 yield kept
                 continue
-            decoded = torch.cat(list(decode_tiles(self.vae, latents.to(self._execution_device), start, stop)), dim=-1)
+            (decoded,) = decode_tiles(self.vae, latents.to(self._execution_device), start, stop, lowest)
             decoded = decoded[..., samples.start - start * hop : samples.stop - start * hop].cpu()
             gain = gain[:, None]
             yield torch.where(gain > 0, gain * decoded + (1 - gain) * kept, kept)

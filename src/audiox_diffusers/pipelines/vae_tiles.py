@@ -8,7 +8,11 @@ from ..models import AudioXAutoencoderOobleck
 
 
 def decode_tiles(
-    vae: AudioXAutoencoderOobleck, latents: torch.Tensor, first: int = 0, end: int | None = None
+    vae: AudioXAutoencoderOobleck,
+    latents: torch.Tensor,
+    first: int = 0,
+    end: int | None = None,
+    lowest: int = 0,
 ) -> Iterator[torch.Tensor]:
     """
     The sound of latent frames `first` to `end`, in pieces that are decoded as they are asked for.
@@ -18,6 +22,7 @@ def decode_tiles(
             `tile_latent_overlap`, the receptive field.
         latents: `[B, C, L]`.
         first, end: frames, by default all.
+        lowest: the first frame that there is.
 
     Returns:
         float32 `[B, channels, samples]`, one after the other.
@@ -26,7 +31,7 @@ def decode_tiles(
     hop, halo = vae.hop_length, vae.tile_latent_overlap
     length = vae.tile_latent_min_length - 2 * halo
     for start in range(first, end, length):
-        stop, before = min(start + length, end), max(0, start - halo)
+        stop, before = min(start + length, end), max(lowest, start - halo)
         tile = vae.decode(latents[..., before : stop + halo]).sample
         yield tile[..., (start - before) * hop : (stop - before) * hop].float()
 
