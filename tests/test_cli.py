@@ -529,8 +529,8 @@ def test_wrong_edits_are_found_before_the_model_is_loaded(monkeypatch, model, me
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ("--inpaint 0.001-2", "the sound is 0.004354 s long"),
-        ("--strength 2", "`strength` must be above 0"),
+        ("--crossfade 0 --inpaint 0.001-2", "the sound is 0.004354 s long"),
+        ("--crossfade 0 --strength 2", "`strength` must be above 0"),
         ("--extend nan", "`extend_by_s` must be a number"),
         ("--strength 1", "`crossfade_ms` must be in 0..1.088 ms, the overlap of windows, got 20"),
     ],

@@ -1,6 +1,7 @@
 """Editing of sounds: parts made anew, sounds that go on, variations."""
 
 import math
+import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,9 +35,8 @@ from .windows import TimedPrompt, Window, split_prompts, window_starts
 
 logger = logging.get_logger(__name__)
 
-# Where new latents meet held ones they are noised again to this time, and denoised, so many times.
+# To this time new latents are noised again, and denoised, where they meet held ones.
 REFINEMENT_TIME = 0.5
-NUM_REFINEMENTS = 2
 
 EXAMPLE_DOC_STRING = """
     Examples:
@@ -77,6 +77,7 @@ class Task:
     items: dict[str, list]
     overlap: int
     num_inference_steps: int
+    num_refinements: int
     negative: tuple
     num_waveforms_per_prompt: int
     sampling: Sampling
@@ -103,6 +104,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         extend_by_s: float | None = None,
         strength: float | None = None,
         crossfade_ms: float = 20.0,
+        num_refinements: int = 4,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         num_inference_steps: int | None = None,
@@ -131,9 +133,9 @@ class AudioXInpaintPipeline(AudioXPipeline):
           and are given it as their audio prompt.
         - `strength` alone makes a variation of the whole sound, which it starts from, without an audio prompt.
 
-        Where what is new meets what is held, it is noised halfway and denoised again two times (after RePaint, arXiv
-        2201.09865), for the model has not seen the latter without noise before. Outside of what is made anew and of
-        the crossfade around it, the result is the input, sample for sample.
+        Where what is new meets what is held, it is noised halfway and denoised again `num_refinements` times (after
+        RePaint, arXiv 2201.09865), for the model has seen the latter under noise alone. Outside of what is made anew
+        and of the crossfade around it, the result is the input, sample for sample.
 
         Args:
             audio: the sound, as a path or `(waveform, rate)`, or a list of equally long ones. A waveform must be at
@@ -151,9 +153,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 out. With `inpaint_spans` it is that of the spans, by default 1.
             crossfade_ms (`float`): milliseconds on both sides of what is new, outside of it, over which it gives way
                 to the input; at most the overlap of windows.
+            num_refinements (`int`): how often what is new is fitted again to what is held, 0 or more. Each takes the
+                steps below time 0.5, a sixth of the default schedule.
             num_inference_steps, guidance_scale, guidance_rescale, num_waveforms_per_prompt, generator,
                 window_overlap_in_s, window_batch_size, attention_kwargs: as in [`AudioXPipeline`]. Windows of an
-                extension overlap by `window_overlap_in_s` too.
+                extension overlap by `window_overlap_in_s` too, or by half a window by default.
             output_type (`str`): `"np"`, `"pt"`, or `"stream"` for an iterator.
             return_dict (`bool`): whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
             callback_on_step_end, callback_on_step_end_tensor_inputs: as in [`AudioXPipeline`]; steps are counted anew
@@ -176,8 +180,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         rate = self.vae.config.sampling_rate
-        overlap = self.overlap_frames(window_overlap_in_s)
-        self.check_edit(inpaint_spans, mask, extend_by_s, strength, crossfade_ms, overlap)
+        if extend_by_s is not None and window_overlap_in_s is None:
+            overlap = self.transformer.config.sample_size // 2
+        else:
+            overlap = self.overlap_frames(window_overlap_in_s)
+        self.check_edit(inpaint_spans, mask, extend_by_s, strength, crossfade_ms, num_refinements, overlap)
         waveforms = self._read_sounds(audio)
         num_samples = waveforms[0].shape[1] + abs(round((extend_by_s or 0) * rate))
         self.check_inputs(
@@ -214,7 +221,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
             callback_on_step_end_tensor_inputs,
         )
         negative = (negative_prompt, negative_prompt_embeds, None)
-        task = Task(items, overlap, num_inference_steps, negative, num_waveforms_per_prompt, sampling)
+        task = Task(items, overlap, num_inference_steps, num_refinements, negative, num_waveforms_per_prompt, sampling)
         fade = round(crossfade_ms / 1000 * rate)
 
         if extend_by_s is not None:
@@ -237,6 +244,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         extend_by_s: float | None,
         strength: float | None,
         crossfade_ms: float,
+        num_refinements: int,
         overlap: int,
     ) -> None:
         """Raise `ValueError` for the arguments that this pipeline alone has, as far as the sound is not needed."""
@@ -260,6 +268,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
             raise ValueError(
                 f"`crossfade_ms` must be in 0..{longest:.4g} ms, the overlap of windows, got {crossfade_ms}."
             )
+        if not isinstance(num_refinements, numbers.Integral) or num_refinements < 0:
+            raise ValueError(f"`num_refinements` must be a whole number, 0 or more, got {num_refinements}.")
 
     def _read_sounds(self, audio: Any) -> list[torch.Tensor]:
         """The sounds of a batch, equally long, `[channels, N]` each."""
@@ -423,7 +433,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         )
         contexts = condition_embeds, negative_condition_embeds
         latents = self._pass(task, windows, *contexts, known.to(device), strengths)
-        for _ in range(NUM_REFINEMENTS if (strengths == 0).any() else 0):
+        for _ in range(task.num_refinements if (strengths == 0).any() else 0):
             if not self.interrupt:
                 self._guidance_scale = guidance_scale
                 latents = self._pass(task, windows, *contexts, latents, strengths.clamp(max=REFINEMENT_TIME))
