@@ -372,6 +372,7 @@ class AudioXPipeline(RegisteredPipelineMixin, AudioXWindowConditioningMixin, Aud
             num_samples,
             device,
         )
+        condition_embeds = condition_embeds.to(self.transformer.dtype)
         num_sounds = 1 + max(window.sound for window in windows)
         if isinstance(generator, list) and len(generator) != num_sounds:
             raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")

@@ -347,8 +347,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 sound[:, start:end] = 0
         task = replace(task, items={**task.items, "audio": list(silenced)})
         starts = [first + s for first, end in regions for s in window_starts(end - first, size, task.overlap)]
-        windows, condition_embeds = self._encode_edit(task, starts, edit)
-        latents = self._run(task, windows, condition_embeds, known, strengths)
+        windows, *contexts = self._encode_edit(task, starts, edit)
+        latents = self._run(task, windows, contexts, known, strengths)
         return self._mixed(edit, latents, 0, math.ceil(num_samples / hop))
 
     def _extend(self, task: Task, num_new: int, fade: int) -> Iterator[torch.Tensor]:
@@ -375,7 +375,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
 
         # One end of what is still to be made; it moves away from the sound.
         edge = input_end // hop if num_new > 0 else begin // hop
-        encoded = False
+        encoded, negative_condition_embeds = False, None
         while (edge * hop < end if num_new > 0 else edge > 0) and not self.interrupt:
             start = edge - task.overlap if num_new > 0 else edge + task.overlap - size
             start = min(max(0, start), num_frames - size)
@@ -389,10 +389,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 encoded = True
 
             frames = slice(start, start + size)
-            windows, condition_embeds = self._encode_edit(task, [start], edit)
+            windows, *contexts = self._encode_edit(task, [start], edit, negative_condition_embeds)
+            negative_condition_embeds = contexts[1]
             windows = [replace(window, start=0) for window in windows]
             strengths = (~known[frames]).float().expand(len(sound), -1)
-            made = self._run(task, windows, condition_embeds, latents[..., frames], strengths).cpu()
+            made = self._run(task, windows, contexts, latents[..., frames], strengths).cpu()
             latents[..., frames] = torch.where(known[frames], latents[..., frames], made)
             # Frames at the edge of the window before are decoded again, now with what follows them.
             margin = halo + math.ceil(fade / hop) + 1
@@ -407,16 +408,25 @@ class AudioXInpaintPipeline(AudioXPipeline):
             edge = start + size if num_new > 0 else start
         return iter(canvas[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
 
-    def _encode_edit(self, task: Task, starts: list[int], edit: Edit) -> tuple[list[Window], torch.Tensor]:
-        return self.encode_windows(
-            task.items, starts, task.overlap, edit.first, task.sampling.generator, self._execution_device
+    def _encode_edit(
+        self, task: Task, starts: list[int], edit: Edit, negative_condition_embeds: torch.Tensor | None = None
+    ) -> tuple[list[Window], torch.Tensor, torch.Tensor]:
+        """The windows at these frames, their contexts, and the negative ones, which are the same for all windows."""
+        device = self._execution_device
+        windows, condition_embeds = self.encode_windows(
+            task.items, starts, task.overlap, edit.first, task.sampling.generator, device
         )
+        if negative_condition_embeds is None:
+            negative_condition_embeds = self.encode_negative(
+                *task.negative, len(edit.waveform), task.num_waveforms_per_prompt, condition_embeds, device
+            )
+        return windows, condition_embeds.to(self.transformer.dtype), negative_condition_embeds
 
     def _run(
         self,
         task: Task,
         windows: list[Window],
-        condition_embeds: torch.Tensor,
+        contexts: list[torch.Tensor],
         known: torch.Tensor,
         strengths: torch.Tensor,
     ) -> torch.Tensor:
@@ -424,19 +434,16 @@ class AudioXInpaintPipeline(AudioXPipeline):
         Make latents anew, `[B, C, L]`, and where others are held make them agree.
 
         Args:
+            contexts: those of the windows, and the negative ones of the sounds.
             known: `[B, C, L]`, clean latents of the sound.
             strengths: `[B, L]`, 0 for what is held to the end. Where it is 1 the known latents are not seen.
         """
-        device, guidance_scale = self._execution_device, self.guidance_scale
-        negative_condition_embeds = self.encode_negative(
-            *task.negative, len(known), task.num_waveforms_per_prompt, condition_embeds, device
-        )
-        contexts = condition_embeds, negative_condition_embeds
-        latents = self._pass(task, windows, *contexts, known.to(device), strengths)
+        guidance_scale = self.guidance_scale
+        latents = self._pass(task, windows, contexts, known.to(self._execution_device), strengths)
         for _ in range(task.num_refinements if (strengths == 0).any() else 0):
             if not self.interrupt:
                 self._guidance_scale = guidance_scale
-                latents = self._pass(task, windows, *contexts, latents, strengths.clamp(max=REFINEMENT_TIME))
+                latents = self._pass(task, windows, contexts, latents, strengths.clamp(max=REFINEMENT_TIME))
         self._guidance_scale = guidance_scale
         return latents
 
@@ -444,8 +451,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         self,
         task: Task,
         windows: list[Window],
-        condition_embeds: torch.Tensor,
-        negative_condition_embeds: torch.Tensor,
+        contexts: list[torch.Tensor],
         known: torch.Tensor,
         strengths: torch.Tensor,
     ) -> torch.Tensor:
@@ -469,9 +475,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         seen = torch.where((strengths < 1)[:, None].to(device), known, 0)
         latents = self.scheduler.add_noise(seen, noise, timesteps[:1].expand(len(known)))
         held = Held(known, steps[index] - begin)
-        return self.denoise(
-            latents, timesteps, windows, condition_embeds, negative_condition_embeds, task.sampling, held
-        )
+        return self.denoise(latents, timesteps, windows, *contexts, task.sampling, held)
 
     def _mixed(
         self, edit: Edit, latents: torch.Tensor, first: int, end: int, lowest: int = 0
