@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import audiox_diffusers
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import build_parser, main
-from audiox_diffusers.commands import batch, convert, features, generate
+from audiox_diffusers.commands import batch, convert, features, generate, once
 from audiox_diffusers.media import load_audio, save_audio, save_video
 from audiox_diffusers.pipelines import load_features, save_features
 
@@ -147,7 +147,7 @@ def test_help():
     audiox = Path(sys.executable).parent / "audiox"
     result = subprocess.run([audiox, "--help"], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("generate", "features", "convert", "demo", "bench"):
+    for command in ("generate", "edit", "features", "convert", "demo", "bench"):
         assert command in result.stdout
 
 
@@ -353,18 +353,37 @@ def wrong(args: list[object], capsys) -> str:
         ("--prompt a --seed -1", "seed must be in"),
         ("--prompt a --seed 18446744073709551615 --num 2", "the last seed"),
         ("--prompt a --device nix", "--device nix: not available"),
+        ("--prompt a --window-overlap 0", "`--window-overlap` must be"),
+        ("--prompt a --window-batch 0", "--window-batch must be at least 1, got 0"),
     ],
 )
 def test_wrong_input_is_found_before_the_model_is_loaded(monkeypatch, model, media, out, capsys, args, message):
-    monkeypatch.setattr(generate, "load_pipeline", None)
+    monkeypatch.setattr(once, "load_pipeline", None)
     words = args.format(out=out, media=media).split()
     assert message in wrong(["generate", "--model", model, "-o", out / "x.wav", *words], capsys)
     assert names(out) == []
 
 
-def test_length_beyond_the_window(model, out, capsys):
-    args = ["generate", "--model", model, "--prompt", "a", "--length", 1, "-o", out / "x.wav"]
-    assert "length must be at most 0.004354 s, the model's window, got 1" in wrong(args, capsys)
+def test_length_beyond_the_window(make_sound, out, capsys):
+    """The pieces that are written, scaled by the peak of all, are those of the pipeline."""
+    make_sound("--prompt", "a dog", "--length", 0.1, output="long.wav")
+    assert ": 0.10 s of stereo sound" in capsys.readouterr().out
+    waveform, _ = load_audio(out / "long.wav")
+    assert waveform.shape == (2, 4410) and waveform.abs().max() == pytest.approx(1, abs=1e-4)
+    make_sound("--prompt", "a dog", "--length", 0.1, "--window-batch", 1, output="one.wav")
+    assert (load_audio(out / "one.wav")[0] - waveform).abs().max() < 1e-3
+    make_sound("--prompt", "a dog", "--length", 0.1, "--window-overlap", 0.002, output="overlap.wav")
+    assert (load_audio(out / "overlap.wav")[0] - waveform).abs().max() > 0.1
+
+
+def test_what_fails_while_writing_leaves_nothing(monkeypatch, model, out):
+    def fail(self, latents, num_samples):
+        yield np.zeros((1, 2, 5), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AudioXPipeline, "stream_latents", fail)
+    args = ["generate", "--model", model, "--prompt", "a", "--steps", 1, "--length", 0.01, "-o", out / "x.wav"]
+    assert main([str(word) for word in args]) == 130
     assert names(out) == []
 
 
@@ -443,6 +462,86 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch, model, out):
         main(["generate", "--model", str(model), "--prompt", "a", "-o", str(out / "x.wav")])
 
 
+# audiox edit
+
+
+@pytest.fixture
+def edit_sound(model, media, out):
+    """Run `audiox edit` on a tone of 0.02 s, much longer than the small model's window."""
+    tone = 0.5 * np.sin(np.arange(882) * 0.1, dtype=np.float32)
+    save_audio(media / "long.wav", np.stack((tone, tone)), RATE)
+
+    def run(*args: object, output: str = "edited.wav") -> torch.Tensor | None:
+        command = ["edit", "--model", model, "--audio", media / "long.wav", "--steps", 3, "--crossfade", 0]
+        command += [*args, "-o", out / output]
+        assert main([str(word) for word in command]) == 0
+        return load_audio(out / output)[0] if (out / output).exists() else None
+
+    return run
+
+
+def test_edit_inpaints(edit_sound, media, capsys):
+    original, _ = load_audio(media / "long.wav")
+    sound = edit_sound("--prompt", "a", "--inpaint", "0.005-0.008", "--inpaint", "0.01-0.012")
+    changed = (sound != original).any(dim=0).nonzero().flatten()
+    assert sound.shape == original.shape and changed.min() >= 220 and changed.max() < 529
+    assert not ((changed >= 353) & (changed < 441)).any()
+    assert ": 0.02 s of stereo sound at 44100 Hz" in capsys.readouterr().out
+
+
+def test_edit_extends(edit_sound, media):
+    original, _ = load_audio(media / "long.wav")
+    after, before = edit_sound("--extend", 0.01), edit_sound("--extend", -0.01)
+    assert after.shape == before.shape == (2, 1323)
+    assert torch.equal(after[:, :882], original) and torch.equal(before[:, -882:], original)
+
+
+def test_edit_varies_with_the_seed(edit_sound, out):
+    edit_sound("--strength", 0.9, "--num", 2, "--seed", 4)
+    first = (out / "edited-1.wav").read_bytes()
+    edit_sound("--strength", 0.9, "--seed", 4)
+    assert (out / "edited.wav").read_bytes() == first != (out / "edited-2.wav").read_bytes()
+
+
+def test_edit_of_the_sound_of_a_video(edit_sound, media, out):
+    edit_sound("--audio", media / "video.mp4", "--video", media / "video.mp4", "--strength", 0.9, output="edited.mp4")
+    assert picture_packets(out / "edited.mp4") == picture_packets(media / "video.mp4")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("", "nothing to do: give --inpaint, --extend or --strength"),
+        ("--extend 1 --strength 0.5", "--extend does not go with"),
+        ("--inpaint 3", "--inpaint 3: must be START-END"),
+        ("--inpaint 3-2", "--inpaint 3-2: must be START-END"),
+        ("--strength 0.5 -o {out}/x.mp4", "needs a video"),
+        ("--strength 0.5 --audio {media}/nix.wav", "nix.wav: no such file"),
+    ],
+)
+def test_wrong_edits_are_found_before_the_model_is_loaded(monkeypatch, model, media, out, capsys, args, message):
+    monkeypatch.setattr(once, "load_pipeline", None)
+    start = ["edit", "--model", model, "--audio", media / "audio.wav", "-o", out / "x.wav"]
+    assert message in wrong([*start, *args.format(out=out, media=media).split()], capsys)
+    assert names(out) == []
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--crossfade 0 --inpaint 0.001-2", "the sound is 0.004354 s long"),
+        ("--crossfade 0 --strength 2", "`strength` must be above 0"),
+        ("--extend nan", "`extend_by_s` must be a number"),
+        ("--strength 1", "`crossfade_ms` must be in 0..1.088 ms, the overlap of windows, got 20"),
+    ],
+)
+def test_wrong_edits(model, media, out, capsys, args, message):
+    save_audio(media / "stereo.wav", torch.full((2, WINDOW), 0.1), RATE)
+    start = ["edit", "--model", model, "--audio", media / "stereo.wav", "-o", out / "x.wav"]
+    assert message in wrong([*start, *args.split()], capsys)
+    assert names(out) == []
+
+
 # audiox generate --batch
 
 
@@ -515,13 +614,13 @@ def test_batch_resumes(monkeypatch, model, lines, out, capsys):
 
 
 def test_batch_goes_on_after_a_line_that_fails(model, lines, out, capsys):
-    path = lines({"prompt": "a"}, {"video": "nix.mp4"}, {"prompt": "a", "length": 5}, {"prompt": "b"})
+    path = lines({"prompt": "a"}, {"video": "nix.mp4"}, {"audio": "text.mp4"}, {"prompt": "b"})
     assert run_batch(model, path, out) == 2
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("audiox: error")]
     assert len(errors) == 2
     assert "lines.jsonl, line 2: " in errors[0] and "nix.mp4: no such file" in errors[0]
-    assert "lines.jsonl, line 3: " in errors[1] and "the model's window" in errors[1]
+    assert "lines.jsonl, line 3: " in errors[1] and "text.mp4" in errors[1]
     assert said.out.splitlines()[-1] == "wrote 2, skipped 0, failed 2"
     assert names(out) == ["00001.wav", "00004.wav"]
 

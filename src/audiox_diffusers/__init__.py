@@ -14,7 +14,7 @@ from .models import (
 )
 from .models.transformer_audiox import AudioXTransformerBlock
 from .models.transformer_audiox_mm import AudioXMMTransformerBlock
-from .pipelines import AudioXPipeline, load_original_checkpoint
+from .pipelines import AudioXInpaintPipeline, AudioXPipeline, load_original_checkpoint
 from .schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .version import __version__
 
@@ -23,6 +23,7 @@ register_classes(
     AudioXConditioner,
     AudioXDPMSolverSDEScheduler,
     AudioXFlowMatchScheduler,
+    AudioXInpaintPipeline,
     AudioXMMTransformer2DModel,
     AudioXPipeline,
     AudioXTransformer2DModel,
@@ -42,6 +43,7 @@ __all__ = [
     "AudioXConditioner",
     "AudioXDPMSolverSDEScheduler",
     "AudioXFlowMatchScheduler",
+    "AudioXInpaintPipeline",
     "AudioXMMTransformer2DModel",
     "AudioXPipeline",
     "AudioXTransformer2DModel",

@@ -14,6 +14,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_generate(commands)
+    _add_edit(commands)
     _add_features(commands)
     _add_convert(commands)
     _add_demo(commands)
@@ -48,6 +49,60 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
     )
 
     options = parser.add_argument_group("how to make it")
+    _add_sampling(options)
+    options.add_argument(
+        "--length",
+        type=float,
+        metavar="SECONDS",
+        help="of any length; longer than the model's window in windows that overlap (default: 10, or the window; for a"
+        " video file, its length if shorter)",
+    )
+    options.add_argument(
+        "--audio-padding",
+        choices=("left", "right"),
+        default="right",
+        help="where silence is added to a short --audio (default: right)",
+    )
+    _add_placement(options)
+    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
+
+
+def _add_edit(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "edit",
+        help="make parts of a sound anew, let it go on, or vary it",
+        description="Edit a sound. What is not made anew stays as it is, sample for sample.",
+    )
+    _add_model(parser)
+    parser.add_argument("--audio", required=True, metavar="FILE", help="sound to edit, or a video with sound")
+    parser.add_argument("-o", "--output", required=True, help="sound file, or video file (with --video)")
+
+    edits = parser.add_argument_group("what to do", "one of them; --inpaint and --strength go together")
+    edits.add_argument(
+        "--inpaint",
+        action="append",
+        metavar="START-END",
+        help="seconds to make anew, such as 2.5-7.5; can be repeated",
+    )
+    edits.add_argument(
+        "--extend", type=float, metavar="SECONDS", help="how long to go on, or with a minus how long to lead in"
+    )
+    edits.add_argument(
+        "--strength", type=float, metavar="S", help="how far to go from the sound, above 0 to 1; alone for a variation"
+    )
+    edits.add_argument("--crossfade", type=float, metavar="MS", help="milliseconds around what is new (default: 20)")
+
+    prompts = parser.add_argument_group("what to hear", "--image and --video exclude each other")
+    prompts.add_argument("--prompt", metavar="TEXT", help="description of the sound")
+    prompts.add_argument("--video", metavar="FILE", help="video that the sound goes with")
+    prompts.add_argument("--image", metavar="FILE", help="picture that the sound goes with")
+    options = parser.add_argument_group("how to make it")
+    _add_sampling(options)
+    _add_placement(options)
+    parser.set_defaults(audio_padding="right", normalize=False)
+
+
+def _add_sampling(options: argparse._ActionsContainer) -> None:
     options.add_argument("--negative-prompt", metavar="TEXT", help="description of what not to hear")
     options.add_argument("--steps", type=int, metavar="N", help="denoising steps (default: the model's own)")
     options.add_argument(
@@ -60,22 +115,17 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         "--seed", type=int, default=0, metavar="S", help="of the first sound; the next ones count up (default: 0)"
     )
     options.add_argument(
-        "--length",
-        type=float,
-        metavar="SECONDS",
-        help="at most the model's window (default: 10, or the window; for a video file, its length if shorter)",
-    )
-    options.add_argument(
         "--num", type=int, metavar="N", help="sounds to make: OUTPUT-1 to OUTPUT-N if more than one (default: 1)"
     )
     options.add_argument(
-        "--audio-padding",
-        choices=("left", "right"),
-        default="right",
-        help="where silence is added to a short --audio (default: right)",
+        "--window-overlap",
+        type=float,
+        metavar="SECONDS",
+        help="how far windows overlap in what is longer than one (default: a quarter of a window)",
     )
-    _add_placement(options)
-    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
+    options.add_argument(
+        "--window-batch", type=int, default=4, metavar="N", help="windows at a time, which bounds memory (default: 4)"
+    )
 
 
 def _add_features(commands: argparse._SubParsersAction) -> None:

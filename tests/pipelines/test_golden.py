@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler
-from audiox_diffusers.pipelines.pipeline_audiox import rescale_guidance
+from audiox_diffusers.pipelines.denoising import rescale_guidance
 
 
 def use_stored_noise(monkeypatch, scheduler, step_noise):

@@ -418,3 +418,19 @@ def test_samples_are_of_the_datas_distribution(eta):
     # Four standard errors of a sample of this size, and as much again for the steps' own error.
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert samples.std().item() == pytest.approx(STD, rel=0.03)
+
+
+def test_velocity_is_the_one_whose_denoised_sample_is_given():
+    scheduler = AudioXDPMSolverSDEScheduler()
+    scheduler.set_timesteps(5)
+    clean, noise = (torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for begin, timestep in enumerate(scheduler.timesteps):
+        scheduler.set_timesteps(5)
+        scheduler.set_begin_index(begin)
+        sigma = scheduler.sigmas[begin].item()
+        sample = 3 * clean + noise * sigma
+        velocity = scheduler.velocity(clean, sample, timestep)
+        torch.testing.assert_close(scheduler.denoise(velocity, sample, sigma), clean, atol=1e-5, rtol=1e-5)
+    assert torch.equal(
+        scheduler.step(velocity, timestep, sample).prev_sample, scheduler.denoise(velocity, sample, sigma)
+    )

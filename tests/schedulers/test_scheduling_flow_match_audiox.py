@@ -88,3 +88,13 @@ def test_one_step_too_many():
     scheduler.step(torch.zeros(1, 2), 1.0, torch.zeros(1, 2))
     with pytest.raises(ValueError, match="more often"):
         scheduler.step(torch.zeros(1, 2), 1.0, torch.zeros(1, 2))
+
+
+def test_velocity_leads_to_the_sample_that_is_given():
+    clean, sample = (torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    for begin in range(4):
+        scheduler = AudioXFlowMatchScheduler()
+        scheduler.set_timesteps(4)
+        scheduler.set_begin_index(begin)
+        time = scheduler.timesteps[begin]
+        torch.testing.assert_close(sample - time * scheduler.velocity(clean, sample, time), clean)

@@ -9,7 +9,7 @@ from ..cli import one_line
 from ..media.files import check_target
 from ..pipelines.prompt_files import read_prompt_file
 from .loading import check_model, load_pipeline
-from .sounds import Request, Settings, make, write
+from .sounds import Request, Settings, make
 
 
 def run(args: Namespace) -> int:
@@ -28,14 +28,12 @@ def run(args: Namespace) -> int:
     written = failed = 0
     if missing:
         pipe, _ = load_pipeline(args.model, settings.device, settings.dtype)
-        rate = pipe.vae.config.sampling_rate
     for number, request in missing.items():
         pipe.set_progress_bar_config(desc=f"line {number}", leave=False)
         try:
             request.output.parent.mkdir(parents=True, exist_ok=True)
             request.check_files()
-            sound, seconds = make(pipe, request, settings)
-            line = write(request.output, sound, rate, request.video, settings.normalize)
+            line, seconds = make(pipe, request, settings)
         except (ValueError, OSError) as error:
             print(f"audiox: error: {args.batch}, line {number}: {one_line(error)}", file=sys.stderr)
             failed += 1

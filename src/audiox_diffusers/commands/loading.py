@@ -40,12 +40,16 @@ def check_model(model: str) -> None:
 
 
 def load_pipeline(
-    model: str, device: torch.device, dtype: torch.dtype, **components: None
+    model: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    pipeline_class: type[AudioXPipeline] = AudioXPipeline,
+    **components: None,
 ) -> tuple[AudioXPipeline, float]:
     """The pipeline, on its device, and the seconds that took. Components given as `None` are left out."""
     start = time.perf_counter()
     try:
-        pipe = AudioXPipeline.from_pretrained(model, dtype=dtype, **components)
+        pipe = pipeline_class.from_pretrained(model, dtype=dtype, **components)
         pipe.to(device)
     except RemoteEntryNotFoundError:
         raise ValueError(

@@ -1,11 +1,13 @@
-"""What `audiox generate` does for one file and for each line of a batch: check, make, write."""
+"""What `audiox generate` and `audiox edit` do for one file and for each line of a batch: check, make, write."""
 
 import math
 import tempfile
 import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -78,6 +80,8 @@ class Settings:
     guidance: float | None
     guidance_rescale: float | None
     audio_padding: str
+    window_overlap: float | None
+    window_batch: int
     normalize: bool
     device: torch.device
     dtype: torch.dtype
@@ -91,44 +95,62 @@ class Settings:
             raise ValueError(f"--guidance must be a finite number, got {args.guidance}")
         if args.guidance_rescale is not None and not 0 <= args.guidance_rescale <= 1:
             raise ValueError(f"--guidance-rescale must be in 0..1, got {args.guidance_rescale}")
+        if args.window_overlap is not None:
+            check_positive("--window-overlap", args.window_overlap)
+        if args.window_batch < 1:
+            raise ValueError(f"--window-batch must be at least 1, got {args.window_batch}")
         device, dtype = read_placement(args)
         return cls(
             steps=args.steps,
             guidance=args.guidance,
             guidance_rescale=args.guidance_rescale,
             audio_padding=args.audio_padding,
+            window_overlap=args.window_overlap,
+            window_batch=args.window_batch,
             normalize=args.normalize,
             device=device,
             dtype=dtype,
         )
 
+    def options(self) -> dict[str, Any]:
+        """The arguments of a pipeline that are the same for all sounds."""
+        options = {
+            "num_inference_steps": self.steps,
+            "guidance_scale": self.guidance,
+            "guidance_rescale": self.guidance_rescale,
+            "window_overlap_in_s": self.window_overlap,
+            "window_batch_size": self.window_batch,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
-def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[np.ndarray, float]:
+
+def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[str, float]:
     """
-    A sound `[channels, samples]`, and the seconds that took. Its seed is used on the CPU, so that it starts from the
-    same noise on all devices.
+    Make a sound and write it; what was written, in a line, and the seconds that took. Its seed is used on the CPU, so
+    that it starts from the same noise on all devices.
     """
-    window = pipe.window_samples / pipe.vae.config.sampling_rate
-    if request.length is not None and request.length > window:
-        raise ValueError(f"length must be at most {window:.4g} s, the model's window, got {request.length:g}")
-    options = {
-        "num_inference_steps": settings.steps,
-        "guidance_scale": settings.guidance,
-        "guidance_rescale": settings.guidance_rescale,
-    }
     start = time.perf_counter()
-    (sound,) = pipe(
+    rate = pipe.vae.config.sampling_rate
+    length = _length(request, pipe.window_samples / rate) or pipe.default_length_in_s(request.prompt)
+    latents = pipe(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         video=request.video,
         image=request.image,
         audio=request.audio,
-        audio_length_in_s=_length(request, window),
+        audio_length_in_s=length,
         generator=[torch.Generator().manual_seed(request.seed)],
         audio_padding_side=settings.audio_padding,
-        **{name: value for name, value in options.items() if value is not None},
+        output_type="latent",
+        **settings.options(),
     ).audios
-    return sound, time.perf_counter() - start
+
+    def decode() -> Iterator[np.ndarray]:
+        return (piece[0] for piece in pipe.stream_latents(latents, round(length * rate)))
+
+    peak = max(float(np.abs(piece).max()) for piece in decode()) if settings.normalize else 1.0
+    line = write(request.output, decode(), rate, request.video, peak or 1.0)
+    return line, time.perf_counter() - start
 
 
 def _length(request: Request, window: float) -> float | None:
@@ -138,25 +160,45 @@ def _length(request: Request, window: float) -> float | None:
     return request.length
 
 
-def write(path: Path, waveform: np.ndarray, rate: int, video: Path | None, normalize: bool) -> str:
-    """Write one sound, with the picture of `video` if the extension asks for it; what was written, in a line."""
-    peak = float(np.abs(waveform).max())
-    level = f"peak {peak:.2f}"
-    if normalize and peak > 0:
-        waveform = waveform / peak
-        level += ", scaled to 1.00"
-    channels, samples = waveform.shape
-    kind = CHANNELS.get(channels, f"{channels}-channel")
-    line = f"wrote {path}: {samples / rate:.2f} s of {kind} sound at {rate} Hz, {level}"
-    if path.suffix.lower() not in VIDEO_FORMATS:
-        save_audio(path, waveform, rate)
-        return line
+@dataclass
+class _Measured:
+    """An iterator over the pieces of a sound, divided by `level`, that knows what has passed through it."""
 
-    save_video(path, video, waveform, rate)
-    seconds = _file_seconds(path)
-    # An AAC frame of 1024 samples may be padded.
-    if seconds > (samples + 1024) / rate:
-        line += f"; the video goes on without sound until {seconds:.2f} s"
+    pieces: Iterator[np.ndarray]
+    level: float
+    channels: int = 0
+    samples: int = 0
+    peak: float = 0.0
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for piece in self.pieces:
+            self.channels, samples = piece.shape
+            self.samples += samples
+            self.peak = max(self.peak, float(np.abs(piece).max()))
+            yield piece / self.level
+
+
+def write(path: Path, pieces: Iterator[np.ndarray], rate: int, video: Path | None, level: float = 1.0) -> str:
+    """
+    Write one sound as its pieces come, divided by `level`, with the picture of `video` if the extension asks for it;
+    what was written, in a line.
+    """
+    sound = _Measured(pieces, level)
+    with_picture = path.suffix.lower() in VIDEO_FORMATS
+    if with_picture:
+        save_video(path, video, sound, rate)
+    else:
+        save_audio(path, sound, rate)
+
+    kind = CHANNELS.get(sound.channels, f"{sound.channels}-channel")
+    line = f"wrote {path}: {sound.samples / rate:.2f} s of {kind} sound at {rate} Hz, peak {sound.peak:.2f}"
+    if level != 1:
+        line += ", scaled to 1.00"
+    if with_picture:
+        seconds = _file_seconds(path)
+        # An AAC frame of 1024 samples may be padded.
+        if seconds > (sound.samples + 1024) / rate:
+            line += f"; the video goes on without sound until {seconds:.2f} s"
     return line
 
 

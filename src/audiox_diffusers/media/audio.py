@@ -1,7 +1,8 @@
 """Reading and resampling of audio."""
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 
 import av
@@ -10,7 +11,16 @@ import torch
 from av.audio.frame import AudioFrame
 from torchaudio.functional import resample
 
-from .files import MediaBytes, MediaError, check_sampling_rate, check_window, decodable, decode, open_media
+from .files import (
+    MediaBytes,
+    MediaError,
+    PastEndError,
+    check_sampling_rate,
+    check_window,
+    decodable,
+    decode,
+    open_media,
+)
 
 
 def load_audio(
@@ -82,6 +92,34 @@ def resample_audio(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> tor
     return resample(waveform, orig_rate, new_rate)
 
 
+def resample_pieces(pieces: Iterable[torch.Tensor], orig_rate: int, new_rate: int) -> Iterator[torch.Tensor]:
+    """
+    [`resample_audio`] for a sound that comes in pieces: what is given, joined, is the resampled whole, and at any time
+    a second or so of it is in memory.
+
+    Args:
+        pieces: Float tensors of shape `[channels, samples]`, one after the other.
+        orig_rate, new_rate: As in [`resample_audio`].
+    """
+    if orig_rate == new_rate:
+        yield from pieces
+        return
+    # Where both rates come full circle. The filter reaches less far than `halo`, six samples of the lower rate.
+    period = orig_rate // math.gcd(orig_rate, new_rate)
+    halo = period * math.ceil(8 * max(1, orig_rate / new_rate) / period)
+    block = period * math.ceil(orig_rate / period)
+    held, before = None, 0
+    for piece in pieces:
+        held = piece if held is None else torch.cat((held, piece), dim=-1)
+        while held.shape[-1] >= before + block + halo:
+            resampled = resample_audio(held[..., : before + block + halo], orig_rate, new_rate)
+            first = before // period * (new_rate * period // orig_rate)
+            yield resampled[..., first : first + block // period * (new_rate * period // orig_rate)]
+            held, before = held[..., before + block - halo :], halo
+    if held is not None:
+        yield resample_audio(held, orig_rate, new_rate)[..., before // period * (new_rate * period // orig_rate) :]
+
+
 def _chunks(path: str | os.PathLike | MediaBytes, channels: int | None) -> Iterator[tuple[np.ndarray, int]]:
     """Decoded float32 samples `[channels, n]` with their rate; mono is left mono when 2 channels are asked for."""
     with open_media(path) as container:
@@ -130,5 +168,5 @@ def _window(
     if rate is None:
         raise MediaError(f"{path}: nothing in its audio stream can be decoded")
     if seen <= first:
-        raise MediaError(f"{path}: start={start} s lies beyond its end ({seen / rate:.3f} s)")
+        raise PastEndError(f"{path}: start={start} s lies beyond its end ({seen / rate:.3f} s)")
     return np.concatenate(kept, axis=1), rate

@@ -30,6 +30,10 @@ class MediaError(ValueError):
     """A media file that cannot be used as asked. The message is one line: the path and what is wrong."""
 
 
+class PastEndError(MediaError):
+    """Reading was to begin beyond the end of the file."""
+
+
 @dataclass(frozen=True)
 class MediaBytes:
     """

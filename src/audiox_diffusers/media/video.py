@@ -15,7 +15,16 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .files import MediaBytes, MediaError, check_positive, check_window, decode, open_media, picture_stream
+from .files import (
+    MediaBytes,
+    MediaError,
+    PastEndError,
+    check_positive,
+    check_window,
+    decode,
+    open_media,
+    picture_stream,
+)
 
 # Timestamps are rounded to the stream's ticks (1/1000 s in Matroska): a frame late by half a tick, or by this many
 # seconds where ticks are coarse, counts as being on time.
@@ -73,7 +82,7 @@ def load_video(
             for picture in _on_screen(_spans(frames), times)
         ]
     if not pictures:
-        raise MediaError(f"{path}: start={start} s lies beyond the end of the video")
+        raise PastEndError(f"{path}: start={start} s lies beyond the end of the video")
     if any(picture.shape != pictures[0].shape for picture in pictures):
         raise MediaError(f"{path}: changes its picture size midway, give a `size`")
     return torch.stack(pictures)

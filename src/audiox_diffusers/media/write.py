@@ -1,8 +1,9 @@
 """Writing of audio and video files."""
 
 import heapq
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +20,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from diffusers.utils import logging
 
-from .audio import resample_audio
+from .audio import resample_pieces
 from .files import (
     MediaError,
     check_positive,
@@ -31,6 +32,8 @@ from .files import (
 )
 
 logger = logging.get_logger(__name__)
+
+Waveform = torch.Tensor | np.ndarray
 
 # extension: (FFmpeg muxer, FFmpeg encoder)
 AUDIO_FORMATS = {
@@ -50,7 +53,7 @@ LAYOUTS = ("mono", "stereo", "3.0", "4.0", "5.0", "5.1", "6.1", "7.1")
 
 def save_audio(
     path: str | os.PathLike,
-    waveform: torch.Tensor | np.ndarray,
+    waveform: Waveform | Iterable[Waveform],
     sampling_rate: int,
     bit_rate: int | None = None,
 ) -> None:
@@ -58,13 +61,14 @@ def save_audio(
     Write sound to a file, in the format its extension names.
 
     `.wav` and `.flac` hold 16-bit samples; `.mp3`, `.ogg` and `.opus` (both Opus), and `.m4a` (AAC) are lossy, and
-    their sound is resampled if the codec does not know its rate. `.mp3`, `.ogg` and `.opus` hold 1 or 2 channels. The file appears only when it is complete; on any
-    error what was there before is left as it was.
+    their sound is resampled if the codec does not know its rate. `.mp3`, `.ogg` and `.opus` hold 1 or 2 channels. The
+    file appears only when it is complete; on any error what was there before is left as it was.
 
     Args:
         path: Where to write; an existing file is replaced.
-        waveform: Floating point, shape `[samples]` or `[channels, samples]` with 1 to 8 channels, in -1..1. What lies
-            beyond is clipped, with a warning.
+        waveform: Floating point, shape `[samples]` or `[channels, samples]` with 1 to 8 channels, in -1..1, or an
+            iterable of such pieces, each of which is written before the next one is asked for. What lies beyond is
+            clipped, with a warning.
         sampling_rate: In Hz.
         bit_rate: Of a lossy format, in bits a second; by default 192000 for MP3 and AAC, 128000 for Opus. Encoders
             take the nearest one they know.
@@ -83,20 +87,20 @@ def save_audio(
         if codec not in BIT_RATES:
             raise ValueError(f"`bit_rate` is for lossy formats, got {bit_rate!r} for {path.suffix}")
     check_target(path)
-    sound = _samples(waveform)
     rate = check_sampling_rate("sampling_rate", sampling_rate)
+    channels, pieces = _pieces(waveform)
     most = MOST_CHANNELS.get(codec, len(LAYOUTS))
-    if len(sound) > most:
-        raise ValueError(f"`waveform` has {len(sound)} channels, but {path.suffix} holds at most {most}")
+    if channels > most:
+        raise ValueError(f"`waveform` has {channels} channels, but {path.suffix} holds at most {most}")
     with replacing(path) as temporary, av.open(str(temporary), "w", format=muxer) as target:
-        for packet in _add_sound(target, codec, sound, rate, bit_rate):
+        for packet in _add_sound(target, codec, channels, pieces, rate, bit_rate):
             target.mux(packet)
 
 
 def save_video(
     path: str | os.PathLike,
     video: str | os.PathLike | torch.Tensor | np.ndarray,
-    waveform: torch.Tensor | np.ndarray | None = None,
+    waveform: Waveform | Iterable[Waveform] | None = None,
     sampling_rate: int = 44100,
     fps: float | None = None,
 ) -> None:
@@ -114,7 +118,8 @@ def save_video(
         video: Path of a video file, or frames: a tensor `[frames, 3, height, width]` or an array
             `[frames, height, width, 3]`, RGB, uint8 or floating point in 0..1.
         waveform: Floating point, shape `[samples]` or `[channels, samples]` with 1 to 8 channels, in -1..1, beginning
-            with the first frame. What lies beyond -1..1 is clipped, with a warning. `None` writes no sound.
+            with the first frame, or an iterable of such pieces. What lies beyond -1..1 is clipped, with a warning.
+            `None` writes no sound.
         sampling_rate: Of `waveform`, in Hz.
         fps: Frames per second, for frames only.
 
@@ -128,8 +133,9 @@ def save_video(
     path = Path(path)
     muxer = _format(path, VIDEO_FORMATS)
     check_target(path)
-    sound = None if waveform is None else _samples(waveform)
     rate = check_sampling_rate("sampling_rate", sampling_rate)
+    if waveform is not None:
+        channels, pieces = _pieces(waveform)
     copied = isinstance(video, (str, os.PathLike))
     if copied and fps is not None:
         raise ValueError("`fps` is for frames only: the picture of a video file keeps its timing")
@@ -144,8 +150,8 @@ def save_video(
             tracks = [_add_copied_picture(target, source, video, path.suffix.lower())]
         else:
             tracks = [_add_encoded_picture(target, frames, frame_rate)]
-        if sound is not None:
-            tracks.append(_add_sound(target, "aac", sound, rate))
+        if waveform is not None:
+            tracks.append(_add_sound(target, "aac", channels, pieces, rate))
         if copied:
             try:
                 target.start_encoding()
@@ -170,8 +176,32 @@ def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
     return values.astype(np.float32, copy=False) if np.issubdtype(values.dtype, np.floating) else values
 
 
-def _samples(waveform: torch.Tensor | np.ndarray) -> np.ndarray:
-    """Checked float32 `[channels, samples]`, clipped to -1..1."""
+def _pieces(waveform: Waveform | Iterable[Waveform]) -> tuple[int, Iterator[np.ndarray]]:
+    """Channels of a sound, whole or in pieces, and its pieces, checked and clipped. The first one is checked now."""
+    pieces = _clipped([waveform] if isinstance(waveform, Waveform) else waveform)
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("`waveform` is empty")
+    return len(first), itertools.chain([first], pieces)
+
+
+def _clipped(pieces: Iterable[Waveform]) -> Iterator[np.ndarray]:
+    """Checked float32 `[channels, samples]`, clipped to -1..1; a warning at the end if that changed anything."""
+    channels, beyond, size, peak = None, 0, 0, 0.0
+    for piece in pieces:
+        sound = _samples(piece)
+        if channels not in (None, len(sound)):
+            raise ValueError(f"`waveform` has pieces of {channels} and of {len(sound)} channels")
+        level = np.abs(sound)
+        channels, size = len(sound), size + sound.size
+        beyond, peak = beyond + int((level > 1).sum()), max(peak, float(level.max()))
+        yield sound.clip(-1, 1)
+    if beyond:
+        logger.warning(f"{beyond} of {size} samples lie beyond -1..1 (peak {peak:.3f}) and were clipped.")
+
+
+def _samples(waveform: Waveform) -> np.ndarray:
+    """Checked float32 `[channels, samples]`."""
     sound = np.atleast_2d(_array(waveform))
     if sound.dtype != np.float32:
         raise ValueError(f"`waveform` must be floating point in -1..1, got {sound.dtype}")
@@ -184,38 +214,42 @@ def _samples(waveform: torch.Tensor | np.ndarray) -> np.ndarray:
         raise ValueError("`waveform` is empty")
     if not np.isfinite(sound).all():
         raise ValueError("`waveform` holds NaN or infinite values")
-    level = np.abs(sound)
-    beyond = int((level > 1).sum())
-    if beyond:
-        logger.warning(f"{beyond} of {sound.size} samples lie beyond -1..1 (peak {level.max():.3f}) and were clipped.")
-        sound = sound.clip(-1, 1)
     return sound
 
 
 def _add_sound(
-    target: OutputContainer, codec: str, sound: np.ndarray, rate: int, bit_rate: int | None = None
+    target: OutputContainer,
+    codec: str,
+    channels: int,
+    pieces: Iterator[np.ndarray],
+    rate: int,
+    bit_rate: int | None = None,
 ) -> Iterator[Packet]:
     """Add a sound stream to `target`; gives its packets, to be muxed once all streams are there."""
     known_rates = av.Codec(codec, "w").audio_rates
     if known_rates and rate not in known_rates:
         better = min((known for known in known_rates if known > rate), default=max(known_rates))
-        sound = resample_audio(torch.from_numpy(sound), rate, better).clamp(-1, 1).numpy()
+        resampled = resample_pieces(map(torch.from_numpy, pieces), rate, better)
+        pieces = (piece.clamp(-1, 1).numpy() for piece in resampled)
         rate = better
-    layout = LAYOUTS[len(sound) - 1]
+    layout = LAYOUTS[channels - 1]
     stream = target.add_stream(codec, rate=rate, layout=layout)
     if codec in BIT_RATES:
         stream.bit_rate = int(bit_rate or BIT_RATES[codec])
-    return _sound_packets(stream, sound, rate, layout)
+    return _sound_packets(stream, pieces, rate, layout)
 
 
-def _sound_packets(stream: AudioStream, sound: np.ndarray, rate: int, layout: str) -> Iterator[Packet]:
-    for begin in range(0, sound.shape[1], rate):
-        part, form = sound[:, begin : begin + rate].T.reshape(1, -1), "flt"
-        if stream.codec_context.format.name == "s16":
-            part, form = (part * 32768).round().clip(-32768, 32767).astype(np.int16), "s16"
-        frame = AudioFrame.from_ndarray(part, format=form, layout=layout)
-        frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), begin
-        yield from stream.encode(frame)
+def _sound_packets(stream: AudioStream, pieces: Iterator[np.ndarray], rate: int, layout: str) -> Iterator[Packet]:
+    written = 0
+    for sound in pieces:
+        for begin in range(0, sound.shape[1], rate):
+            part, form = sound[:, begin : begin + rate].T.reshape(1, -1), "flt"
+            if stream.codec_context.format.name == "s16":
+                part, form = (part * 32768).round().clip(-32768, 32767).astype(np.int16), "s16"
+            frame = AudioFrame.from_ndarray(part, format=form, layout=layout)
+            frame.sample_rate, frame.time_base, frame.pts = rate, Fraction(1, rate), written + begin
+            yield from stream.encode(frame)
+        written += sound.shape[1]
     yield from stream.encode(None)
 
 

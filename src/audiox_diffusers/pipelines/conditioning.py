@@ -18,6 +18,13 @@ VIDEO_PROMPT = "Generate general audio for the video"
 SYNC_BATCH = 4
 
 
+def with_default(text: str | None, video: Any, image: Any) -> str:
+    """The text of a sample: its own, or without one that of training where there is a picture, or the empty text."""
+    if text is not None:
+        return text
+    return "" if video is None and image is None else VIDEO_PROMPT
+
+
 class AudioXConditioningMixin:
     """
     Encoding of prompts, for pipelines with the components `text_encoder`, `tokenizer`, `image_encoder`,
@@ -104,7 +111,11 @@ class AudioXConditioningMixin:
         return torch.stack([rows[id(video_item), id(image_item)] for video_item, image_item in pairs])
 
     def encode_video(
-        self, video: Any = None, image: Any = None, device: torch.device | None = None
+        self,
+        video: Any = None,
+        image: Any = None,
+        device: torch.device | None = None,
+        start: float | None = None,
     ) -> torch.Tensor | None:
         r"""
         Video and pictures to embeddings: the last hidden state of CLIP for each frame of a window. A picture is shown
@@ -116,6 +127,8 @@ class AudioXConditioningMixin:
                 0..1; a list of those, or an array with one more dimension, is a batch. Items may be `None`.
             image (*optional*): a path, a PIL picture, numpy `[H, W, 3]` or tensor `[3, H, W]`; or a batch of them.
             device (`torch.device`, *optional*): where to; by default where the pipeline runs.
+            start (`float`, *optional*): seconds into the video at which the window begins, for one of the windows of a
+                longer sound; by default the one window that there is, with a warning of a video that is longer.
 
         Returns:
             `[B, num_video_frames, num_frame_tokens, width]`, zeros for items with neither video nor image; `None` if
@@ -135,7 +148,8 @@ class AudioXConditioningMixin:
                 frames = read_image(image_item, size)
             else:
                 stride = round(self.video_fps / config.video_fps)
-                frames = read_video(video_item, self.video_fps, config.num_video_frames * stride, size, stride=stride)
+                num_frames = config.num_video_frames * stride
+                frames = read_video(video_item, self.video_fps, num_frames, size, stride=stride, start=start)
             return self.embed_frames(frames.to(device)) if frames.any() else None
 
         return self._stack(self._video_batch(video, image), encode)
@@ -153,14 +167,18 @@ class AudioXConditioningMixin:
         return torch.cat((embeds, embeds[-1:].expand(missing, -1, -1)))
 
     def encode_sync(
-        self, video: Any = None, image: Any = None, device: torch.device | None = None
+        self,
+        video: Any = None,
+        image: Any = None,
+        device: torch.device | None = None,
+        start: float | None = None,
     ) -> torch.Tensor | None:
         r"""
         Video and pictures to the tokens of Synchformer, which tell when things happen. The short side of a frame is
         resized, bicubic, and its centre cut out; values are in -1..1. A few segments are encoded at a time.
 
         Args:
-            video, image, device: as in [`~AudioXConditioningMixin.encode_video`].
+            video, image, device, start: as in [`~AudioXConditioningMixin.encode_video`].
 
         Returns:
             `[B, num_sync_tokens, width]`, zeros for items with neither video nor image; `None` if the whole batch has
@@ -181,7 +199,9 @@ class AudioXConditioningMixin:
             if video_item is None:
                 frames = read_image(image_item, size, fit="crop", warn=False)
             else:
-                frames = read_video(video_item, self.video_fps, self.num_sync_frames, size, fit="crop", warn=False)
+                frames = read_video(
+                    video_item, self.video_fps, self.num_sync_frames, size, fit="crop", warn=False, start=start
+                )
             return self.embed_sync_frames(frames, device)
 
         return self._stack(self._video_batch(video, image), encode)
@@ -232,15 +252,13 @@ class AudioXConditioningMixin:
         Returns:
             `[B, latent_channels, num_audio_latents]` or `[B, channels, audio_prompt_samples]`, float32. Items without
             audio: zeros where the model has learned tokens for them, those of silence, not drawn but the most likely
-            ones, where it has not. `None` if
-            `audio` is, or the whole batch has none and the model has learned tokens.
+            ones, where it has not. `None` if `audio` is, or the whole batch has none and the model has learned tokens.
         """
         if padding_side not in ("left", "right"):
             raise ValueError(f"`padding_side` must be 'left' or 'right', got {padding_side!r}.")
         items = split_batch("audio", audio)
         config = self.conditioner.config
-        learned_empty = config.audio_type == "audio_autoencoder"
-        if items is None or (learned_empty and all(item is None for item in items)):
+        if items is None or (config.audio_type == "audio_autoencoder" and all(item is None for item in items)):
             return None
         if isinstance(generator, list) and len(generator) != len(items):
             raise ValueError(f"`generator` is a list of {len(generator)}, for {len(items)} samples.")
@@ -251,15 +269,25 @@ class AudioXConditioningMixin:
         for waveform, item in zip(waveforms, items, strict=True):
             if item is not None:
                 waveform.copy_(read_audio(item, sampling_rate, channels, config.audio_prompt_samples, padding_side))
+        return self.encode_waveforms(waveforms, generator, device)
+
+    def encode_waveforms(
+        self,
+        waveforms: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        device: torch.device | None = None,
+    ) -> torch.Tensor:
+        """[`~AudioXConditioningMixin.encode_audio`] of waveforms as they are, `[B, channels, audio_prompt_samples]`."""
+        device, config = device or self._execution_device, self.conditioner.config
         if config.audio_type == "mel_spec":
             return waveforms.to(device)
 
-        latents = torch.zeros(len(items), config.latent_channels, config.num_audio_latents, device=device)
+        latents = torch.zeros(len(waveforms), config.latent_channels, config.num_audio_latents, device=device)
         audible = waveforms.flatten(1).any(dim=1)
         for i in audible.nonzero().flatten().tolist():
             posterior = self.vae.encode(waveforms[i : i + 1].to(device, self.vae.dtype)).latent_dist
             latents[i] = posterior.sample(generator[i] if isinstance(generator, list) else generator)[0]
-        if not learned_empty and not audible.all():
+        if config.audio_type != "audio_autoencoder" and not audible.all():
             silence = torch.zeros_like(waveforms[:1]).to(device, self.vae.dtype)
             latents[(~audible).to(device)] = self.vae.encode(silence).latent_dist.mode().float()
         return latents
@@ -287,8 +315,41 @@ class AudioXConditioningMixin:
             `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
         """
         device = device or self._execution_device
+        items = self.broadcast_prompts(
+            [prompt] if isinstance(prompt, str) else prompt,
+            video,
+            image,
+            audio,
+            prompt_embeds,
+            generator,
+            num_waveforms_per_prompt,
+        )
+        if prompt_embeds is None:
+            texts = zip(items["prompt"], items["video"], items["image"], strict=True)
+            prompt_embeds = self.embed_texts([with_default(*sample) for sample in texts], device)
+        else:
+            prompt_embeds = torch.stack(items["prompt_embeds"])
+        return self.join_embeds(
+            prompt_embeds,
+            self.encode_video(items["video"], items["image"], device=device),
+            self.encode_sync(items["video"], items["image"], device=device),
+            self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
+            device,
+        )
+
+    def broadcast_prompts(
+        self,
+        prompts: list | None,
+        video: Any,
+        image: Any,
+        audio: Any,
+        prompt_embeds: torch.Tensor | None,
+        generator: torch.Generator | list[torch.Generator] | None,
+        num_waveforms_per_prompt: int,
+    ) -> dict[str, list]:
+        """What each sound is made of, by modality, `None` for what it lacks; `ValueError` if it has nothing at all."""
         batches = {
-            "prompt": [prompt] if isinstance(prompt, str) else prompt,
+            "prompt": prompts,
             "prompt_embeds": None if prompt_embeds is None else list(prompt_embeds),
             "video": split_batch("video", video),
             "image": split_batch("image", image),
@@ -305,33 +366,37 @@ class AudioXConditioningMixin:
         num_sounds = batch_size * num_waveforms_per_prompt
         if isinstance(generator, list) and len(generator) != num_sounds:
             raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
-        items = {
+        return {
             name: [value for value in values for _ in range(num_waveforms_per_prompt)]
             for name, values in items.items()
         }
 
-        if prompt_embeds is None:
-            texts = []
-            for text, video_item, image_item in zip(items["prompt"], items["video"], items["image"], strict=True):
-                if text is None:
-                    text = "" if video_item is None and image_item is None else VIDEO_PROMPT
-                texts.append(text)
-            prompt_embeds, _ = self.encode_prompt(texts, device=device)
-            if prompt_embeds.shape[1] != self.conditioner.config.num_text_tokens:
-                raise ValueError(
-                    f"`tokenizer` pads to {prompt_embeds.shape[1]} tokens, and the model expects"
-                    f" {self.conditioner.config.num_text_tokens}: set its `model_max_length`."
-                )
-        else:
-            prompt_embeds = torch.stack(items["prompt_embeds"])
+    def embed_texts(self, texts: list[str], device: torch.device) -> torch.Tensor:
+        """Texts to embeddings `[B, num_text_tokens, width]`; `ValueError` if the tokenizer pads to another length."""
+        prompt_embeds, _ = self.encode_prompt(texts, device=device)
+        if prompt_embeds.shape[1] != self.conditioner.config.num_text_tokens:
+            raise ValueError(
+                f"`tokenizer` pads to {prompt_embeds.shape[1]} tokens, and the model expects"
+                f" {self.conditioner.config.num_text_tokens}: set its `model_max_length`."
+            )
+        return prompt_embeds
 
+    def join_embeds(
+        self,
+        prompt_embeds: torch.Tensor,
+        video_embeds: torch.Tensor | None,
+        sync_embeds: torch.Tensor | None,
+        audio_embeds: torch.Tensor | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """The embeddings of each modality, as their encoders give them, to the context `[B, tokens, width]`."""
         dtype = self.conditioner.dtype
         audio_name = "audio_waveform" if self.conditioner.config.audio_type == "mel_spec" else "audio_latents"
         embeds = {
             "text_embeds": prompt_embeds,
-            "video_embeds": self.encode_video(items["video"], items["image"], device=device),
-            "sync_embeds": self.encode_sync(items["video"], items["image"], device=device),
-            audio_name: self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
+            "video_embeds": video_embeds,
+            "sync_embeds": sync_embeds,
+            audio_name: audio_embeds,
         }
         for name, tensor in embeds.items():
             # A waveform becomes a spectrogram first, in float32.

@@ -9,11 +9,17 @@ from diffusers.utils import logging
 from PIL import Image
 
 from ..media import load_audio, load_image, load_video, resample_audio, resize_frames
+from ..media.files import PastEndError
 
 logger = logging.get_logger(__name__)
 
 _PATH = (str, os.PathLike)
 _ARRAY = (torch.Tensor, np.ndarray)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value is the path of a file."""
+    return isinstance(value, _PATH)
 
 
 def _is_picture(value: Any) -> bool:
@@ -81,10 +87,11 @@ def read_video(
     fit: str = "stretch",
     stride: int = 1,
     warn: bool = True,
+    start: float | None = None,
 ) -> torch.Tensor:
     """
-    The first frames of a video that fit the window, every `stride`-th of them: float32 0..1, `[T, 3, *size]` with at
-    most `num_frames / stride` frames.
+    The frames of a video that fit the window, every `stride`-th of them: float32 0..1, `[T, 3, *size]` with at most
+    `num_frames / stride` frames, the last one of the video where that ends before the window begins.
 
     Args:
         video: a path, of which frames are picked by time at `fps`, or frames at that rate.
@@ -94,13 +101,20 @@ def read_video(
         fit: how to resize, see [`~media.resize_frames`].
         stride: which frames to keep, counted at `fps`.
         warn: whether to warn of a video that is longer, or black. The second encoder that reads a video need not.
+        start: seconds into the video at which the window begins, for one of many windows, of which none is warned of;
+            `None` for the one window that there is.
     """
     num_frames, fps = num_frames // stride, fps / stride
-    if isinstance(video, _PATH):
-        # Two frames more than are used tell whether the video goes on.
-        frames = load_video(video, fps=fps, duration=(num_frames + 2) / fps, size=size, fit=fit)
+    warn, start = warn and start is None, start or 0.0
+    if not isinstance(video, _PATH):
+        frames = _to_frames("video", video)
+        frames = frames[min(round(start * fps * stride), len(frames) - 1) :: stride]
     else:
-        frames = _to_frames("video", video)[::stride]
+        try:
+            # Two frames more than are used tell whether the video goes on.
+            frames = load_video(video, fps=fps, start=start, duration=(num_frames + 2) / fps, size=size, fit=fit)
+        except PastEndError:
+            frames = _last_frame(video, start, size, fit)
     if warn and frames.shape[0] > num_frames + 1:
         logger.warning(
             f"`video` is longer than the model's window; the first {num_frames} frames are used, {num_frames / fps:g} s"
@@ -110,6 +124,19 @@ def read_video(
     if warn:
         _warn_if_black("video", frames)
     return frames
+
+
+def _last_frame(path: str | os.PathLike, beyond: float, size: tuple[int, int], fit: str) -> torch.Tensor:
+    """The last picture, float32 `[1, 3, *size]`, of a video that ends before `beyond` seconds."""
+    back = 1.0
+    while True:
+        start = max(0.0, beyond - back)
+        try:
+            seconds = len(load_video(path, fps=1, start=start, duration=back + 1, size=(1, 1)))
+        except PastEndError:
+            back *= 2
+        else:
+            return load_video(path, fps=25, start=start + seconds - 1, duration=1.0, size=size, fit=fit)[-1:]
 
 
 def read_image(image: Any, size: tuple[int, int], fit: str = "stretch", warn: bool = True) -> torch.Tensor:
@@ -133,21 +160,18 @@ def _check_finite(waveform: torch.Tensor, source: str) -> None:
         raise ValueError(f"`audio`: {source} holds NaN or infinite samples.")
 
 
-def read_audio(
-    audio: Any, sampling_rate: int, channels: int, num_samples: int, padding_side: str = "right"
-) -> torch.Tensor:
+def read_waveform(audio: Any, sampling_rate: int, channels: int, num_samples: int | None = None) -> torch.Tensor:
     """
-    An audio prompt: float32 `[channels, num_samples]` at `sampling_rate`, cut or padded with silence.
+    A sound: float32 `[channels, N]` at `sampling_rate`.
 
     Args:
         audio: a path, or `(waveform, rate)` with a waveform of `[N]` or `[1 or channels, N]`, tensor or numpy, in
             -1..1.
-        sampling_rate, channels, num_samples: what the VAE expects.
-        padding_side: where silence is added to a short sound, `"right"` or `"left"`.
+        sampling_rate, channels: what the VAE expects.
+        num_samples: how many are needed; of a file a second more is read.
     """
     if isinstance(audio, _PATH):
-        # A second more than is used tells whether the sound goes on.
-        duration = num_samples / sampling_rate + 1
+        duration = None if num_samples is None else num_samples / sampling_rate + 1
         waveform, _ = load_audio(audio, sampling_rate=sampling_rate, channels=channels, duration=duration)
         _check_finite(waveform, str(audio))
     else:
@@ -169,10 +193,30 @@ def read_audio(
         logger.warning("`audio` is silent throughout, which AudioX takes for no audio.")
     if waveform.abs().max() > 1:
         logger.warning(f"`audio` peaks at {waveform.abs().max():.2f}, beyond full scale; it is used as it is.")
+    return waveform
+
+
+def read_audio(
+    audio: Any,
+    sampling_rate: int,
+    channels: int,
+    num_samples: int,
+    padding_side: str = "right",
+    whole: str = "the model's window",
+) -> torch.Tensor:
+    """
+    An audio prompt: float32 `[channels, num_samples]` at `sampling_rate`, cut or padded with silence.
+
+    Args:
+        audio, sampling_rate, channels: as in [`read_waveform`].
+        num_samples: what the VAE expects, or a longer sound.
+        padding_side: where silence is added to a short sound, `"right"` or `"left"`.
+        whole: what a sound is cut to, for the warning.
+    """
+    waveform = read_waveform(audio, sampling_rate, channels, num_samples)
+    # A file that goes on is read a second further than is used.
     if waveform.shape[1] > num_samples + sampling_rate // 2:
-        logger.warning(
-            f"`audio` is longer than the model's window; the first {num_samples / sampling_rate:g} s are used."
-        )
+        logger.warning(f"`audio` is longer than {whole}; the first {num_samples / sampling_rate:g} s are used.")
     waveform = waveform[:, :num_samples]
     missing = num_samples - waveform.shape[1]
     return torch.nn.functional.pad(waveform, (missing, 0) if padding_side == "left" else (0, missing))

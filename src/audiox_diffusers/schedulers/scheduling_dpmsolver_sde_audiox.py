@@ -112,6 +112,20 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         """The estimate of the clean sample: `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`."""
         return sample / (sigma**2 + 1) - model_output * (sigma / math.sqrt(sigma**2 + 1))
 
+    def velocity(self, denoised: torch.Tensor, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """
+        The velocity that [`~AudioXDPMSolverSDEScheduler.step`] takes for this estimate of the clean sample:
+        `v = (x / (s^2 + 1) - x0) sqrt(s^2 + 1) / s`. A sample that is given it at every step stays `x0 + s * noise`,
+        with noise of unit variance, at each level `s`, and ends as `x0`.
+
+        Args:
+            denoised, sample (`torch.Tensor` of shape `[B, ...]`): clean and current sample, float32.
+            timestep (`float` or scalar `torch.Tensor`): time of the current level.
+        """
+        self._init_step_index(timestep)
+        sigma = self.sigmas[self._step_index].item()
+        return (sample / (sigma**2 + 1) - denoised) * (math.sqrt(sigma**2 + 1) / sigma)
+
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """
         Noise clean samples to the levels of the schedule that are nearest to `timesteps`.

@@ -69,6 +69,18 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         """The sample itself."""
         return sample
 
+    def velocity(self, denoised: torch.Tensor, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
+        """
+        The velocity that leads from the current sample to this clean one: `v = (x - x0) / t`. A sample that is given
+        it at every step stays `(1 - t) x0 + t noise`, and ends as `x0`.
+
+        Args:
+            denoised, sample (`torch.Tensor` of shape `[B, ...]`): clean and current sample, float32.
+            timestep (`float` or scalar `torch.Tensor`): current time.
+        """
+        self._init_step_index(timestep)
+        return (sample - denoised) / self.sigmas[self._step_index].item()
+
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """
         Noise clean samples to the times of the schedule that are nearest to `timesteps`.

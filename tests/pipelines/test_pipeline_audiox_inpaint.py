@@ -1,0 +1,530 @@
+"""Editing: what is kept is kept to the bit, what is new fits."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from audiox_diffusers import (
+    AudioXDPMSolverSDEScheduler,
+    AudioXFlowMatchScheduler,
+    AudioXInpaintPipeline,
+    AudioXMMTransformer2DModel,
+    AudioXPipeline,
+)
+from audiox_diffusers.media import load_audio, log_mel, save_audio
+from audiox_diffusers.pipelines.editing import crossfade, edit_regions, frame_strengths, mirrored, sample_spans
+
+RATE, HOP, WINDOW = 44100, 8, 24
+SAMPLES = 500  # of the sound, more than two windows of the small checkpoint
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def edit_pipe(pipe):
+    edit = AudioXInpaintPipeline(**pipe.components)
+    edit.set_progress_bar_config(disable=True)
+    return edit
+
+
+@pytest.fixture
+def sound():
+    return torch.randn(2, SAMPLES, generator=seeded(2)).clamp(-3, 3) / 3
+
+
+@pytest.fixture
+def edit(edit_pipe, sound):
+    def run(seed=0, **kwargs):
+        kwargs = {"audio": (sound, RATE), "num_inference_steps": 3, "output_type": "pt", "crossfade_ms": 0.0, **kwargs}
+        return edit_pipe(**{"prompt": "rain", "generator": [seeded(seed)], **kwargs}).audios
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def gaussian(gaussian_pipe):
+    """The editor with a model of which all is known, and 4 s from the middle of a sound that it made."""
+    # Down to so little noise that what comes out is of the process, and not smoother.
+    edit = AudioXInpaintPipeline.from_pipe(gaussian_pipe, scheduler=AudioXDPMSolverSDEScheduler(sigma_min=0.03))
+    edit.set_progress_bar_config(disable=True)
+    sound = AudioXPipeline.from_pipe(edit)(
+        "a", audio_length_in_s=5.0, num_inference_steps=50, guidance_scale=1.0, generator=seeded(), output_type="pt"
+    ).audios[0]
+    return edit, sound[:, 4000:36000]
+
+
+def changed(result, sound):
+    """Samples of a result that are not those of the sound."""
+    return (result != sound).any(dim=-2).nonzero()[..., -1]
+
+
+def seconds(*samples):
+    return tuple(sample / RATE for sample in samples)
+
+
+# Inpainting
+
+
+@pytest.mark.parametrize(
+    "spans",
+    [
+        [(100, 163)],
+        [(0, 30)],  # at the edges
+        [(470, SAMPLES)],
+        [(300, 310), (20, 90), (85, 120), (120, 130)],  # in no order, overlapping, touching
+        [(50, 450)],  # longer than a window
+        [(7, 8)],
+    ],
+)
+def test_outside_the_spans_the_result_is_the_sound(edit, sound, spans):
+    result = edit(inpaint_spans=[seconds(*span) for span in spans])
+    assert result.shape == (1, 2, SAMPLES) and result.dtype == torch.float32
+    inside = torch.zeros(SAMPLES, dtype=torch.bool)
+    for start, end in spans:
+        inside[start:end] = True
+    assert torch.equal(result[0][:, ~inside], sound[:, ~inside])
+    assert (result[0] != sound)[:, inside].float().mean() > 0.99
+    assert result.isfinite().all()
+
+
+def test_crossfade_lies_outside_of_the_span(edit, sound):
+    faded = edit(inpaint_spans=[seconds(200, 260)], crossfade_ms=1000 * 20 / RATE)
+    places = changed(faded[0], sound)
+    assert places.min() == 180 and places.max() == 279
+
+
+@pytest.mark.parametrize("spans", [[], [seconds(100, 100)]])
+def test_nothing_to_make_anew(edit, sound, spans, caplog):
+    assert torch.equal(edit(inpaint_spans=spans)[0], sound)
+    assert "returned unchanged" in caplog.text
+    assert torch.equal(edit(mask=torch.zeros(9))[0], sound)
+
+
+def test_a_span_over_everything_is_generation(edit, edit_pipe, pipe, sound):
+    """No latents and no audio prompt are left, so that the same seed makes the same sound."""
+    short = sound[:, :150]
+    result = edit(audio=(short, RATE), inpaint_spans=[seconds(0, 150)])
+    expected = pipe(
+        "rain", audio_length_in_s=150 / RATE, num_inference_steps=3, generator=[seeded()], output_type="pt"
+    ).audios
+    torch.testing.assert_close(result, expected)
+
+
+def test_the_audio_prompt_is_the_sound_with_silenced_spans(edit, edit_pipe, sound, monkeypatch):
+    prompts, encode = [], edit_pipe.encode_waveforms
+    monkeypatch.setattr(
+        edit_pipe, "encode_waveforms", lambda waveforms, *args: prompts.append(waveforms) or encode(waveforms, *args)
+    )
+    edit(audio=(sound[:, :160], RATE), inpaint_spans=[seconds(40, 80)])
+    silenced = sound[:, :160].clone()
+    silenced[:, 40:80] = 0
+    assert torch.equal(prompts[0][0], silenced)
+    prompts.clear()
+    edit(strength=0.5)
+    assert not prompts
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        AudioXDPMSolverSDEScheduler(),
+        AudioXDPMSolverSDEScheduler(eta=0.0),
+        AudioXFlowMatchScheduler(),
+        AudioXFlowMatchScheduler(stochastic_sampling=True),
+    ],
+)
+def test_held_latents_have_the_right_noise_at_every_step(edit, edit_pipe, sound, scheduler):
+    """At each level, held latents are those of the sound with unit noise of that level."""
+    edit_pipe.scheduler = scheduler
+    sound = sound.repeat(1, 8)[:, : 190 * HOP]
+    with torch.no_grad():
+        known = edit_pipe.vae.encode(sound[None]).latent_dist.mode()[..., 100:]
+    latents = []
+    edit(
+        audio=(sound, RATE),
+        inpaint_spans=[seconds(0, 100 * HOP - 80)],
+        num_inference_steps=8,
+        num_refinements=0,
+        callback_on_step_end=lambda pipe, i, t, tensors: latents.append(tensors["latents"]) or {},
+        guidance_scale=1.0,
+    )
+    for level, sample in zip(scheduler.sigmas[1:].tolist(), latents, strict=True):
+        held = (
+            sample[..., 100:105]
+            - (1 if isinstance(scheduler, AudioXDPMSolverSDEScheduler) else 1 - level) * (known[..., :5])
+        )
+        assert held.std().item() == pytest.approx(level, rel=0.35, abs=1e-4)
+        assert abs(held.mean().item()) < 0.5 * level + 1e-4
+
+
+def test_only_windows_around_the_spans_run(edit, edit_pipe, sound):
+    rows = []
+    handle = edit_pipe.transformer.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
+    edit(audio=(sound.repeat(1, 8), RATE), inpaint_spans=[seconds(2000, 2010)], window_batch_size=100)
+    handle.remove()
+    assert max(rows) <= 2 * 3  # of 28 windows
+
+
+def test_a_gap_fits_its_surroundings(gaussian):
+    """Next to the gap new latents tell of the sound's almost as much as it does itself; without holding nothing."""
+    edit, sound = gaussian
+    result = edit(
+        (sound, 8000), "a", inpaint_spans=[(1.0, 3.0)], num_inference_steps=25, guidance_scale=1.0,
+        generator=seeded(1), output_type="pt",
+    ).audios  # fmt: skip
+    with torch.no_grad():
+        latents = edit.vae.encode(torch.nn.functional.pad(result, (0, 128 * 250 - 32000))).latent_dist.mode()[0]
+    before, after = latents[:, :-1], latents[:, 1:]
+    correlation = (before * after).mean(0) / (before.square().mean(0) * after.square().mean(0)).sqrt()
+    assert correlation[[61, 62, 186, 187, 188]].min() > 0.7
+    assert correlation[70:180].min() > 0.8
+
+
+# Soft masks and variation
+
+
+def test_mask_is_a_strength_for_each_time(edit, sound):
+    hard = torch.zeros(SAMPLES)
+    hard[100:200] = 1
+    assert torch.equal(edit(mask=hard), edit(inpaint_spans=[seconds(100, 200)]))
+    assert torch.equal(edit(mask=np.full(3, 0.5)), edit(strength=0.5))
+
+
+def test_the_further_from_0_a_mask_is_the_further_is_the_result_from_the_sound(gaussian):
+    edit, sound = gaussian
+    result = edit(
+        (sound, 8000), "a", mask=torch.linspace(0, 1, 5), crossfade_ms=0, num_inference_steps=40, guidance_scale=1.0,
+        generator=seeded(1), output_type="pt",
+    ).audios[0]  # fmt: skip
+    error = (result - sound).square().unflatten(1, (8, 4000)).mean(dim=(0, 2))
+    assert result[0, 0] == sound[0, 0] and error[:2].max() < error[3:5].mean() < error[6:].min()
+
+
+def test_strength_is_the_level_to_start_from(gaussian):
+    edit, sound = gaussian
+    for kwargs in ({}, {"inpaint_spans": [(1.0, 2.0)]}):
+        distances = []
+        for strength in (0.2, 0.5, 0.8, 1.0):
+            result = edit(
+                (sound, 8000), "a", strength=strength, num_inference_steps=40, guidance_scale=1.0,
+                generator=seeded(1), output_type="pt", **kwargs,
+            ).audios[0]  # fmt: skip
+            distances.append((result - sound).square().mean().item())
+            times = edit.scheduler.timesteps
+            first = times[-edit.num_timesteps]
+            if not kwargs:
+                assert abs(first - strength) <= (times - strength).abs().min() + 1e-6
+        assert distances == sorted(distances) and distances[0] < distances[-1] / 4
+
+
+# Completion
+
+
+@pytest.mark.parametrize("extend", [1, 40, 150, 700])
+@pytest.mark.parametrize("length", [5, 100, SAMPLES])
+def test_extension_keeps_the_sound(edit, sound, extend, length):
+    sound = sound[:, :length]
+    after = edit(audio=(sound, RATE), extend_by_s=extend / RATE)[0]
+    before = edit(audio=(sound, RATE), extend_by_s=-extend / RATE)[0]
+    for result, kept, new in (
+        (after, after[:, :length], after[:, length:]),
+        (before, before[:, extend:], before[:, :extend]),
+    ):
+        assert result.shape == (2, length + extend) and result.isfinite().all()
+        assert torch.equal(kept, sound)
+        assert new.any(dim=0).all() and new.std() > 0 or extend == 1
+
+
+def test_extension_is_crossfaded_in_the_sound(edit, sound):
+    after = edit(extend_by_s=60 / RATE, crossfade_ms=1000 * 20 / RATE)[0]
+    assert changed(after[:, :SAMPLES], sound).min() == SAMPLES - 20
+    before = edit(extend_by_s=-60 / RATE, crossfade_ms=1000 * 20 / RATE)[0]
+    assert changed(before[:, 60:], sound).max() == 19
+
+
+def test_hops_are_conditioned_on_what_is_there(edit, edit_pipe, sound, monkeypatch):
+    """The audio prompt of each window is the end of the window before, and then silence."""
+    prompts, encode = [], edit_pipe.encode_waveforms
+    monkeypatch.setattr(
+        edit_pipe, "encode_waveforms", lambda waveforms, *args: prompts.append(waveforms[0].clone()) or encode(waveforms, *args)
+    )  # fmt: skip
+    sound = sound[:, :480]
+    result = edit(audio=(sound, RATE), extend_by_s=400 / RATE)[0]
+    overlap = 12 * HOP
+    assert len(prompts) == 5
+    assert torch.equal(prompts[0][:, :overlap], sound[:, -overlap:]) and not prompts[0][:, overlap:].any()
+    assert prompts[1][:, :overlap].any(dim=0).all() and not prompts[1][:, overlap:].any()
+    # What lies further from the edge than the decoder looks is not decoded again.
+    halo = edit_pipe.vae.tile_latent_overlap * HOP
+    if overlap > halo:
+        torch.testing.assert_close(prompts[1][:, : overlap - halo], result[:, 480 : 480 + overlap - halo])
+
+
+def test_no_seam(gaussian):
+    """
+    At the joint of a sound with its extension, and at those of the extension's windows, the spectral flux stays within
+    the range of that inside the segments: its peaks do in the mean over seeds, in both directions. A sound that is torn
+    leaves it, and without refinements the joints come closer to that.
+    """
+    edit, sound = gaussian
+
+    def flux(waveform):
+        levels = log_mel(waveform, 8000)
+        return (levels[:, 1:] - levels[:, :-1]).abs().mean(dim=0)
+
+    def extend(seed, seconds, num_refinements):
+        return flux(
+            edit(
+                (sound, 8000), "a", extend_by_s=seconds, num_refinements=num_refinements, num_inference_steps=50,
+                guidance_scale=1.0, generator=seeded(seed), output_type="pt",
+            ).audios[0]
+        )  # fmt: skip
+
+    # Frames of 128 samples: the sound has 250, a window 125, of which 63 are new.
+    peaks, segments = {4: [], 0: []}, [flux(sound)[10:-10]]
+    for num_refinements, joints in peaks.items():
+        for seed in range(4):
+            after, before = extend(seed, 4.0, num_refinements), extend(seed, -4.0, num_refinements)
+            places = [(after, 250), (after, 313), (after, 376), (before, 250), (before, 187), (before, 124)]
+            joints.append(torch.stack([levels[place - 3 : place + 3].max() for levels, place in places]))
+            if num_refinements:
+                segments += [after[256:307], after[319:370], after[382:433]]
+                segments += [before[193:244], before[130:181], before[67:118]]
+    inside, joints, unrefined = torch.cat(segments), torch.stack(peaks[4]).mean(0), torch.stack(peaks[0]).mean(0)
+    print(f"flux inside {inside.min():.3f}..{inside.max():.3f}, at joints {joints}, without refinements {unrefined}")
+    assert inside.min() < joints.min() and joints.max() < inside.max()
+    assert joints.mean() < unrefined.mean()
+    assert flux(torch.cat((sound, -sound[:, 9000:18000]), dim=1))[247:253].max() > inside.max()
+
+
+# Batches, seeds, prompts
+
+
+def test_each_item_is_the_same_alone_and_in_a_batch(edit, sound, close):
+    sounds = [(sound, RATE), (sound.flip(1), RATE)]
+    spans = [[seconds(10, 60)], [seconds(300, 420), seconds(100, 110)]]
+    batch = edit(audio=sounds, prompt=["rain", None], inpaint_spans=spans, generator=[seeded(0), seeded(1)])
+    longer = edit(audio=sounds, prompt=["rain", None], extend_by_s=0.002, generator=[seeded(0), seeded(1)])
+    for i, prompt in enumerate(["rain", None]):
+        alone = edit(i, audio=sounds[i], prompt=prompt, inpaint_spans=spans[i])
+        if i == 1:  # a window in the same place, whatever else is edited
+            assert torch.equal(alone[0][:, :100], sounds[1][0][:, :100])
+        close(longer[i], edit(i, audio=sounds[i], prompt=prompt, extend_by_s=0.002)[0], 1e-3)
+        assert torch.equal(batch[i][:, 430:], sounds[i][0][:, 430:])
+
+
+def test_batch_with_the_same_spans(edit, sound, close):
+    sounds = [(sound, RATE), (sound.flip(1), RATE)]
+    batch = edit(audio=sounds, inpaint_spans=[seconds(300, 420)], generator=[seeded(0), seeded(1)])
+    for i in range(2):
+        close(batch[i], edit(i, audio=sounds[i], inpaint_spans=[seconds(300, 420)])[0], 1e-4)
+
+
+def test_several_waveforms_and_seeds(edit, close):
+    results = edit(inpaint_spans=[seconds(100, 200)], num_waveforms_per_prompt=2, generator=[seeded(0), seeded(1)])
+    assert results.shape == (2, 2, SAMPLES) and (results[0] != results[1]).any()
+    close(results[:1], edit(inpaint_spans=[seconds(100, 200)]), 1e-3)
+    assert torch.equal(edit(strength=0.5), edit(strength=0.5))
+    assert not torch.equal(edit(strength=0.5), edit(1, strength=0.5))
+
+
+def test_prompts_count(edit):
+    results = [
+        edit(inpaint_spans=[seconds(50, 450)], **prompts)
+        for prompts in (
+            {},
+            {"prompt": "wind"},
+            {"prompt": None},
+            {"negative_prompt": "wind"},
+            {"prompt": [(0, 0.005, "rain"), (0.005, SAMPLES / RATE, "wind")]},
+            {"video": torch.full((4, 3, 32, 32), 100, dtype=torch.uint8)},
+        )
+    ]
+    for i, result in enumerate(results):
+        assert all((result - other).abs().max() > 1e-3 for other in results[:i])
+
+
+def test_stream(edit, sound):
+    whole = edit(inpaint_spans=[seconds(100, 200)], output_type="np")
+    pieces = list(edit(inpaint_spans=[seconds(100, 200)], output_type="stream"))
+    assert np.array_equal(np.concatenate(pieces, axis=-1), whole)
+
+
+# The pipeline
+
+
+def test_sharing_components(pipe, tmp_path, sound, edit):
+    expected = edit(inpaint_spans=[seconds(100, 200)])
+    pipe.register_to_config(default_num_inference_steps=4)
+    shared = AudioXInpaintPipeline.from_pipe(pipe)
+    assert shared.transformer is pipe.transformer and shared.config.default_num_inference_steps == 4
+    assert type(AudioXPipeline.from_pipe(shared)) is AudioXPipeline
+    shared.save_pretrained(tmp_path)
+    for cls in (DiffusionPipeline, AudioXInpaintPipeline):
+        loaded = cls.from_pretrained(tmp_path)
+        assert type(loaded) is AudioXInpaintPipeline
+        loaded.set_progress_bar_config(disable=True)
+        result = loaded(
+            (sound, RATE), "rain", inpaint_spans=[seconds(100, 200)], num_inference_steps=3, crossfade_ms=0.0,
+            generator=[seeded()], output_type="pt",
+        ).audios  # fmt: skip
+        assert torch.equal(result, expected)
+
+
+def test_from_pipe_casts_nothing(pipe):
+    pipe.transformer.to(torch.bfloat16)
+    shared = AudioXInpaintPipeline.from_pipe(pipe)
+    assert pipe.transformer.dtype == shared.transformer.dtype == torch.bfloat16
+    assert pipe.vae.dtype == torch.float32
+    AudioXInpaintPipeline.from_pipe(pipe, dtype=torch.float32)
+    assert pipe.transformer.dtype == torch.float32
+
+
+def test_model_cpu_offload(edit, edit_pipe):
+    expected = edit(inpaint_spans=[seconds(100, 200)])
+    longer = edit(extend_by_s=0.01)
+    edit_pipe.enable_model_cpu_offload(device="cpu")
+    assert torch.equal(edit(inpaint_spans=[seconds(100, 200)]), expected)
+    assert torch.equal(edit(extend_by_s=0.01), longer)
+
+
+def test_callback_and_interrupt(edit, sound):
+    steps = []
+
+    def stop(pipe, step, timestep, tensors):
+        steps.append(step)
+        pipe._interrupt = True
+        return tensors
+
+    result = edit(inpaint_spans=[seconds(100, 200)], callback_on_step_end=stop)
+    assert steps == [0] and torch.equal(result[0][:, :100], sound[:, :100])
+
+
+def test_a_call_changes_nothing(edit, edit_pipe, sound):
+    before = {name: id(component) for name, component in edit_pipe.components.items()}
+    original, tiling = sound.clone(), edit_pipe.vae.use_tiling
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    edit(inpaint_spans=[seconds(100, 200)])
+    edit(extend_by_s=0.01)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(sound, original)
+    assert before == {name: id(component) for name, component in edit_pipe.components.items()}
+    assert edit_pipe.vae.use_tiling == tiling
+
+
+def test_a_model_whose_weights_fix_the_window(edit, edit_pipe, sound):
+    edit_pipe.transformer = AudioXMMTransformer2DModel(
+        sample_size=WINDOW, in_channels=8, num_layers=1, num_attention_heads=4, attention_head_dim=8,
+        cross_attention_input_dim=64, num_context_tokens=36, ff_inner_dim=32,
+    ).eval()  # fmt: skip
+    edit_pipe.scheduler = AudioXFlowMatchScheduler(stochastic_sampling=True)
+    result = edit(inpaint_spans=[seconds(50, 450)], num_inference_steps=4)[0]
+    assert set(changed(result, sound).tolist()) <= set(range(50, 450))
+    assert edit(extend_by_s=0.01, num_inference_steps=4).shape == (1, 2, 941)
+
+
+# Files, and what is refused
+
+
+def test_files_are_converted_with_a_warning(edit, tmp_path, caplog):
+    mono = torch.randn(1, 4000, generator=seeded()).clamp(-3, 3) / 4
+    save_audio(tmp_path / "sound.wav", mono, 22050)
+    converted, _ = load_audio(tmp_path / "sound.wav", sampling_rate=RATE, channels=2)
+    result = edit(audio=tmp_path / "sound.wav", inpaint_spans=[(0.01, 0.011)])[0]
+    assert result.shape == (2, 8000)
+    places = changed(result, converted)
+    assert places.min() >= 441 and places.max() < 486
+    assert "22050 Hz and 1 channels, converted to the model's 44100 Hz and 2" in caplog.text
+
+
+SOUND = torch.zeros(2, 441) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({}, "Give one of `inpaint_spans`"),
+        ({"inpaint_spans": [(0, 0.001)], "extend_by_s": 1}, "Give one of.*got `inpaint_spans`, `extend_by_s`"),
+        ({"extend_by_s": 1, "strength": 0.5}, "Give one of.*got `extend_by_s`, `strength`"),
+        ({"mask": [0, 1], "strength": 0.5}, "Give one of.*got `mask`, `strength`"),
+        ({"inpaint_spans": (0, 1)}, "`inpaint_spans` must be a list"),
+        ({"inpaint_spans": [0, 1]}, "`inpaint_spans` must be a list"),
+        ({"inpaint_spans": [(0, 1, 2)]}, "two numbers of seconds"),
+        ({"inpaint_spans": [("0", "1")]}, "two numbers of seconds"),
+        ({"inpaint_spans": [(float("nan"), 0.001)]}, "two numbers of seconds"),
+        ({"inpaint_spans": [(0, float("inf"))]}, "two numbers of seconds"),
+        ({"inpaint_spans": [(0.005, 0.001)]}, "must not end before it starts"),
+        ({"inpaint_spans": [(0.005, 0.02)]}, "sound is 0.01 s long"),
+        ({"inpaint_spans": [(-0.1, 0.005)]}, "sound is 0.01 s long"),
+        ({"inpaint_spans": [(1, 2)]}, "sound is 0.01 s long"),
+        ({"inpaint_spans": [[(0, 0.001)], []]}, "list for 2 sounds, and there are 1"),
+        ({"mask": [0, 1.5]}, "`mask` must lie in 0..1"),
+        ({"mask": [0, float("nan")]}, "`mask` must lie in 0..1"),
+        ({"mask": torch.zeros(2, 3)}, "`mask` must have the shape"),
+        ({"extend_by_s": 0}, "`extend_by_s`"),
+        ({"extend_by_s": float("nan")}, "`extend_by_s`"),
+        ({"strength": 0}, "`strength` must be above 0"),
+        ({"strength": 1.1}, "`strength` must be above 0"),
+        ({"strength": float("nan")}, "`strength` must be above 0"),
+        ({"strength": 1, "crossfade_ms": -1}, "`crossfade_ms`"),
+        ({"strength": 1, "crossfade_ms": 100}, "`crossfade_ms` must be in 0..1.088 ms"),
+        ({"strength": 1, "num_refinements": -1}, "`num_refinements`"),
+        ({"strength": 1, "audio": None}, "`audio` is the sound to edit"),
+        ({"strength": 1, "audio": [(SOUND, RATE), None]}, "`audio` is the sound to edit"),
+        ({"strength": 1, "audio": SOUND}, "`audio` must be a path or"),
+        ({"strength": 1, "audio": (SOUND * float("nan"), RATE)}, "NaN"),
+        ({"strength": 1, "audio": (SOUND, 48000)}, "at 48000 Hz, and the model at 44100 Hz"),
+        ({"strength": 1, "audio": (SOUND[:1], RATE)}, r"model's 2 channels.*\[1, 441\]"),
+        ({"strength": 1, "audio": (SOUND[0], RATE)}, r"model's 2 channels.*\[441\]"),
+        ({"strength": 1, "audio": [(SOUND, RATE), (SOUND[:, 1:], RATE)]}, "equally long"),
+        ({"strength": 1, "audio": "nowhere.wav"}, "nowhere.wav"),
+        ({"strength": 1, "output_type": "latent"}, "`output_type` must be one of np, pt, stream"),
+        ({"strength": 1, "window_overlap_in_s": 1}, "`window_overlap_in_s`"),
+        ({"strength": 1, "prompt": [(0, 1, "a")]}, "spans end at 1 s"),
+        ({"strength": 1, "generator": [seeded()] * 2}, "`generator` is a list of 2"),
+        ({"strength": 1, "num_inference_steps": 0}, "`num_inference_steps`"),
+    ],
+)
+def test_bad_input(edit_pipe, kwargs, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        edit_pipe(**{"audio": (SOUND, RATE), "num_inference_steps": 1, "crossfade_ms": 0, **kwargs})
+
+
+# The arithmetic
+
+
+def test_spans_in_samples():
+    spans = [(0.5, 0.6), (0.1, 0.2), (0.15, 0.3), (0.3, 0.3), (0.9, 1.0004), (0.3, 0.4)]
+    assert sample_spans(spans, 1000, 1000) == [(100, 400), (500, 600), (900, 1000)]
+
+
+def test_crossfade_gain():
+    gain = crossfade([(4, 6), (13, 14)], 0, 20, 3)
+    expected = [0, 0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0, 0]
+    torch.testing.assert_close(gain, torch.tensor(expected))
+    assert torch.equal(crossfade([(4, 6), (13, 14)], 5, 12, 3), gain[5:12])
+    assert torch.equal(crossfade([(4, 6)], 0, 8, 0), torch.tensor([0.0, 0, 0, 0, 1, 1, 0, 0]))
+
+
+def test_frames_take_the_strength_of_their_strongest_sample():
+    strengths = torch.zeros(1, 22)
+    strengths[0, 7] = 0.5
+    strengths[0, 16:18] = 0.75
+    assert frame_strengths(strengths, 22, 5, 8).tolist() == [[0.5, 0, 0.75, 0.75, 0.75]]
+
+
+def test_regions():
+    edited = torch.zeros(100, dtype=torch.bool)
+    edited[[3, 50, 70, 71]] = True
+    assert edit_regions(edited, 5, 20) == [(0, 20), (41, 81)]
+    assert edit_regions(edited, 1, 4) == [(2, 6), (49, 53), (69, 73)]
+    assert edit_regions(torch.ones(24, dtype=torch.bool), 5, 24) == [(0, 24)]
+
+
+def test_mirrored():
+    sound = torch.arange(4)
+    assert mirrored(sound, -3, 7).tolist() == [2, 1, 0, 0, 1, 2, 3, 3, 2, 1]
+    assert mirrored(torch.arange(2), -3, 5).tolist() == [1, 1, 0, 0, 1, 1, 0, 0]
