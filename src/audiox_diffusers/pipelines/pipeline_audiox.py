@@ -484,6 +484,7 @@ class AudioXPipeline(
         for key, item in read.items():
             read[key] = read_audio(item, rate, channels, num_samples, audio_padding_side, "the sound asked for")
         items["audio"] = [None if item is None else read[id(item)] for item in items["audio"]]
+        starts = [starts] * len(items["prompt"])
         return self.encode_windows(items, starts, overlap, generator=generator, device=device)
 
     def encode_negative(

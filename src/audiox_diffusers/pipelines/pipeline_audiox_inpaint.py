@@ -338,16 +338,21 @@ class AudioXInpaintPipeline(AudioXPipeline):
 
         # What is heard of the sound depends on latents as far away as the decoder looks.
         context = max(task.overlap, self.vae.tile_latent_overlap + math.ceil(fade / hop) + 1)
-        regions = edit_regions((strengths > 0).any(dim=0), context, size)
         known = torch.zeros(len(waveform), self.transformer.config.in_channels, num_frames)
-        for first, end in regions:
-            known[..., first:end] = encode_tiles(self.vae, waveform, first, end, self._execution_device)
+        starts = []
+        for sound, edited in enumerate(strengths > 0):
+            regions = edit_regions(edited, context, size)
+            starts.append(
+                [first + s for first, end in regions for s in window_starts(end - first, size, task.overlap)]
+            )
+            for first, end in regions:
+                part = encode_tiles(self.vae, waveform[sound : sound + 1], first, end, self._execution_device)
+                known[sound, :, first:end] = part[0]
         silenced = waveform.clone()
         for sound, item in zip(silenced, spans, strict=True):
             for start, end in item:
                 sound[:, start:end] = 0
         task = replace(task, items={**task.items, "audio": list(silenced)})
-        starts = [first + s for first, end in regions for s in window_starts(end - first, size, task.overlap)]
         windows, *contexts = self._encode_edit(task, starts, edit)
         latents = self._run(task, windows, contexts, known, strengths)
         return self._mixed(edit, latents, 0, math.ceil(num_samples / hop))
@@ -390,7 +395,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 encoded = True
 
             frames = slice(start, start + size)
-            windows, *contexts = self._encode_edit(task, [start], edit, negative_condition_embeds)
+            windows, *contexts = self._encode_edit(task, [[start]] * len(sound), edit, negative_condition_embeds)
             negative_condition_embeds = contexts[1]
             windows = [replace(window, start=0) for window in windows]
             strengths = (~known[frames]).float().expand(len(sound), -1)
@@ -410,7 +415,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         return iter(canvas[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
 
     def _encode_edit(
-        self, task: Task, starts: list[int], edit: Edit, negative_condition_embeds: torch.Tensor | None = None
+        self, task: Task, starts: list[list[int]], edit: Edit, negative_condition_embeds: torch.Tensor | None = None
     ) -> tuple[list[Window], torch.Tensor, torch.Tensor]:
         """The windows at these frames, their contexts, and the negative ones, which are the same for all windows."""
         device = self._execution_device
@@ -441,10 +446,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
         """
         guidance_scale = self.guidance_scale
         latents = self._pass(task, windows, contexts, known.to(self._execution_device), strengths)
-        for _ in range(task.num_refinements if (strengths == 0).any() else 0):
+        refined = strengths.clamp(max=REFINEMENT_TIME) * (strengths == 0).any(dim=1, keepdim=True)
+        for _ in range(task.num_refinements if refined.any() else 0):
             if not self.interrupt:
                 self._guidance_scale = guidance_scale
-                latents = self._pass(task, windows, contexts, latents, strengths.clamp(max=REFINEMENT_TIME))
+                latents = self._pass(task, windows, contexts, latents, refined)
         self._guidance_scale = guidance_scale
         return latents
 

@@ -13,7 +13,7 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
     def encode_windows(
         self,
         items: dict[str, list],
-        starts: list[int],
+        starts: list[list[int]],
         overlap: int,
         offset: int = 0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -26,7 +26,7 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
         Args:
             items: of each sound, as [`~AudioXConditioningMixin.broadcast_prompts`] gives it. Prompts may be timed,
                 `audio` is a waveform `[channels, N]` at the model's rate, as long as the whole sound.
-            starts: first frames of the windows.
+            starts: first frames of the windows of each sound.
             overlap: frames over which windows give way to each other.
             offset: samples by which the sound, and with it the time of prompts and videos, begins after the first
                 frame.
@@ -37,21 +37,23 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
             The windows, those of one time together, and contexts `[rows, tokens, width]`.
         """
         device = device or self._execution_device
-        if len(starts) > 1:
-            for video in items["video"]:
-                if is_features(video):
-                    raise ValueError(f"{video}: holds the features of one window; for a longer sound give the video.")
+        for video, own in zip(items["video"], starts, strict=True):
+            if len(own) > 1 and is_features(video):
+                raise ValueError(f"{video}: holds the features of one window; for a longer sound give the video.")
         size, rate = self.transformer.config.sample_size, self.vae.config.sampling_rate
         frame_rate = rate / self.vae.hop_length
         samples = list(zip(items["prompt"], items["video"], items["image"], strict=True))
         prompts = [prompt if is_timed(prompt) else [(0, float("inf"), prompt)] for prompt, _video, _image in samples]
         texts = self._embed_all_texts(items, prompts, device)
 
+        weights = [dict(zip(own, window_weights(own, size, overlap), strict=True)) for own in starts]
         windows, rows, known = [], [], {}
-        for start, weight in zip(starts, window_weights(starts, size, overlap), strict=True):
+        for start in sorted({start for own in starts for start in own}):
             seconds = start / frame_rate - offset / rate
             missing = []
             for sound, prompt in enumerate(prompts):
+                if start not in weights[sound]:
+                    continue
                 moves = items["video"][sound] is not None or items["audio"][sound] is not None
                 for number, share in enumerate(prompt_shares(prompt, seconds, size, frame_rate)):
                     if not share.any():
@@ -60,7 +62,7 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
                     if key not in known:
                         known[key] = len(rows) + len(missing)
                         missing.append((sound, number))
-                    windows.append(Window(sound, start, weight * share, known[key]))
+                    windows.append(Window(sound, start, weights[sound][start] * share, known[key]))
             if missing:
                 rows.extend(self._encode_rows(missing, items, texts, start, max(0.0, seconds), generator, device))
         return windows, torch.stack(rows)

@@ -50,6 +50,8 @@ def window_weights(starts: list[int], window: int, overlap: int) -> torch.Tensor
     """
     frames = torch.arange(window, dtype=torch.float64)
     ramp = (torch.minimum(frames + 1, window - frames) / (overlap + 1)).clamp(max=1)
+    if not starts:
+        return torch.zeros(0, window)
     total = torch.zeros(max(starts) + window, dtype=torch.float64)
     for start in starts:
         total[start : start + window] += ramp
