@@ -1,0 +1,72 @@
+"""The script that makes a data set of free sounds, and its table."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiox_diffusers.media import MediaError, load_audio, save_audio
+from audiox_diffusers.training.sources import DatasetSource
+
+FOLDER = Path(__file__).resolve().parents[2] / "training" / "free_sounds"
+COLUMNS = ["package", "path", "caption", "licence", "copyright"]
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("make_sounds", FOLDER / "make_sounds.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def packages(tmp_path):
+    """Two packages with a sound each, one of which begins with silence and is longer than what is kept."""
+    folder = tmp_path / "packages"
+    tone = 0.1 * torch.sin(torch.arange(14 * 8000) / 5)[None]
+    for path, sound in (("one/usr/bell.flac", tone[:, :8000]), ("two/usr/rain.ogg", tone)):
+        (folder / path).parent.mkdir(parents=True)
+        save_audio(folder / path, torch.cat((torch.zeros(1, 4000), sound), 1), 8000)
+    with open(tmp_path / "table.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerow(["one", "usr/bell.flac", "a bell", "CC0-1.0", "someone"])
+        writer.writerow(["two", "usr/rain.ogg", "rain", "CC-BY-SA-3.0", "another"])
+    return folder
+
+
+def test_every_sound_has_its_caption_and_a_licence_that_allows_training(script):
+    with open(script.TABLE, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS and all(all(row.values()) for row in rows)
+    assert len({(row["package"], row["path"]) for row in rows}) == len(rows) == 387
+    assert {row["licence"] for row in rows} == {"CC0-1.0", "MIT", "CC-BY-3.0", "CC-BY-SA-3.0"}
+
+
+def test_makes_a_folder_that_datasets_loads(script, packages, tmp_path):
+    assert script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv") == 2
+    first, second = (load_audio(tmp_path / "sounds" / name) for name in ("00000.wav", "00001.wav"))
+    assert first[1] == second[1] == 16000
+    assert first[0].shape[1] == pytest.approx(16000, abs=100)
+    assert second[0].shape == (1, 12 * 16000)
+    assert first[0].abs().max().item() == pytest.approx(0.8, abs=1e-3)
+    rows = list(DatasetSource(str(tmp_path / "sounds")).rows(0))
+    assert [row["caption"] for row in rows] == ["a bell", "rain"]
+    assert rows[1]["licence"] == "CC-BY-SA-3.0" and rows[1]["copyright"] == "another"
+
+
+def test_nothing_half_written_is_left(script, packages, tmp_path):
+    (packages / "two/usr/rain.ogg").write_bytes(b"no sound")
+    with pytest.raises(MediaError, match="rain.ogg"):
+        script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["packages", "table.csv"]
+
+
+def test_an_existing_folder_is_left_alone(script, packages, tmp_path):
+    (tmp_path / "sounds").mkdir()
+    with pytest.raises(FileExistsError, match="sounds"):
+        script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv")
+    assert not list((tmp_path / "sounds").iterdir())
