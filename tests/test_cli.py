@@ -530,8 +530,8 @@ def test_wrong_edits_are_found_before_the_model_is_loaded(monkeypatch, model, me
     ("args", "message"),
     [
         ("--crossfade 0 --inpaint 0.001-2", "the sound is 0.004354 s long"),
-        ("--crossfade 0 --strength 2", "`strength` must be above 0"),
-        ("--extend nan", "`extend_by_s` must be a number"),
+        ("--crossfade 0 --strength 2", "--strength must be above 0"),
+        ("--extend nan", "--extend must be a number"),
         ("--strength 1", "`crossfade_ms` must be in 0..1.088 ms, the overlap of windows, got 20"),
     ],
 )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import FirstBlockCacheConfig
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXMMTransformer2DModel
 from audiox_diffusers.media import save_video
@@ -275,6 +276,24 @@ def test_each_window_hears_its_own_seconds_of_a_sound(pipe):
     assert len(contexts) == 4
 
 
+def test_padding_side_is_checked(generate):
+    sound = torch.rand(2, 100, generator=seeded()), 44100
+    with pytest.raises(ValueError, match="`audio_padding_side` must be 'left' or 'right', got 'lef'"):
+        generate(prompt="rain", audio=sound, audio_padding_side="lef")
+
+
+def test_what_was_not_read_to_its_end_changes_nothing_later(pipe, generate):
+    # Weights that do not react to their context would hide a cache that is left over.
+    with torch.no_grad():
+        for parameter in pipe.transformer.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=seeded(5))
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=2.0))
+    expected = generate(prompt="rain", num_inference_steps=6)
+    stream = generate(prompt="a dog", num_inference_steps=6, output_type="stream")
+    next(stream)
+    assert torch.equal(generate(prompt="rain", num_inference_steps=6), expected)
+
+
 def test_features_are_of_one_window(pipe, generate, tmp_path):
     save_features(tmp_path / "clip.safetensors", torch.ones(4, 5, 64), None)
     assert generate(video=tmp_path / "clip.safetensors", audio_length_in_s=0.004).isfinite().all()
@@ -285,6 +304,7 @@ def test_features_are_of_one_window(pipe, generate, tmp_path):
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
+        ([(0,)], r"a span must be \(start, end, text\)"),
         ([(0, 1)], r"a span must be \(start, end, text\)"),
         ([(0, float("nan"), "a")], r"a span must be \(start, end, text\)"),
         ([(0, 1, 3)], "text of a span must be"),

@@ -564,7 +564,7 @@ def test_compiled_blocks(generate, pipe, close):
         ({"condition_embeds": torch.zeros(1, 36, 65)}, "`condition_embeds` must have the shape"),
         ({"condition_embeds": torch.zeros(1, 36, 64), "prompt": "a"}, "leave out `prompt`"),
         ({"prompt": "a", "negative_condition_embeds": torch.zeros(1, 30, 64)}, "negative prompts give a context"),
-        ({"audio_padding_side": "middle", "audio": (torch.ones(9), 8000)}, "`padding_side`"),
+        ({"audio_padding_side": "middle", "audio": (torch.ones(9), 8000)}, "`audio_padding_side`"),
         ({"video": torch.zeros(4, 3, 8), "prompt": "a"}, "`video` must have the shape"),
         ({"video": torch.rand(4, 3, 8, 8) * 255}, "`video`: floating-point frames must lie in 0..1"),
         ({"video": torch.full((4, 3, 8, 8), float("nan"))}, "`video`: floating-point frames"),

@@ -13,6 +13,7 @@ from audiox_diffusers import (
     AudioXPipeline,
 )
 from audiox_diffusers.media import load_audio, log_mel, save_audio
+from audiox_diffusers.pipelines import save_features
 from audiox_diffusers.pipelines.editing import crossfade, edit_regions, frame_strengths, mirrored, sample_spans
 
 RATE, HOP, WINDOW = 44100, 8, 24
@@ -322,6 +323,18 @@ def test_what_is_done_to_another_item_changes_nothing(edit, sound, close, other)
         close(batch[i], edit(i, audio=sounds[i], inpaint_spans=spans[i])[0], 1e-3)
 
 
+def test_spans_may_be_lists_of_two_numbers(edit):
+    span = (seconds(100, 180)[0], seconds(100, 180)[1])
+    assert torch.equal(edit(inpaint_spans=[list(span)]), edit(inpaint_spans=[span]))
+
+
+@pytest.mark.parametrize("what", [{"extend_by_s": 0.001}, {"inpaint_spans": [(0.0105, 0.011)]}])
+def test_features_are_of_one_window(edit, tmp_path, what):
+    save_features(tmp_path / "clip.safetensors", torch.ones(4, 5, 64), None)
+    with pytest.raises(ValueError, match=r"`video` .*clip\.safetensors: holds the features of one window"):
+        edit(video=tmp_path / "clip.safetensors", **what)
+
+
 def test_batch_with_the_same_spans(edit, sound, close):
     sounds = [(sound, RATE), (sound.flip(1), RATE)]
     batch = edit(audio=sounds, inpaint_spans=[seconds(300, 420)], generator=[seeded(0), seeded(1)])
@@ -470,6 +483,9 @@ SOUND = torch.zeros(2, 441) + 0.1
         ({"mask": [0, 1.5]}, "`mask` must lie in 0..1"),
         ({"mask": [0, float("nan")]}, "`mask` must lie in 0..1"),
         ({"mask": torch.zeros(2, 3)}, "`mask` must have the shape"),
+        ({"mask": "x"}, "`mask` must be numbers"),
+        ({"strength": 1, "audio": ()}, "`audio` must be a path or"),
+        ({"strength": 1, "window_overlap_in_s": "1"}, "`window_overlap_in_s`"),
         ({"extend_by_s": 0}, "`extend_by_s`"),
         ({"extend_by_s": float("nan")}, "`extend_by_s`"),
         ({"strength": 0}, "`strength` must be above 0"),

@@ -1,5 +1,6 @@
 """`audiox edit`."""
 
+import math
 import re
 import time
 from argparse import Namespace
@@ -26,6 +27,12 @@ def read_edit(args: Namespace) -> dict[str, Any]:
         raise ValueError("nothing to do: give --inpaint, --extend or --strength")
     if args.extend is not None and (args.inpaint is not None or args.strength is not None):
         raise ValueError("--extend does not go with --inpaint or --strength")
+    if args.extend is not None and not (math.isfinite(args.extend) and args.extend):
+        raise ValueError(f"--extend must be a number of seconds other than 0, got {args.extend:g}")
+    if args.strength is not None and not 0 < args.strength <= 1:
+        raise ValueError(f"--strength must be above 0 and at most 1, got {args.strength:g}")
+    if args.crossfade is not None and not 0 <= args.crossfade < math.inf:
+        raise ValueError(f"--crossfade must be 0 ms or more, got {args.crossfade:g}")
     edit = {
         "inpaint_spans": None if args.inpaint is None else [_span(span) for span in args.inpaint],
         "extend_by_s": args.extend,

@@ -100,6 +100,8 @@ class AudioXDenoisingMixin:
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
+        # A call that was not finished leaves the caches of the transformer as they were.
+        self.transformer._reset_stateful_cache()
 
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, t in enumerate(timesteps):

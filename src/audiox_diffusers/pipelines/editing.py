@@ -19,7 +19,8 @@ def split_spans(spans: Any, batch_size: int) -> list[list[tuple[float, float]]]:
     """`inpaint_spans` of each item: one list of pairs for all of them, or a list of such lists."""
     if not isinstance(spans, list) or not all(isinstance(span, (tuple, list)) for span in spans):
         raise ValueError(f"`inpaint_spans` must be a list of (start, end) in seconds, got {spans!r}.")
-    if not spans or not all(isinstance(span, list) for span in spans):
+    nested = [isinstance(span, list) and all(isinstance(item, (tuple, list)) for item in span) for span in spans]
+    if not spans or not all(nested):
         return [spans] * batch_size
     if len(spans) != batch_size:
         raise ValueError(f"`inpaint_spans` has a list for {len(spans)} sounds, and there are {batch_size}.")
@@ -66,7 +67,10 @@ def stretch_mask(mask: Any, num_samples: int) -> torch.Tensor:
     Raises:
         ValueError: it is not a row of numbers in 0..1.
     """
-    values = torch.as_tensor(mask).float().cpu()
+    try:
+        values = torch.as_tensor(mask).float().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"`mask` must be numbers in 0..1, got {mask!r}.") from None
     if values.ndim != 1 or not len(values):
         raise ValueError(f"`mask` must have the shape [N], got {list(values.shape)}.")
     if not torch.isfinite(values).all() or values.min() < 0 or values.max() > 1:

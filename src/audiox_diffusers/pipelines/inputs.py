@@ -44,7 +44,7 @@ def split_batch(name: str, value: Any) -> list | None:
     item_dimensions = {"video": 4, "image": 3}
     if isinstance(value, _ARRAY) and name in item_dimensions and value.ndim == item_dimensions[name] + 1:
         return list(value)
-    if name == "audio" and isinstance(value, tuple) and isinstance(value[0], _ARRAY) and value[0].ndim == 3:
+    if name == "audio" and isinstance(value, tuple) and len(value) == 2 and getattr(value[0], "ndim", 0) == 3:
         return [(waveform, value[1]) for waveform in value[0]]
     return [value]
 
@@ -134,6 +134,8 @@ def _last_frame(path: str | os.PathLike, beyond: float, size: tuple[int, int], f
         try:
             seconds = len(load_video(path, fps=1, start=start, duration=back + 1, size=(1, 1)))
         except PastEndError:
+            if start == 0:
+                raise
             back *= 2
         else:
             return load_video(path, fps=25, start=start + seconds - 1, duration=1.0, size=size, fit=fit)[-1:]

@@ -123,13 +123,13 @@ class AudioXPipeline(
         if window_overlap_in_s is None:
             return max(1, window // 4)
         frame_rate = self.vae.config.sampling_rate / self.vae.hop_length
-        frames = window_overlap_in_s * frame_rate
-        if not 1 <= frames <= window - 1:
+        number = isinstance(window_overlap_in_s, numbers.Real)
+        if not number or not 1 <= window_overlap_in_s * frame_rate <= window - 1:
             raise ValueError(
                 f"`window_overlap_in_s` must be at least {1 / frame_rate:.4g} and at most"
                 f" {(window - 1) / frame_rate:.4g} s, got {window_overlap_in_s}."
             )
-        return round(frames)
+        return round(window_overlap_in_s * frame_rate)
 
     def prepare_latents(
         self,
@@ -357,6 +357,8 @@ class AudioXPipeline(
             callback_on_step_end_tensor_inputs,
         )
         self.check_lora_scale(attention_kwargs)
+        if audio_padding_side not in ("left", "right"):
+            raise ValueError(f"`audio_padding_side` must be 'left' or 'right', got {audio_padding_side!r}.")
         overlap = self.overlap_frames(window_overlap_in_s)
         self._guidance_scale = guidance_scale
         self._interrupt = False
@@ -433,6 +435,7 @@ class AudioXPipeline(
         """Seconds of a sound of which is not said how long it is."""
         timed = [item for item in split_prompts(prompt) or [] if is_timed(item)]
         if timed:
+            check_timed_prompt(timed[0])
             return timed[0][-1][1]
         return min(10.0, self.window_samples / self.vae.config.sampling_rate)
 
@@ -479,6 +482,7 @@ class AudioXPipeline(
         items = self.broadcast_prompts(
             prompts, video, image, audio, prompt_embeds, generator, num_waveforms_per_prompt
         )
+        self.check_features(items["video"], num_samples)
         rate, channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
         read = {id(item): item for item in items["audio"] if item is not None}
         for key, item in read.items():
@@ -535,9 +539,11 @@ class AudioXPipeline(
         Returns:
             An iterator of float32 arrays `[B, channels, n]`, each decoded when it is asked for.
         """
-        for piece in self._decode(latents, num_samples):
-            yield piece.cpu().numpy()
-        self.maybe_free_model_hooks()
+        try:
+            for piece in self._decode(latents, num_samples):
+                yield piece.cpu().numpy()
+        finally:
+            self.maybe_free_model_hooks()
 
     def _decode(self, latents: torch.Tensor, num_samples: int) -> Iterator[torch.Tensor]:
         """The first samples of a sound, in one piece where it is one window, else in tiles; float32."""

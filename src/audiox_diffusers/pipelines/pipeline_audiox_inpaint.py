@@ -213,6 +213,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         items = self.broadcast_prompts(
             split_prompts(prompt), video, image, waveforms, prompt_embeds, generator, num_waveforms_per_prompt
         )
+        self.check_features(items["video"], num_samples)
         sampling = Sampling(
             guidance_rescale,
             window_batch_size,
@@ -476,7 +477,6 @@ class AudioXInpaintPipeline(AudioXPipeline):
         self.scheduler.set_begin_index(begin)
         timesteps = self.scheduler.timesteps[begin:]
         self._num_timesteps = len(timesteps)
-        self.transformer._reset_stateful_cache()
 
         noise = randn_tensor(known.shape, generator=task.sampling.generator, device=device, dtype=torch.float32)
         seen = torch.where((strengths < 1)[:, None].to(device), known, 0)
@@ -508,6 +508,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
 
     @torch.no_grad()
     def _stream(self, pieces: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-        for piece in pieces:
-            yield piece.numpy()
-        self.maybe_free_model_hooks()
+        try:
+            for piece in pieces:
+                yield piece.numpy()
+        finally:
+            self.maybe_free_model_hooks()

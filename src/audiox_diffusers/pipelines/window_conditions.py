@@ -37,9 +37,6 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
             The windows, those of one time together, and contexts `[rows, tokens, width]`.
         """
         device = device or self._execution_device
-        for video, own in zip(items["video"], starts, strict=True):
-            if len(own) > 1 and is_features(video):
-                raise ValueError(f"{video}: holds the features of one window; for a longer sound give the video.")
         size, rate = self.transformer.config.sample_size, self.vae.config.sampling_rate
         frame_rate = rate / self.vae.hop_length
         samples = list(zip(items["prompt"], items["video"], items["image"], strict=True))
@@ -66,6 +63,14 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
             if missing:
                 rows.extend(self._encode_rows(missing, items, texts, start, max(0.0, seconds), generator, device))
         return windows, torch.stack(rows)
+
+    def check_features(self, videos: list, num_samples: int) -> None:
+        """Raise `ValueError` where the features of a video's first window are given for a longer sound."""
+        for video in videos:
+            if is_features(video) and num_samples > self.window_samples:
+                raise ValueError(
+                    f"`video` {video}: holds the features of one window; for a longer sound give the video itself."
+                )
 
     def _embed_all_texts(
         self, items: dict[str, list], prompts: list, device: torch.device
