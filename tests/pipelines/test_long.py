@@ -1,5 +1,8 @@
 """Sounds longer than a window: how they are laid out, what is averaged, and what each window is given."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -292,6 +295,22 @@ def test_what_was_not_read_to_its_end_changes_nothing_later(pipe, generate):
     stream = generate(prompt="a dog", num_inference_steps=6, output_type="stream")
     next(stream)
     assert torch.equal(generate(prompt="rain", num_inference_steps=6), expected)
+
+
+def test_a_stream_that_is_left_ends_quietly(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "model")
+    script = """
+import sys
+from audiox_diffusers import AudioXPipeline
+pipe = AudioXPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+stream = pipe("rain", num_inference_steps=1, audio_length_in_s=0.02, output_type="stream").audios
+print(next(stream).shape)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and result.stdout.startswith("(1, 2, ")
+    assert "Exception ignored" not in result.stderr
 
 
 def test_features_are_of_one_window(pipe, generate, tmp_path):

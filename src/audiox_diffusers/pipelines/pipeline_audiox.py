@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -527,7 +528,6 @@ class AudioXPipeline(
             )
         return negative_condition_embeds.to(device, self.transformer.dtype)
 
-    @torch.no_grad()
     def stream_latents(self, latents: torch.Tensor, num_samples: int) -> Iterator[np.ndarray]:
         """
         Decode the latents that a call with `output_type="latent"` returns, piece by piece.
@@ -539,11 +539,21 @@ class AudioXPipeline(
         Returns:
             An iterator of float32 arrays `[B, channels, n]`, each decoded when it is asked for.
         """
+        return self._stream(self._decode(latents, num_samples))
+
+    def _stream(self, pieces: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
+        """Pieces as numpy arrays; offloading goes on when they are read, or no longer wanted."""
         try:
-            for piece in self._decode(latents, num_samples):
+            while True:
+                with torch.no_grad():
+                    piece = next(pieces, None)
+                if piece is None:
+                    return
                 yield piece.cpu().numpy()
         finally:
-            self.maybe_free_model_hooks()
+            # An interpreter that shuts down takes a half-read stream apart when there is no pipeline any more.
+            if not sys.is_finalizing():
+                self.maybe_free_model_hooks()
 
     def _decode(self, latents: torch.Tensor, num_samples: int) -> Iterator[torch.Tensor]:
         """The first samples of a sound, in one piece where it is one window, else in tiles; float32."""

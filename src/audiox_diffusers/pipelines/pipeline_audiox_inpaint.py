@@ -505,11 +505,3 @@ class AudioXInpaintPipeline(AudioXPipeline):
             decoded = decoded[..., samples.start - start * hop : samples.stop - start * hop].cpu()
             gain = gain[:, None]
             yield torch.where(gain > 0, gain * decoded + (1 - gain) * kept, kept)
-
-    @torch.no_grad()
-    def _stream(self, pieces: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
-        try:
-            for piece in pieces:
-                yield piece.numpy()
-        finally:
-            self.maybe_free_model_hooks()
