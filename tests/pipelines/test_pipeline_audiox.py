@@ -588,3 +588,21 @@ def test_compiled_blocks(generate, pipe, close):
 def test_bad_input(pipe, kwargs, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         pipe(**{"num_inference_steps": 1, **kwargs})
+
+
+def test_a_call_projects_its_context_once(generate, pipe):
+    calls = []
+    for block in pipe.transformer.transformer_blocks:
+        block.attn2.to_k.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
+    layers = len(pipe.transformer.transformer_blocks)
+    expected = generate(prompt="rain", guidance_scale=3.0)
+    # Of the conditional half alone: the other one has the null context.
+    assert calls == [1] * layers
+    calls.clear()
+    generate(prompt="rain", negative_prompt="wind", guidance_scale=3.0)
+    assert calls == [2] * layers
+    calls.clear()
+    # A callback may change what the projections depend on.
+    found = generate(prompt="rain", guidance_scale=3.0, callback_on_step_end=lambda *args: {})
+    assert calls == [1] * (3 * layers)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -5,6 +5,8 @@ import torch.nn as nn
 from diffusers.models.attention import AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 
+from .context_audiox import LayerContext, project
+
 
 def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]):
     """
@@ -35,17 +37,15 @@ class AudioXAttnProcessor:
         self,
         attn: "AudioXAttention",
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | LayerContext | None = None,
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if attn.fused_projections and attn.is_cross_attention:
-            query = attn.to_q(hidden_states)
-            key, value = attn.to_kv(context).chunk(2, dim=-1)
-        elif attn.fused_projections:
+        if attn.fused_projections and not attn.is_cross_attention:
             query, key, value = attn.to_qkv(context).chunk(3, dim=-1)
         else:
-            query, key, value = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
+            query = attn.to_q(hidden_states)
+            key, value = project(context, attn.keys_and_values)
 
         query, key, value = (x.unflatten(-1, (-1, attn.head_dim)) for x in (query, key, value))
 
@@ -108,10 +108,16 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
         self.to_out = nn.ModuleList([nn.Linear(heads * head_dim, dim, bias=out_bias), nn.Dropout(0.0)])
         self.set_processor(self._default_processor_cls())
 
+    def keys_and_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`[B, S, D]` -> both `[B, S, kv_heads * head_dim]`."""
+        if self.fused_projections:
+            return self.to_kv(context).chunk(2, dim=-1)
+        return self.to_k(context), self.to_v(context)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | LayerContext | None = None,
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         return self.processor(self, hidden_states, encoder_hidden_states, rotary_emb)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
 from diffusers.models.attention import AttentionMixin, FeedForward
@@ -15,6 +16,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 
 from .attention_audiox import AudioXAttention
+from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts
 
 
 class AudioXFourierEmbedding(nn.Module):
@@ -45,11 +47,14 @@ class AudioXTransformerBlock(nn.Module):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | LayerContext,
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         hidden_states = hidden_states + self.attn1(self.norm1(hidden_states), rotary_emb=rotary_emb)
-        hidden_states = hidden_states + self.attn2(self.norm2(hidden_states), encoder_hidden_states)
+        # Attention to the null context adds nothing.
+        null_rows = hidden_states.shape[0] - encoder_hidden_states.shape[0]
+        attended = self.attn2(self.norm2(hidden_states[null_rows:]), encoder_hidden_states)
+        hidden_states = hidden_states + F.pad(attended, (0, 0, 0, 0, null_rows, 0))
         return hidden_states + self.ff(self.norm3(hidden_states))
 
 
@@ -125,12 +130,21 @@ class AudioXTransformer2DModel(
 
         self.gradient_checkpointing = False
 
+    @property
+    def null_context_vanishes(self) -> bool:
+        """
+        Whether cross-attention to a context of zeros is exactly zero: no projection of the context has a bias. Adapters
+        may bring one.
+        """
+        modules = [self.context_embed, *(block.attn2 for block in self.transformer_blocks)]
+        return not any(name.endswith("bias") for module in modules for name, _ in module.named_parameters())
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | AudioXContext,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
@@ -139,30 +153,34 @@ class AudioXTransformer2DModel(
             hidden_states (`torch.Tensor` of shape `[B, in_channels, L]`): noised latents, any `L`.
             timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): the context of the
-                conditioner. All zeros is the null context of classifier-free guidance.
+                conditioner. All zeros is the null context of classifier-free guidance. For many steps with one context
+                an [`AudioXContext`] of it saves the work that is the same in each.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
             return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
         Returns:
             The predicted velocity, of the shape of `hidden_states`.
+
+        Raises:
+            ValueError: if the context has not as many rows as there are latents, and is not an [`AudioXContext`] of
+                fewer while `null_context_vanishes`.
         """
+        check_rows(self, hidden_states, encoder_hidden_states)
         hidden_states = hidden_states + self.preprocess_conv(hidden_states)
         hidden_states = self.proj_in(hidden_states.transpose(1, 2))
 
         time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
         hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
-        encoder_hidden_states = self.context_embed(encoder_hidden_states)
+        contexts = layer_contexts(encoder_hidden_states, self.context_embed, len(self.transformer_blocks))
 
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         rotary_emb = get_1d_rotary_pos_embed(self.rotary_dim, positions, use_real=True, repeat_interleave_real=False)
 
-        for block in self.transformer_blocks:
+        for block, context in zip(self.transformer_blocks, contexts):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                hidden_states = self._gradient_checkpointing_func(
-                    block, hidden_states, encoder_hidden_states, rotary_emb
-                )
+                hidden_states = self._gradient_checkpointing_func(block, hidden_states, context, rotary_emb)
             else:
-                hidden_states = block(hidden_states, encoder_hidden_states, rotary_emb)
+                hidden_states = block(hidden_states, context, rotary_emb)
 
         hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
         hidden_states = hidden_states + self.postprocess_conv(hidden_states)

@@ -15,6 +15,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 
+from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts, project
 from .transformer_audiox import AudioXFourierEmbedding
 
 
@@ -87,14 +88,18 @@ class AudioXMMTransformerBlock(nn.Module):
         self.ff_in = nn.Conv1d(dim, ff_inner_dim, 3, padding=1, bias=False)
         self.ff_out = nn.Conv1d(ff_inner_dim, dim, 3, padding=1, bias=False)
 
+    def modulate(self, context: torch.Tensor) -> torch.Tensor:
+        """Shifts, scales and gates for each position: `[B, L + 1, D] -> [B, L + 1, 6 D]`."""
+        return self.modulation(F.silu(context))
+
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | LayerContext,
         time_token: torch.Tensor,
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        modulation = self.modulation(F.silu(encoder_hidden_states))
+        modulation = project(encoder_hidden_states, self.modulate)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation.chunk(6, dim=-1)
 
         normed = self.norm1(hidden_states) * (1 + scale_attn) + shift_attn
@@ -165,12 +170,17 @@ class AudioXMMTransformer2DModel(
 
         self.gradient_checkpointing = False
 
+    @property
+    def null_context_vanishes(self) -> bool:
+        """Never: the condition tokens of a context of zeros are not zero."""
+        return False
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
         hidden_states: torch.Tensor,
         timestep: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | AudioXContext,
         attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
@@ -179,7 +189,8 @@ class AudioXMMTransformer2DModel(
             hidden_states (`torch.Tensor` of shape `[B, in_channels, sample_size]`): noised latents.
             timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
             encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`): the
-                context of the conditioner. All zeros is the null context of classifier-free guidance.
+                context of the conditioner. All zeros is the null context of classifier-free guidance. For many steps
+                with one context an [`AudioXContext`] of it saves the work that is the same in each.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
             return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
@@ -187,7 +198,8 @@ class AudioXMMTransformer2DModel(
             The predicted velocity, of the shape of `hidden_states`.
 
         Raises:
-            ValueError: if there are other than `sample_size` latent frames or `num_context_tokens` tokens.
+            ValueError: if there are other than `sample_size` latent frames or `num_context_tokens` tokens, or the
+                context has not as many rows as there are latents.
         """
         config = self.config
         if hidden_states.shape[-1] != config.sample_size:
@@ -199,24 +211,24 @@ class AudioXMMTransformer2DModel(
                 f"`encoder_hidden_states` has {encoder_hidden_states.shape[1]} tokens; the weights fix"
                 f" {config.num_context_tokens}."
             )
+        check_rows(self, hidden_states, encoder_hidden_states)
         hidden_states = hidden_states + self.preprocess_conv(hidden_states)
         hidden_states = self.proj_in(hidden_states.transpose(1, 2))
 
         time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
         hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
-        encoder_hidden_states = self.context_embed(encoder_hidden_states)
-        encoder_hidden_states = self.context_to_positions(encoder_hidden_states.transpose(1, 2)).transpose(1, 2)
+        contexts = layer_contexts(encoder_hidden_states, self._condition_tokens, len(self.transformer_blocks))
 
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         rotary_emb = get_1d_rotary_pos_embed(config.attention_head_dim, positions, use_real=True)
 
-        for block in self.transformer_blocks:
+        for block, context in zip(self.transformer_blocks, contexts):
             if torch.is_grad_enabled() and self.gradient_checkpointing:
                 hidden_states = self._gradient_checkpointing_func(
-                    block, hidden_states, encoder_hidden_states, time_token, rotary_emb
+                    block, hidden_states, context, time_token, rotary_emb
                 )
             else:
-                hidden_states = block(hidden_states, encoder_hidden_states, time_token, rotary_emb)
+                hidden_states = block(hidden_states, context, time_token, rotary_emb)
 
         hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
         hidden_states = hidden_states + self.postprocess_conv(hidden_states)
@@ -224,3 +236,7 @@ class AudioXMMTransformer2DModel(
         if not return_dict:
             return (hidden_states,)
         return Transformer2DModelOutput(sample=hidden_states)
+
+    def _condition_tokens(self, context: torch.Tensor) -> torch.Tensor:
+        """`[B, num_context_tokens, cross_attention_input_dim]` -> a token for each position, `[B, L + 1, D]`."""
+        return self.context_to_positions(self.context_embed(context).transpose(1, 2)).transpose(1, 2)

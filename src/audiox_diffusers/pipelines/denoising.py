@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..models import AudioXContext
 from .windows import Window
 
 
@@ -100,6 +101,9 @@ class AudioXDenoisingMixin:
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
+        # What is kept of many windows would grow with the length, and a callback may change what it depends on.
+        keeps_context = len(batches) == 1 and sampling.callback_on_step_end is None
+        context = None
         # A call that was not finished leaves the caches of the transformer as they were.
         self.transformer._reset_stateful_cache()
 
@@ -111,11 +115,16 @@ class AudioXDenoisingMixin:
                 model_input = self.scheduler.scale_model_input(latents, t)
                 velocity = torch.zeros_like(latents)
                 for number, batch in enumerate(batches):
+                    if context is None or not keeps_context:
+                        context = self._context(
+                            condition_embeds[[w.context for w in batch]],
+                            negative_condition_embeds[[w.sound for w in batch]],
+                            latents.device,
+                        )
                     predicted = self._predict(
                         torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch]),
                         t,
-                        condition_embeds[[w.context for w in batch]],
-                        negative_condition_embeds[[w.sound for w in batch]],
+                        context,
                         number,
                         sampling,
                     )
@@ -142,12 +151,22 @@ class AudioXDenoisingMixin:
                 progress_bar.update()
         return latents
 
+    def _context(
+        self, condition_embeds: torch.Tensor, negative_condition_embeds: torch.Tensor, device: torch.device
+    ) -> AudioXContext:
+        """The context of some windows, with guidance after the negative one, unless that is null and vanishes."""
+        if self.do_classifier_free_guidance:
+            vanishes = self.transformer.null_context_vanishes and not negative_condition_embeds.any()
+            if not vanishes:
+                negative_condition_embeds = negative_condition_embeds.to(condition_embeds)
+                condition_embeds = torch.cat((negative_condition_embeds, condition_embeds))
+        return AudioXContext(condition_embeds.to(device, self.transformer.dtype))
+
     def _predict(
         self,
         model_input: torch.Tensor,
         t: torch.Tensor,
-        condition_embeds: torch.Tensor,
-        negative_condition_embeds: torch.Tensor,
+        context: AudioXContext,
         number: int,
         sampling: Sampling,
     ) -> torch.Tensor:
@@ -156,12 +175,9 @@ class AudioXDenoisingMixin:
         for caches of the transformer, which remember the step before.
         """
         guided = self.do_classifier_free_guidance
-        dtype = self.transformer.dtype
-        model_input = model_input.to(dtype)
-        context = condition_embeds.to(model_input.device, dtype)
+        model_input = model_input.to(self.transformer.dtype)
         if guided:
             model_input = torch.cat((model_input, model_input))
-            context = torch.cat((negative_condition_embeds.to(context), context))
 
         name = "cond_uncond" if guided else "cond"
         with self.transformer.cache_context(name if number == 0 else f"{name}_{number}"):

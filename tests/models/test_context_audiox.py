@@ -1,0 +1,119 @@
+import pytest
+import torch
+from peft import LoraConfig
+
+from audiox_diffusers import AudioXMMTransformer2DModel, AudioXTransformer2DModel
+from audiox_diffusers.models import AudioXContext
+
+# What each transformer makes of its context alone: names of layers, and how often they are called in a pass.
+PROJECTIONS = {
+    AudioXTransformer2DModel: {"linear_1": 1, "linear_2": 1, "attn2.to_k": 3, "attn2.to_v": 3},
+    AudioXMMTransformer2DModel: {"context_embed": 1, "context_to_positions": 1, "modulation": 3},
+}
+
+
+@pytest.fixture(params=["transformer", "mm-transformer"])
+def any_case(request, cases):
+    return cases[request.param]
+
+
+@pytest.fixture
+def steps(any_case):
+    """Latents and times of three steps; the context is that of the case."""
+    generator = torch.Generator().manual_seed(3)
+    shape = any_case.inputs()["hidden_states"].shape
+    return [
+        {"hidden_states": torch.randn(shape, generator=generator), "timestep": torch.full(shape[:1], time)}
+        for time in (0.9, 0.5, 0.1)
+    ]
+
+
+def count_calls(model) -> dict[str, list[int]]:
+    """Rows of each call of the projections, by their name, from now on."""
+    calls: dict[str, list[int]] = {name: [] for name in PROJECTIONS[type(model)]}
+    for path, module in model.named_modules():
+        for name in calls:
+            if path.endswith(name) and "time_embed" not in path:
+                module.register_forward_hook(
+                    lambda module, args, output, name=name: calls[name].append(args[0].shape[0])
+                )
+    return calls
+
+
+@torch.no_grad()
+def test_what_follows_from_the_context_alone_is_worked_out_once(any_case, steps):
+    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
+    expected = [model(**step, encoder_hidden_states=tensor).sample for step in steps]
+    calls, context = count_calls(model), AudioXContext(tensor)
+    found = [model(**step, encoder_hidden_states=context).sample for step in steps]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert {name: len(rows) for name, rows in calls.items()} == PROJECTIONS[any_case.model_class]
+
+
+@torch.no_grad()
+def test_fused_projections_are_kept_too(transformer_case):
+    model, inputs = transformer_case.model(), transformer_case.inputs()
+    expected = model(**inputs).sample
+    model.fuse_qkv_projections()
+    calls = []
+    for block in model.transformer_blocks:
+        block.attn2.to_kv.register_forward_hook(lambda module, args, output: calls.append(module))
+    inputs["encoder_hidden_states"] = AudioXContext(inputs["encoder_hidden_states"])
+    for _ in range(2):
+        torch.testing.assert_close(model(**inputs).sample, expected, rtol=0, atol=1e-5)
+    assert len(calls) == len(model.transformer_blocks)
+
+
+def test_gradients_are_those_of_the_tensor(any_case, steps):
+    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
+    with torch.no_grad():
+        context = AudioXContext(tensor)
+        model(**steps[0], encoder_hidden_states=context)
+    gradients = []
+    for given in (tensor, context, context):
+        model.zero_grad()
+        model(**steps[1], encoder_hidden_states=given).sample.square().sum().backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    torch.testing.assert_close(gradients[1], gradients[0])
+    torch.testing.assert_close(gradients[2], gradients[0])
+
+
+@torch.no_grad()
+def test_the_null_context_costs_no_cross_attention(transformer_case):
+    model, inputs = transformer_case.model(), transformer_case.inputs()
+    tensor = inputs.pop("encoder_hidden_states")
+    assert model.null_context_vanishes
+    inputs = {name: torch.cat((value, value)) for name, value in inputs.items()}
+    expected = model(**inputs, encoder_hidden_states=torch.cat((torch.zeros_like(tensor), tensor))).sample
+    rows = []
+    for block in model.transformer_blocks:
+        block.attn2.register_forward_hook(lambda module, args, output: rows.append(output.shape[0]))
+    found = model(**inputs, encoder_hidden_states=AudioXContext(tensor)).sample
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    assert rows == [2, 2, 2]
+
+
+@torch.no_grad()
+def test_a_context_of_fewer_rows_is_refused_where_the_null_context_is_something(any_case):
+    model, inputs = any_case.model(), any_case.inputs()
+    tensor = inputs.pop("encoder_hidden_states")
+    with pytest.raises(ValueError, match="`encoder_hidden_states` has 1 rows for the 2 of `hidden_states`"):
+        model(**inputs, encoder_hidden_states=tensor[:1])
+    if any_case.model_class is AudioXTransformer2DModel:
+        model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=["attn2.to_v"], lora_bias=True))
+    assert not model.null_context_vanishes
+    with pytest.raises(ValueError, match="`encoder_hidden_states` has 1 rows for the 2 of `hidden_states`"):
+        model(**inputs, encoder_hidden_states=AudioXContext(tensor[:1]))
+
+
+@torch.no_grad()
+def test_compiled_blocks_take_a_context(any_case, steps):
+    torch._dynamo.reset()
+    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
+    expected = [model(**step, encoder_hidden_states=tensor).sample for step in steps]
+    model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
+    context = AudioXContext(tensor)
+    with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
+        found = [model(**step, encoder_hidden_states=context).sample for step in steps]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
