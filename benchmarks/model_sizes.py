@@ -23,15 +23,15 @@ MANIFESTS = Path(__file__).parents[1] / "tests" / "fixtures" / "manifest"
 T5_BASE = T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
 
 
-def components(release: str) -> dict[str, torch.nn.Module]:
-    """The networks of a release on the meta device. AudioX-Turbo differs from AudioX-MAF-MMDiT by one small matrix."""
+def components(release: str, device: str = "meta") -> dict[str, torch.nn.Module]:
+    """The networks of a release, with random weights. AudioX-Turbo differs from AudioX-MAF-MMDiT by one small matrix."""
     manifest = release.replace("audiox-turbo", "audiox-maf-mmdit")
     config = json.loads((MANIFESTS / f"{manifest}.config.json").read_text())
     shapes = json.loads((MANIFESTS / f"{manifest}.keys.json").read_text())
     state_dict = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     configs = component_configs(config, state_dict)
     mmdit = "num_context_tokens" in configs["transformer"]
-    with torch.device("meta"):
+    with torch.device(device):
         networks = {
             "transformer": (AudioXMMTransformer2DModel if mmdit else AudioXTransformer2DModel)(
                 **configs["transformer"]
