@@ -626,14 +626,14 @@ def test_batch_goes_on_after_a_line_that_fails(model, lines, out, capsys):
 
 
 def test_interrupted_batch_keeps_what_is_complete(monkeypatch, model, lines, out, capsys):
-    make = batch.make
+    finish = batch.finish
 
-    def interrupt(pipe, request, settings):
+    def interrupt(pipe, request, *args):
         if request.prompt == "b":
             raise KeyboardInterrupt
-        return make(pipe, request, settings)
+        return finish(pipe, request, *args)
 
-    monkeypatch.setattr(batch, "make", interrupt)
+    monkeypatch.setattr(batch, "finish", interrupt)
     assert run_batch(model, lines({"prompt": "a"}, {"prompt": "b"}), out) == 130
     assert names(out) == ["00001.wav"]
 

@@ -47,6 +47,9 @@ def _add_generate(commands: argparse._SubParsersAction) -> None:
         " seed, length, output; files are relative to FILE.jsonl, output to the output folder (default: the line's"
         " number, 00001.wav). Outputs that exist are skipped",
     )
+    prompts.add_argument(
+        "--batch-size", type=int, metavar="N", help="with --batch: lines of the same length at a time (default: 1)"
+    )
 
     options = parser.add_argument_group("how to make it")
     _add_sampling(options)

@@ -12,4 +12,6 @@ def run(args: Namespace) -> int:
     with quiet_libraries():
         if args.batch is not None:
             return batch.run(args)
+        if args.batch_size is not None:
+            raise ValueError("--batch-size goes with --batch only")
         return run_once(args, read_request(args), Settings.from_args(args), make)

@@ -125,39 +125,54 @@ class Settings:
 
 
 def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[str, float]:
-    """
-    Make a sound and write it; what was written, in a line, and the seconds that took. Its seed is used on the CPU, so
-    that it starts from the same noise on all devices.
-    """
+    """Make a sound and write it; what was written, in a line, and the seconds that took."""
     start = time.perf_counter()
-    rate = pipe.vae.config.sampling_rate
-    length = _length(request, pipe.window_samples / rate) or pipe.default_length_in_s(request.prompt)
-    latents = pipe(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
-        video=request.video,
-        image=request.image,
-        audio=request.audio,
+    length = length_in_s(pipe, request)
+    line = finish(pipe, request, sample(pipe, [request], length, settings), length, settings)
+    return line, time.perf_counter() - start
+
+
+def length_in_s(pipe: AudioXPipeline, request: Request) -> float:
+    """
+    The seconds asked for; without them those of the video where its picture is kept and it is short, or the
+    pipeline's own.
+    """
+    if request.length is not None:
+        return request.length
+    if request.output.suffix.lower() in VIDEO_FORMATS:
+        return min(10.0, pipe.window_samples / pipe.vae.config.sampling_rate, _file_seconds(request.video))
+    return pipe.default_length_in_s(request.prompt)
+
+
+def sample(pipe: AudioXPipeline, requests: list[Request], length: float, settings: Settings) -> torch.Tensor:
+    """
+    The latents `[B, C, L]` of sounds that are all as long, `length` in seconds, and all with a negative prompt or all
+    without. Seeds are used on the CPU, so that a sound starts from the same noise on all devices and in any batch.
+    """
+    negative_prompts = [request.negative_prompt for request in requests]
+    return pipe(
+        prompt=[request.prompt for request in requests],
+        negative_prompt=None if negative_prompts[0] is None else negative_prompts,
+        video=[request.video for request in requests],
+        image=[request.image for request in requests],
+        audio=[request.audio for request in requests],
         audio_length_in_s=length,
-        generator=[torch.Generator().manual_seed(request.seed)],
+        generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         audio_padding_side=settings.audio_padding,
         output_type="latent",
         **settings.options(),
     ).audios
 
+
+def finish(pipe: AudioXPipeline, request: Request, latents: torch.Tensor, length: float, settings: Settings) -> str:
+    """Decode the latents `[1, C, L]` of a sound of `length` seconds and write it; what was written, in a line."""
+    rate = pipe.vae.config.sampling_rate
+
     def decode() -> Iterator[np.ndarray]:
         return (piece[0] for piece in pipe.stream_latents(latents, round(length * rate)))
 
     peak = max(float(np.abs(piece).max()) for piece in decode()) if settings.normalize else 1.0
-    line = write(request.output, decode(), rate, request.video, peak or 1.0)
-    return line, time.perf_counter() - start
-
-
-def _length(request: Request, window: float) -> float | None:
-    """The length asked for; without one that of the video where its picture is kept, and it is short."""
-    if request.length is None and request.output.suffix.lower() in VIDEO_FORMATS:
-        return min(10.0, window, _file_seconds(request.video))
-    return request.length
+    return write(request.output, decode(), rate, request.video, peak or 1.0)
 
 
 @dataclass

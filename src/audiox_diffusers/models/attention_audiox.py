@@ -57,8 +57,10 @@ class AudioXAttnProcessor:
         if attn.kv_heads != attn.heads:
             key, value = (x.repeat_interleave(attn.heads // attn.kv_heads, dim=2) for x in (key, value))
 
+        # Tokens may be split over processes, the context is whole in each.
+        parallel_config = None if attn.is_cross_attention else self._parallel_config
         hidden_states = dispatch_attention_fn(
-            query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
+            query, key, value, backend=self._attention_backend, parallel_config=parallel_config
         )
         hidden_states = hidden_states.flatten(2, 3).to(query.dtype)
         hidden_states = attn.to_out[0](hidden_states)

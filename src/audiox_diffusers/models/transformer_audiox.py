@@ -7,7 +7,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.hooks.tensor_parallel import PackedColwiseParallel
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.activations import SwiGLU
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
@@ -112,6 +114,24 @@ class AudioXTransformer2DModel(
     _repeated_blocks = ["AudioXTransformerBlock"]
     _skip_layerwise_casting_patterns = ["time_proj", "preprocess_conv", "postprocess_conv", "norm"]
     _keep_in_fp32_modules = ["time_proj"]
+    # Tokens are split, the time token with them, from the first block to the output. The context is not.
+    _cp_plan = {
+        "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
+        "transformer_blocks.*": {"rotary_emb": [ContextParallelInput(split_dim=0, expected_dims=2)] * 2},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+    _tp_plan = {
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.attn1.to_out.0": "rowwise",
+        "transformer_blocks.*.attn2.to_q": "colwise",
+        "transformer_blocks.*.attn2.to_k": "colwise",
+        "transformer_blocks.*.attn2.to_v": "colwise",
+        "transformer_blocks.*.attn2.to_out.0": "rowwise",
+        "transformer_blocks.*.ff.net.0.proj": PackedColwiseParallel([1, 1]),
+        "transformer_blocks.*.ff.net.2": "rowwise",
+    }
 
     @register_to_config
     def __init__(
@@ -209,7 +229,7 @@ class AudioXTransformer2DModel(
             else:
                 hidden_states = block(hidden_states, context, rotary_emb)
 
-        hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
+        hidden_states = self.proj_out(hidden_states)[:, 1:].transpose(1, 2)
         hidden_states = hidden_states + self.postprocess_conv(hidden_states)
 
         if not return_dict:
