@@ -4,11 +4,10 @@ An AudioX that is small enough to be trained on two CPU cores in minutes: for te
 Its encoders are random and frozen, its VAE is set by hand, its conditioner and transformer are to be trained.
 """
 
-import math
-
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, T5Config, T5EncoderModel
 
+from .filter_bank import cosine_bank
 from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
 from .pipelines import AudioXPipeline
 from .random_model import create_tokenizer
@@ -120,11 +119,8 @@ def create_lapped_vae() -> AudioXAutoencoderOobleck:
         elif "res_unit" in name and "conv2" in name:
             parameter.fill_(_NEXT_TO_NOTHING)
 
-    sample, coefficient = torch.arange(2 * HOP_LENGTH) + 0.5, torch.arange(HOP_LENGTH) + 0.5
-    window = torch.sin(math.pi / (2 * HOP_LENGTH) * sample)
-    waves = torch.cos(math.pi / HOP_LENGTH * (sample + HOP_LENGTH / 2) * coefficient[:, None])
-    basis = math.sqrt(2 / HOP_LENGTH) * window * waves
-    frequency = coefficient / HOP_LENGTH * SAMPLING_RATE / 2
+    basis = cosine_bank(HOP_LENGTH)
+    frequency = (torch.arange(HOP_LENGTH) + 0.5) / HOP_LENGTH * SAMPLING_RATE / 2
     scale = _LEVEL / (1 + frequency / _KNEE)
 
     vae.encoder.conv1.weight.copy_(_delta(torch.ones(1, 1), 7))
