@@ -1,0 +1,156 @@
+"""The scripts that audiox-tiny is made with."""
+
+import importlib.util
+import json
+import math
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline
+from audiox_diffusers.bench.items import BENCH_SEED
+from audiox_diffusers.media import MediaBytes, load_audio, load_image, load_video
+from audiox_diffusers.scenes import Event, Scene, write_scenes
+
+FOLDER = Path(__file__).resolve().parents[2] / "training" / "audiox_tiny"
+
+
+def load_script(name: str):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(script, monkeypatch, *args: object) -> None:
+    monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, args)])
+    script.main()
+
+
+@pytest.fixture(scope="module")
+def make_data():
+    return load_script("make_data")
+
+
+@pytest.fixture(scope="module")
+def make_vae():
+    return load_script("make_vae")
+
+
+@pytest.fixture(scope="module")
+def make_model():
+    return load_script("make_model")
+
+
+@pytest.fixture(scope="module")
+def data(make_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run(make_data, monkeypatch, folder / "data.parquet", "--count", 20)
+    return folder / "data.parquet"
+
+
+def test_data_holds_sound_picture_and_words_of_the_same_scene(data):
+    rows = pq.read_table(data).to_pylist()
+    assert len(rows) == 20
+    scenes = [row for row in rows if row["task"] is None]
+    assert len(scenes) == 18 and len([row for row in scenes if row["caption"] == "silence"]) == 1
+    for row in scenes:
+        sound, _ = load_audio(MediaBytes(row["audio"], "a.flac"), 16000, 1)
+        assert sound.shape == (1, 64000)
+        assert load_video(MediaBytes(row["video"], "v.mp4"), 20.0, size=(32, 32)).shape == (80, 3, 32, 32)
+        if row["caption"] == "silence":
+            assert row["image"] is None and 1e-3 < sound.abs().max() < 0.02
+        else:
+            assert load_image(MediaBytes(row["image"], "i.png")).shape == (3, 96, 96)
+            assert sound.abs().max() > 0.3
+
+
+def test_what_goes_on_has_the_sound_before_it(data):
+    rows = [row for row in pq.read_table(data).to_pylist() if row["task"] is not None]
+    assert {row["task"] for row in rows} == {"completion"} and len(rows) == 2
+    for row in rows:
+        assert row["caption"] is None and row["video"] is None and row["image"] is None
+        for name in ("audio", "audio_prompt"):
+            assert load_audio(MediaBytes(row[name], "a.flac"), 16000, 1)[0].shape == (1, 64000)
+
+
+def test_data_depends_on_the_seed_alone_and_is_never_the_benchs(make_data, data, tmp_path, monkeypatch, capsys):
+    run(make_data, monkeypatch, tmp_path / "again.parquet", "--count", 20)
+    assert pq.read_table(tmp_path / "again.parquet").equals(pq.read_table(data))
+    with pytest.raises(SystemExit):
+        run(make_data, monkeypatch, tmp_path / "bench.parquet", "--seed", BENCH_SEED + 2)
+    assert "--seed" in capsys.readouterr().err and not (tmp_path / "bench.parquet").exists()
+
+
+def test_band_levels_of_a_sine(make_vae):
+    sine = 0.2 * torch.sin(2 * math.pi * 1000 * torch.arange(6400) / 16000)[None, None]
+    levels = make_vae.band_levels(sine)[0, :, 2:-2]
+    assert levels.shape == (80, 36)
+    torch.testing.assert_close(levels[9], torch.full((36,), math.log(0.201)), rtol=0, atol=0.01)
+    assert levels[12:].max() < math.log(0.01)
+
+
+def test_components_are_uncorrelated_and_of_unit_mean_square(make_vae):
+    sounds = [torch.randn(1, 24000, generator=torch.Generator().manual_seed(seed)) * 0.1 for seed in range(4)]
+    components = make_vae.find_components(sounds, channels=8)
+    segments = make_vae.draw_segments(sounds, make_vae.SEGMENT * 640, make_vae.FITTED, 0, -2)
+    latents = make_vae.latents_of(segments, components)
+    assert latents.shape == (600, 8, 32)
+    covariance = torch.cov(latents.transpose(0, 1).flatten(1))
+    assert covariance.diagonal().mean().item() == pytest.approx(1, rel=1e-2)
+    assert (covariance - covariance.diagonal().diag()).abs().max() < 1e-2
+
+
+@pytest.mark.slow
+def test_the_bank_of_sines_plays_what_it_is_told(make_vae):
+    vae = make_vae.create_vae()
+    sines = vae.decoder.block[-1].conv_t1
+    amplitudes = torch.zeros(1, sines.in_channels, 40)
+    amplitudes[0, 9] = 1
+    sound = sines(amplitudes)[:, :1]
+    levels = make_vae.band_levels(sound)[0, :, 4:-4]
+    torch.testing.assert_close(levels[9], torch.full((32,), math.log(0.301)), rtol=0, atol=0.02)
+    assert levels[12:].max() < math.log(0.01)
+
+
+@pytest.mark.slow
+def test_a_model_is_made_of_halves_and_encoders(make_vae, make_model, data, tmp_path, monkeypatch):
+    scenes = write_scenes(tmp_path / "scenes", 3)
+    monkeypatch.setattr(make_vae, "FITTED", 8)
+    for half in ("encoder", "decoder", "both"):
+        run(make_vae, monkeypatch, tmp_path / "vae", "--dataset", scenes, "--half", half, "--steps", 2)
+    lines = [json.loads(line) for line in (tmp_path / "vae" / "log.jsonl").read_text().splitlines()]
+    assert [(line["half"], line["step"]) for line in lines] == [
+        (half, step) for half in ("encoder", "decoder", "both") for step in (1, 2)
+    ]
+    vae = AudioXAutoencoderOobleck.from_pretrained(tmp_path / "vae" / "vae")
+    posterior = vae.encode(torch.zeros(1, 1, 6400)).latent_dist
+    torch.testing.assert_close(posterior.std, torch.full((1, 32, 10), make_vae.SPREAD), rtol=0, atol=1e-3)
+
+    options = ("--text_steps", 2, "--image_scenes", 2, "--image_steps", 2)
+    run(make_model, monkeypatch, tmp_path / "base", "--data", data, "--vae", tmp_path / "vae" / "vae", *options)
+    pipe = AudioXPipeline.from_pretrained(tmp_path / "base")
+    scene = Scene([Event("bell", 0.5, 1.0)], 4.0, 0)
+    frames = scene.frames(20)
+    audio = pipe("Two bell strikes", video=frames, num_inference_steps=2, generator=torch.Generator().manual_seed(0))
+    assert audio.audios.shape == (1, 1, 64000)
+
+
+def test_phrases_and_their_tokens(make_model):
+    events = [Event("bell", 0.1, 0.5), Event("bell", 1.0, 0.5), Event("rain", 2.0, 1.0)]
+    scene = Scene(events, 4.0, 0)
+    bell, rain = make_model.CLASSES.index("bell"), make_model.CLASSES.index("rain")
+    assert make_model.phrases(scene) == [(bell, 2, 0, 3), (rain, 1, 2, 3)]
+    tokenizer = make_model.train_tokenizer([scene.caption(), "a siren"])
+    tokens, mask, targets = make_model.token_targets(tokenizer, [scene])
+    assert tokens.shape == mask.shape == (1, 40) and targets.shape == (1, 40, 4)
+    told = targets[0][mask[0].bool()]
+    # What ends a text has no place in it, and tells of its beginning.
+    first, last = torch.tensor([bell, 2, 0, 3]), torch.tensor([rain, 1, 2, 3])
+    assert torch.equal(told[0], first) and torch.equal(told[-2], last) and torch.equal(told[-1], first)
+    assert (targets[0][~mask[0].bool()] == -100).all()
+    assert tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == "two bell strikes, then rain"
