@@ -1,14 +1,11 @@
 import json
-import math
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from audiox_diffusers import AudioXAutoencoderOobleck
-from audiox_diffusers.filter_bank import cosine_bank, start_from_filter_bank
 from audiox_diffusers.training.autoencoder import main
-from audiox_diffusers.training.spectral_loss import spectral_loss
 
 CONFIG = {
     "encoder_hidden_size": 2,
@@ -35,46 +32,6 @@ def run(scenes, tmp_path, capsys):
         return [json.loads(line) for line in (tmp_path / output / "log.jsonl").read_text().splitlines()]
 
     return train
-
-
-def test_spectral_loss_of_known_sounds():
-    sound = 0.5 * torch.randn(2, 1, 8192, generator=torch.Generator().manual_seed(0))
-    assert spectral_loss(sound, sound) == 0
-    # Phases do not count, levels do: half of the magnitude is missing, and ln 2 of its logarithm.
-    assert spectral_loss(-sound, sound) < 1e-6
-    assert spectral_loss(sound / 2, sound).item() == pytest.approx(0.5 + math.log(2), rel=0.05)
-    # What is far below -60 dB is no more than silence.
-    assert spectral_loss(1e-6 * sound, torch.zeros_like(sound)).item() < 0.1
-
-
-def test_the_bank_and_its_inverse_give_the_sound():
-    bands = 8
-    bank = cosine_bank(bands).double()
-    torch.testing.assert_close(bank @ bank.T, torch.eye(bands).double(), rtol=0, atol=5e-6)
-    sound = torch.randn(10 * bands, generator=torch.Generator().manual_seed(0)).double()
-    rebuilt = torch.zeros_like(sound)
-    for start in range(0, len(sound) - bands, bands):
-        frame = slice(start, start + 2 * bands)
-        rebuilt[frame] += (sound[frame] @ bank.T) @ bank
-    torch.testing.assert_close(rebuilt[bands:-bands], sound[bands:-bands], rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_vae_that_starts_from_the_bank_tells_pitches_apart():
-    vae = AudioXAutoencoderOobleck(**CONFIG)
-    start_from_filter_bank(vae)
-    for band in (3, 17):
-        pitch = (band + 0.5) / 32 * 4000
-        sound = 0.3 * torch.sin(2 * math.pi * pitch / 8000 * torch.arange(4096.0))
-        bands = vae.encoder.block[0](vae.encoder.conv1(sound[None, None]))[0, :32]
-        assert bands.square().mean(dim=-1).argmax() == band
-
-
-def test_a_vae_that_has_no_room_for_the_bank_is_refused():
-    with pytest.raises(ValueError, match="first ratio 32 needs as many channels, the VAE has 30"):
-        start_from_filter_bank(AudioXAutoencoderOobleck(**{**CONFIG, "channel_multiples": [15, 16]}))
-    with pytest.raises(ValueError, match="plain weights"):
-        start_from_filter_bank(AudioXAutoencoderOobleck(**CONFIG, use_weight_norm=True))
 
 
 @pytest.mark.slow
