@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
@@ -46,6 +47,7 @@ MAY_CHANGE = {
     "cache_dir",
     "gradient_checkpointing",
     "enable_tiling",
+    "vae_config",  # what is in it is compared, as the config of the network
 }
 
 
@@ -217,9 +219,7 @@ def check(args: argparse.Namespace) -> None:
     if weights is not None and (len(weights) != len(args.dataset) or not all(0 < w < math.inf for w in weights)):
         raise ValueError(f"--dataset_weights needs a finite weight above 0 for each --dataset, got {weights}")
     for name in ("output_dir", "cache_latents"):
-        folder = getattr(args, name)
-        if folder is not None and folder.is_file():
-            raise ValueError(f"--{name} {folder} is a file")
+        check_folder(args, name)
     if args.report_to in TRACKERS and not TRACKERS[args.report_to]():
         raise ValueError(f"--report_to {args.report_to} needs {args.report_to}: pip install {args.report_to}")
     masking_config(args)
@@ -241,8 +241,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         check_at_least(args, name, 1)
     for name in ("dataloader_num_workers", "lr_warmup_steps"):
         check_at_least(args, name, 0)
-    if not 0 <= args.seed < 2**32:  # what NumPy takes
-        raise ValueError(f"--seed must be in 0..2**32 - 1, got {args.seed}")
+    check_seed(args)
     for name in (
         "learning_rate",
         "adam_epsilon",
@@ -254,8 +253,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
         "snr_gamma",
     ):
         check_above_0(args, name)
-    if not 0 <= args.adam_weight_decay < math.inf:
-        raise ValueError(f"--adam_weight_decay must be a finite number, 0 or more, got {args.adam_weight_decay:g}")
+    check_not_negative(args, "adam_weight_decay")
     for name in ("logit_mean", "validation_guidance_scale"):
         value = getattr(args, name)
         if value is not None and not math.isfinite(value):
@@ -278,10 +276,29 @@ def check_above_0(args: argparse.Namespace, name: str) -> None:
         raise ValueError(f"--{name} must be a finite number above 0, got {value:g}")
 
 
+def check_not_negative(args: argparse.Namespace, name: str) -> None:
+    """`ValueError` if an argument is not a finite number, 0 or more."""
+    if not 0 <= getattr(args, name) < math.inf:
+        raise ValueError(f"--{name} must be a finite number, 0 or more, got {getattr(args, name):g}")
+
+
 def check_share(args: argparse.Namespace, name: str) -> None:
     """`ValueError` if an argument is not in 0..1, or 1."""
     if not 0 <= getattr(args, name) < 1:
         raise ValueError(f"--{name} must be in 0..1, below 1, got {getattr(args, name):g}")
+
+
+def check_seed(args: argparse.Namespace) -> None:
+    """`ValueError` if the seed is none that NumPy takes."""
+    if not 0 <= args.seed < 2**32:
+        raise ValueError(f"--seed must be in 0..2**32 - 1, got {args.seed}")
+
+
+def check_folder(args: argparse.Namespace, name: str) -> None:
+    """`ValueError` if an argument is given and a file."""
+    folder = getattr(args, name)
+    if folder is not None and folder.is_file():
+        raise ValueError(f"--{name} {folder} is a file")
 
 
 def masking_config(args: argparse.Namespace) -> MaskingConfig:
@@ -295,6 +312,13 @@ def masking_config(args: argparse.Namespace) -> MaskingConfig:
             raise ValueError(f"--task_weights takes TASK=WEIGHT, got {item!r}") from None
     rates = {name: getattr(args, name) for name in MASKING_RATES}
     return MaskingConfig(task_weights={**MaskingConfig().task_weights, **weights}, **rates)
+
+
+def as_json(args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments as JSON holds them, without what is secret."""
+    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    values.pop("hub_token", None)
+    return values
 
 
 def check_resumed(args: dict, saved: dict) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints of a run: written whole or not at all."""
 
+import argparse
 import json
 import os
 import re
@@ -10,6 +11,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from .arguments import as_json, check_resumed
+
+STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -91,6 +95,53 @@ def _is_write_error(error: Exception) -> bool:
 def write_json(path: Path, value: Any) -> None:
     """Plain JSON, indented."""
     path.write_text(json.dumps(value, indent=1))
+
+
+def write_run(
+    folder: Path, step: int, args: argparse.Namespace, configs: dict[str, dict], accelerator: Accelerator
+) -> None:
+    """
+    Write what [`open_checkpoint`] asks of a checkpoint.
+
+    Args:
+        folder: of the checkpoint.
+        step: optimizer steps taken.
+        args: of the run.
+        configs: of the networks that are trained, by name, as JSON holds them.
+        accelerator: of the run.
+    """
+    state = {"step": step, "args": as_json(args), "configs": configs, "num_processes": accelerator.num_processes}
+    write_json(folder / STATE, state)
+
+
+def open_checkpoint(
+    args: argparse.Namespace, configs: dict[str, dict], accelerator: Accelerator
+) -> tuple[Path | None, int]:
+    """
+    The checkpoint that `--resume_from_checkpoint` names, and the optimizer steps before it: `None` and 0 if none is
+    named, or the latest and there is none yet.
+
+    Args:
+        args, configs, accelerator: as of [`write_run`].
+
+    Raises:
+        ValueError: there is none of that name, or it is one of another run: with other arguments that decide what is
+            computed, other networks, another number of processes.
+    """
+    if args.resume_from_checkpoint is None:
+        return None, 0
+    folder = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+    if folder is None:
+        accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
+        return None, 0
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    check_resumed(as_json(args), state["args"])
+    check_configs(configs, state["configs"])
+    if accelerator.num_processes != state["num_processes"]:
+        raise ValueError(
+            f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not {accelerator.num_processes}"
+        )
+    return folder, state["step"]
 
 
 def check_configs(configs: dict[str, dict], saved: dict[str, dict]) -> None:

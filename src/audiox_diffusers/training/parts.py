@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
+from transformers import PreTrainedModel
 
 from ..pipelines import AudioXPipeline
 from .arguments import masking_config
@@ -14,7 +15,6 @@ from .records import COLUMNS, RecordReader, WindowSpec
 from .sources import DatasetSource
 
 ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
-TRANSFORMERS = ("text_encoder", "image_encoder")
 
 
 def open_pipeline(
@@ -132,16 +132,14 @@ def build_optimizer(args: argparse.Namespace, model: AudioXTrainingModel, num_pr
 
 
 def configs_of(pipe: AudioXPipeline, names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """The configs of components, as JSON holds them, without what tells where they were loaded from."""
-    configs = {}
-    for name in names:
-        config = (
-            json.loads(getattr(pipe, name).config.to_json_string())
-            if name in TRANSFORMERS
-            else dict(getattr(pipe, name).config)
-        )
-        configs[name] = json.loads(json.dumps({key: value for key, value in config.items() if key[0] != "_"}))
-    return configs
+    """The configs of components, see [`config_of`]."""
+    return {name: config_of(getattr(pipe, name)) for name in names}
+
+
+def config_of(model: ModelMixin | PreTrainedModel) -> dict[str, Any]:
+    """The config of a network, as JSON holds it, without what tells where it was loaded from."""
+    config = json.loads(model.config.to_json_string()) if isinstance(model, PreTrainedModel) else dict(model.config)
+    return json.loads(json.dumps({key: value for key, value in config.items() if key[0] != "_"}))
 
 
 def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> dict[str, Any]:

@@ -214,18 +214,7 @@ class RecordReader:
         return value
 
     def _media(self, row: Mapping[str, Any], name: str) -> str | MediaBytes | None:
-        value = self._value(row, name)
-        if value is None or isinstance(value, str):
-            return value
-        if isinstance(value, bytes):
-            return MediaBytes(value, name)
-        if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
-            raise BadRecord(f"`{name}` holds no media but {type(value).__name__}")
-        path, data = value.get("path"), value.get("bytes")
-        if data is None and path is not None and "://" in path:
-            with fsspec.open(path, "rb") as file:
-                data = file.read()
-        return path if data is None else MediaBytes(data, path or name)
+        return stored_media(self._value(row, name), name)
 
     def _segment(self, row: Mapping[str, Any], sound: str | MediaBytes) -> tuple[float, float]:
         """From which second to which the record lasts."""
@@ -312,6 +301,30 @@ class RecordReader:
         if spec.num_sync_frames:
             sync_frames = as_bytes(resize_frames(picture, (spec.sync_size,) * 2, "crop"))
         return Pictures(frames, sync_frames)
+
+
+def stored_media(value: Any, name: str) -> str | MediaBytes | None:
+    """
+    What a reader of media takes, from what a dataset holds.
+
+    Args:
+        value: a path, the bytes of a file, `{"path": ..., "bytes": ...}`, or `None`.
+        name: of the column.
+
+    Raises:
+        BadRecord: it is none of these.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return MediaBytes(value, name)
+    if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
+        raise BadRecord(f"`{name}` holds no media but {type(value).__name__}")
+    path, data = value.get("path"), value.get("bytes")
+    if data is None and path is not None and "://" in path:
+        with fsspec.open(path, "rb") as file:
+            data = file.read()
+    return path if data is None else MediaBytes(data, path or name)
 
 
 def needs(plan: Plan) -> set[str]:

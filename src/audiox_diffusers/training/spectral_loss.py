@@ -3,6 +3,7 @@
 import torch
 
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
+LONGEST_WINDOW = max(WINDOWS)
 # Amplitude of a sine, -60 dB of full scale: what is softer counts little.
 FLOOR = 1e-3
 
@@ -11,7 +12,7 @@ def spectral_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.T
     """
     The multi-resolution STFT loss (Yamamoto, Song and Kim, "Parallel WaveGAN", 2020, eq. 4-6): the spectral convergence
     plus the mean absolute difference of log magnitudes, as a mean over Hann windows of 64 to 2048 samples that overlap by
-    three quarters. Magnitudes are those of a sine's amplitude, and -60 dB is added to them before the logarithm. Phases
+    three quarters; the convergence is that of the whole batch. Magnitudes are those of a sine's amplitude, and -60 dB is added to them before the logarithm. Phases
     do not count.
 
     Args:

@@ -2,12 +2,10 @@
 
 import argparse
 import json
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,12 +21,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
-from .arguments import check_resumed, masking_config
+from .arguments import as_json, masking_config
 from .batches import Batch, BatchMaker, Sample
-from .checkpoints import check_configs, find_checkpoint, save_checkpoint, write_json
+from .checkpoints import open_checkpoint, save_checkpoint, write_json, write_run
 from .encoding import RecordEncoder
+from .interruption import Interruption, stopped_at
 from .latent_cache import CacheReader, read_absent, write_cache
 from .loading import LoadedBatch, RecordBatches, load_batches
+from .log import LOG, SKIPPED, cut_log, write_report
 from .lr_schedules import get_lr_scheduler
 from .model import AudioXTrainingModel
 from .parts import (
@@ -43,14 +43,11 @@ from .parts import (
 from .tuning import FullTuning
 from .validation import Validation
 
-STATE = "training.json"
 DATA = "data-{}.json"
 EMA = "ema.bin"
 EMA_SHARD = "ema-{}.bin"
 STRATEGY = "strategy.bin"
 EARLY_STOPPING = "early-stopping.bin"
-LOG = "log.jsonl"
-SKIPPED = "skipped.jsonl"
 
 
 class Trainer:
@@ -73,7 +70,8 @@ class Trainer:
         self.tuning = tuning(args)
         self.step = 0
         self.skipped = 0
-        self.signalled = self.stopped = self.finished = False
+        self.interruption = Interruption()
+        self.stopped = self.finished = False
         self.accelerator = build_accelerator(args, self.tuning)
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.sharded and args.validation_prompts is not None:
@@ -192,18 +190,28 @@ class Trainer:
 
     def train(self) -> None:
         """Train to the last step, or until SIGTERM; then save the model."""
+        accelerator = self.accelerator
+        with self.interruption:
+            self._start_trackers()
+            self._take_steps()
+        if self.stopped:
+            accelerator.print(stopped_at(self.step))
+        else:
+            if self.finished:
+                accelerator.print(f"stopped at step {self.step}: the held-out loss falls no more")
+            self._save_model()
+        accelerator.end_training()
+
+    def _take_steps(self) -> None:
         args, accelerator = self.args, self.accelerator
-        previous = signal.signal(signal.SIGTERM, self._on_signal)
-        self._start_trackers()
         batches = load_batches(self.records, args.dataloader_num_workers)
-        progress = tqdm(
+        self.model.train()
+        with tqdm(
             total=args.max_train_steps,
             initial=self.step,
             desc="steps",
             disable=not accelerator.is_local_main_process,
-        )
-        self.model.train()
-        try:
+        ) as progress:
             while self.step < args.max_train_steps and not self.stopped and not self.finished:
                 started = time.perf_counter()
                 report = self._train_step(batches)
@@ -222,16 +230,6 @@ class Trainer:
                     )
                 if self.validation is not None and (last or self.step % args.validation_steps == 0):
                     self._validate()
-        finally:
-            progress.close()
-            signal.signal(signal.SIGTERM, previous)
-        if self.stopped:
-            accelerator.print(f"SIGTERM: stopped at step {self.step}; go on with --resume_from_checkpoint latest")
-        else:
-            if self.finished:
-                accelerator.print(f"stopped at step {self.step}: the held-out loss falls no more")
-            self._save_model()
-        accelerator.end_training()
 
     def _train_step(self, batches) -> dict[str, float]:
         """One step of the optimizer; what is to be reported of it."""
@@ -255,7 +253,7 @@ class Trainer:
             self.lr_scheduler.step()
             if self.ema is not None:
                 self.ema.step(self._local_parameters())
-        local = torch.tensor([total, self.skipped, self.signalled], device=accelerator.device)
+        local = torch.tensor([total, self.skipped, self.interruption.signalled], device=accelerator.device)
         every = accelerator.gather(local[None])
         # All processes stop at the same step, though the signal may come to one of them, or between two steps.
         self.stopped = bool(every[:, 2].any())
@@ -280,16 +278,12 @@ class Trainer:
             ]
         return self.maker.make(samples)
 
-    def _on_signal(self, number: int, frame: Any) -> None:
-        """A step that has begun is finished first."""
-        self.signalled = True
-
     # Reports
 
     def _start_trackers(self) -> None:
         args = self.args
         if self.accelerator.is_main_process and args.report_to != "none":
-            config = {name: value for name, value in _as_json(args).items() if isinstance(value, (int, float, str))}
+            config = {name: value for name, value in as_json(args).items() if isinstance(value, (int, float, str))}
             self.accelerator.init_trackers(args.tracker_project_name, config=config)
 
     def _report(self, report: dict[str, float], progress: tqdm) -> None:
@@ -302,8 +296,7 @@ class Trainer:
         )
         self.accelerator.log({f"train/{name}": value for name, value in report.items()}, step=self.step)
         if self.accelerator.is_main_process:
-            with (self.args.output_dir / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, **report}) + "\n")
+            write_report(self.args.output_dir, self.step, report)
 
     @torch.no_grad()
     def _validate(self) -> None:
@@ -346,13 +339,7 @@ class Trainer:
         data = {"batches": records.batches, "skipped": self.skipped, "streams": records.states}
         write_json(folder / DATA.format(accelerator.process_index), data)
         if accelerator.is_main_process:
-            state = {
-                "step": self.step,
-                "args": _as_json(self.args),
-                "configs": configs_of(self.pipe, self.tuning.names),
-                "num_processes": accelerator.num_processes,
-            }
-            write_json(folder / STATE, state)
+            write_run(folder, self.step, self.args, configs_of(self.pipe, self.tuning.names), accelerator)
             torch.save(self.strategy.state_dict(), folder / STRATEGY)
             if self.early_stopping is not None:
                 torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
@@ -361,23 +348,12 @@ class Trainer:
 
     def _resume(self) -> None:
         args, accelerator = self.args, self.accelerator
-        if args.resume_from_checkpoint is None:
-            return
-        folder = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
+        folder, step = open_checkpoint(args, configs_of(self.pipe, self.tuning.names), accelerator)
         if folder is None:
-            accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
             return
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        check_resumed(_as_json(args), state["args"])
-        check_configs(configs_of(self.pipe, self.tuning.names), state["configs"])
-        if accelerator.num_processes != state["num_processes"]:
-            raise ValueError(
-                f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not"
-                f" {accelerator.num_processes}"
-            )
         # What is frozen is not in it.
         accelerator.load_state(str(folder), **({} if self.sharded else {"strict": False}))
-        self.step = state["step"]
+        self.step = step
         data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
         self.skipped = data["skipped"]
         self.records.batches = data["batches"]
@@ -389,7 +365,7 @@ class Trainer:
             device = self.ema.shadow_params[0].device
             self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
         if accelerator.is_main_process:
-            _cut_log(args.output_dir / LOG, self.step)
+            cut_log(args.output_dir, self.step)
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:
@@ -463,16 +439,3 @@ def _leave_out_frozen(models: list[torch.nn.Module], weights: list[dict[str, tor
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:
     """Of mixed precision, `None` without."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
-
-
-def _as_json(args: argparse.Namespace) -> dict[str, Any]:
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
-    values.pop("hub_token", None)
-    return values
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Leave out the steps that are taken again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
