@@ -4,32 +4,31 @@ import torch
 
 WINDOWS = (64, 128, 256, 512, 1024, 2048)  # samples
 LONGEST_WINDOW = max(WINDOWS)
-# Amplitude of a sine, -60 dB of full scale: what is softer counts little.
-FLOOR = 1e-3
 
 
-def spectral_loss(reconstruction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def spectral_loss(reconstruction: torch.Tensor, target: torch.Tensor, floor: float = 1e-3) -> torch.Tensor:
     """
     The multi-resolution STFT loss (Yamamoto, Song and Kim, "Parallel WaveGAN", 2020, eq. 4-6): the spectral convergence
     plus the mean absolute difference of log magnitudes, as a mean over Hann windows of 64 to 2048 samples that overlap by
-    three quarters; the convergence is that of the whole batch. Magnitudes are those of a sine's amplitude, and -60 dB is added to them before the logarithm. Phases
-    do not count.
+    three quarters; the convergence is that of the whole batch. Magnitudes are those of a sine's amplitude. Phases do not
+    count.
 
     Args:
         reconstruction, target: `[..., samples]`, longer than 1024.
+        floor: is added to magnitudes before the logarithm: what is softer counts little. By default -60 dB of full scale.
 
     Returns:
         A scalar, 0 for equal spectra.
     """
     # What an STFT makes of bfloat16 is too coarse for small differences.
     reconstruction, target = (sound.flatten(0, -2).float() for sound in (reconstruction, target))
-    return torch.stack([_at_resolution(reconstruction, target, size) for size in WINDOWS]).mean()
+    return torch.stack([_at_resolution(reconstruction, target, size, floor) for size in WINDOWS]).mean()
 
 
-def _at_resolution(reconstruction: torch.Tensor, target: torch.Tensor, size: int) -> torch.Tensor:
+def _at_resolution(reconstruction: torch.Tensor, target: torch.Tensor, size: int, floor: float) -> torch.Tensor:
     found, true = _magnitudes(reconstruction, size), _magnitudes(target, size)
-    convergence = torch.linalg.vector_norm(true - found) / torch.linalg.vector_norm(true + FLOOR)
-    return convergence + ((true + FLOOR).log() - (found + FLOOR).log()).abs().mean()
+    convergence = torch.linalg.vector_norm(true - found) / torch.linalg.vector_norm(true + floor)
+    return convergence + ((true + floor).log() - (found + floor).log()).abs().mean()
 
 
 def _magnitudes(sound: torch.Tensor, size: int) -> torch.Tensor:
