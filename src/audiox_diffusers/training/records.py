@@ -222,22 +222,27 @@ class RecordReader:
         if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
             raise BadRecord(f"`{name}` holds no media but {type(value).__name__}")
         path, data = value.get("path"), value.get("bytes")
+        if not isinstance(path, str | None) or not isinstance(data, bytes | None):
+            raise BadRecord(f"`{name}` must have a path that is text or bytes, got {type(path or data).__name__}")
         if data is None and path is not None and "://" in path:
-            with fsspec.open(path, "rb") as file:
-                data = file.read()
+            try:
+                with fsspec.open(path, "rb") as file:
+                    data = file.read()
+            except Exception as error:  # what is raised depends on the file system
+                raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
         return path if data is None else MediaBytes(data, path or name)
 
     def _segment(self, row: Mapping[str, Any], sound: str | MediaBytes) -> tuple[float, float]:
         """From which second to which the record lasts."""
         duration = media_duration(sound)
-        first, last = self._seconds(row, "start", 0.0), self._seconds(row, "end", duration)
-        last = min(last, duration)
+        first = self._seconds(self._value(row, "start"), "start", 0.0)
+        last = min(self._seconds(self._value(row, "end"), "end", duration), duration)
         if last - first < self.min_seconds:
             raise BadRecord(f"is too short: {max(0.0, last - first):.2f} s, needs {self.min_seconds:g} s")
         return first, last
 
-    def _seconds(self, row: Mapping[str, Any], name: str, default: float) -> float:
-        value = self._value(row, name)
+    @staticmethod
+    def _seconds(value: Any, name: str, default: float) -> float:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -256,7 +261,9 @@ class RecordReader:
         captions = []
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Mapping):
-                if self._seconds_of(item, "start", 0.0) >= end or self._seconds_of(item, "end", end) <= start:
+                if self._seconds(item.get("start"), "caption.start", 0.0) >= end:
+                    continue
+                if self._seconds(item.get("end"), "caption.end", end) <= start:
                     continue
                 item = item.get("caption")
             if item is None:
@@ -266,11 +273,6 @@ class RecordReader:
             if item.strip():
                 captions.append(item)
         return captions
-
-    @staticmethod
-    def _seconds_of(item: Mapping[str, Any], name: str, default: float) -> float:
-        value = item.get(name)
-        return default if value is None else float(value)
 
     def _sound(self, sound: str | MediaBytes, start: float, seconds: float, num_samples: int) -> torch.Tensor:
         rate, channels = self.spec.sampling_rate, self.spec.channels
