@@ -310,6 +310,11 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
     assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
 
+    # One that had ended does not train on: it writes the adapter again.
+    (tmp_path / "out" / FILE).unlink()
+    assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
+    assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
+
 
 def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):
     """It is the same for the same weights, has no masks, and a run goes on with what it knew of it."""

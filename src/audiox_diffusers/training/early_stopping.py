@@ -63,6 +63,11 @@ class EarlyStopping:
             self.weights = [parameter.detach().cpu().clone() for parameter in parameters]
         else:
             self.waited += 1
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is time to end."""
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
+from ..media.files import replacing
 from .arguments import check_resumed, masking_config
 from .batches import Batch, BatchMaker, Sample
 from .checkpoints import check_configs, find_checkpoint, save_checkpoint, write_json
@@ -215,8 +216,8 @@ class Trainer:
                 if self.early_stopping is not None and due:
                     report["held_out_loss"] = self._measure_held_out()
                 self._report(report, progress)
-                last = self.step == args.max_train_steps or self.stopped or self.finished
-                if last or self.step % args.checkpointing_steps == 0:
+                last = self.step == args.max_train_steps or self.finished
+                if last or self.stopped or self.step % args.checkpointing_steps == 0:
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
                     )
@@ -271,7 +272,8 @@ class Trainer:
             with (self.args.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
                 for key, reason in loaded.skipped:
                     name = self.records.sources[key.source].name
-                    file.write(json.dumps({"dataset": name, **key._asdict(), "reason": reason}) + "\n")
+                    line = {"step": self.step + 1, "dataset": name, **key._asdict(), "reason": reason}
+                    file.write(json.dumps(line) + "\n")
         samples = loaded.records
         if self.args.cache_latents is None:
             encoded = self.encoder.encode(samples)
@@ -361,8 +363,15 @@ class Trainer:
 
     def _resume(self) -> None:
         args, accelerator = self.args, self.accelerator
-        if args.resume_from_checkpoint is None:
-            return
+        if args.resume_from_checkpoint is not None:
+            self._load_state()
+        if accelerator.is_main_process:
+            for name in (LOG, SKIPPED):
+                _cut_log(args.output_dir / name, self.step)
+        accelerator.wait_for_everyone()
+
+    def _load_state(self) -> None:
+        args, accelerator = self.args, self.accelerator
         folder = find_checkpoint(args.output_dir, args.resume_from_checkpoint)
         if folder is None:
             accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
@@ -385,11 +394,10 @@ class Trainer:
         self.strategy.load_state_dict(torch.load(folder / STRATEGY, weights_only=True))
         if self.early_stopping is not None:
             self.early_stopping.load_state_dict(torch.load(folder / EARLY_STOPPING, weights_only=True))
+            self.finished = self.early_stopping.exhausted
         if self.ema is not None:
             device = self.ema.shadow_params[0].device
             self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
-        if accelerator.is_main_process:
-            _cut_log(args.output_dir / LOG, self.step)
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:
@@ -472,7 +480,14 @@ def _as_json(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cut_log(path: Path, step: int) -> None:
-    """Leave out the steps that are taken again."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    """Leave out what is not of the steps that the run has taken: it takes them again, or another run took them."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _is_of(line, step)]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _is_of(line: str, step: int) -> bool:
+    # The last one is cut off where the disk was full or the run was killed; its step is taken again.
+    return line.endswith("\n") and json.loads(line)["step"] <= step
