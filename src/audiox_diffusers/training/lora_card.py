@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 from huggingface_hub import ModelCardData
 
 from ..loaders import on_hub, public_name
@@ -13,6 +14,8 @@ from ..media import save_audio
 from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_prompt_file
 from .model_card import TAGS, model_name, settings, training_section
+
+logger = logging.get_logger(__name__)
 
 # Sounds in a card.
 SOUNDS = 2
@@ -58,28 +61,34 @@ def make_samples(args: argparse.Namespace, pipe: AudioXPipeline, folder: Path) -
         folder: where to.
 
     Returns:
-        File name and caption of each; none where there is nothing to make them for.
+        File name and caption of each; none where there is nothing to make them for. One that fails is warned of, and
+        is the last: the adapter is still to be written.
     """
-    if args.validation_prompts is not None:
-        requests = list(read_prompt_file(args.validation_prompts).values())
-    else:
-        requests = [{"prompt": word} for word in args.trigger_words or []]
     folder.mkdir()
     made = []
-    for number, request in enumerate(requests[:SOUNDS]):
-        request = dict(request)
-        seed, length = request.pop("seed", number), request.pop("length", None)
-        sound = pipe(
-            **request,
-            audio_length_in_s=length,
-            generator=[torch.Generator().manual_seed(seed)],
-            num_inference_steps=args.validation_inference_steps,
-            guidance_scale=args.validation_guidance_scale,
-        ).audios[0]
-        name = f"{number:03}.wav"
-        save_audio(folder / name, np.clip(sound, -1, 1), pipe.vae.config.sampling_rate)
-        made.append((name, request.get("prompt", "")))
+    try:
+        for number, request in enumerate(_requests(args)[:SOUNDS]):
+            seed, length = request.pop("seed", number), request.pop("length", None)
+            sound = pipe(
+                **request,
+                audio_length_in_s=length,
+                generator=[torch.Generator().manual_seed(seed)],
+                num_inference_steps=args.validation_inference_steps,
+                guidance_scale=args.validation_guidance_scale,
+            ).audios[0]
+            name = f"{number:03}.wav"
+            save_audio(folder / name, np.clip(sound, -1, 1), pipe.vae.config.sampling_rate)
+            made.append((name, request.get("prompt", "")))
+    except (ValueError, OSError) as error:
+        logger.warning(f"sounds of the model card: {error}")
     return made
+
+
+def _requests(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What sounds are made for."""
+    if args.validation_prompts is not None:
+        return list(read_prompt_file(args.validation_prompts).values())
+    return [{"prompt": word} for word in args.trigger_words or []]
 
 
 def lora_card(
