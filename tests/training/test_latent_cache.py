@@ -72,7 +72,7 @@ def media(tmp_path_factory, scenes) -> dict[str, str]:
 
 def reader(pipe, task=None, seed=0, columns=COLUMNS) -> RecordReader:
     weights = {} if task is None else {"task_weights": {task: 1.0}}
-    return RecordReader(WindowSpec.of(pipe), columns, MaskingConfig(**KEEP_ALL, **weights), "random", 0.5, seed)
+    return RecordReader(WindowSpec.of(pipe), [columns] * 2, MaskingConfig(**KEEP_ALL, **weights), "random", 0.5, seed)
 
 
 @pytest.fixture

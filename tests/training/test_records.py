@@ -47,7 +47,7 @@ def media(tmp_path_factory) -> dict[str, str]:
 
 def reader(task=None, crop="start", columns=COLUMNS, **masking) -> RecordReader:
     weights = {} if task is None else {"task_weights": {task: 1.0}}
-    return RecordReader(SPEC, columns, MaskingConfig(**{**NO_DROPS, **weights, **masking}), crop, 1.0, seed=0)
+    return RecordReader(SPEC, [columns], MaskingConfig(**{**NO_DROPS, **weights, **masking}), crop, 1.0, seed=0)
 
 
 def key(row=0, epoch=0) -> RowKey:

@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
@@ -47,6 +48,9 @@ MAY_CHANGE = {
     "gradient_checkpointing",
     "enable_tiling",
 }
+
+# Folders that are in the output folder by default, and are moved with it.
+FOLDERS = ("cache_latents", "class_data_dir")
 
 
 def build_parser(tuning: type) -> argparse.ArgumentParser:
@@ -307,7 +311,18 @@ def check_resumed(args: dict, saved: dict) -> None:
     changed = [
         f"--{name} was {saved.get(name)!r} and is {value!r}"
         for name, value in args.items()
-        if name not in MAY_CHANGE and saved.get(name) != value
+        if name not in MAY_CHANGE and _kept(saved, name) != _kept(args, name)
     ]
     if changed:
         raise ValueError(f"--resume_from_checkpoint needs the arguments that the run began with: {'; '.join(changed)}")
+
+
+def _kept(args: dict, name: str) -> Any:
+    value = args.get(name)
+    return place(value, args["output_dir"]) if name in FOLDERS and value is not None else value
+
+
+def place(folder: str, output_dir: str) -> str:
+    """Where a folder is: inside of the output folder, which may be moved, its place there."""
+    inside = Path(folder).is_relative_to(output_dir)
+    return f"<output_dir>/{Path(folder).relative_to(output_dir)}" if inside else folder

@@ -38,8 +38,6 @@ from .parts import (
     build_reader,
     cache_description,
     configs_of,
-    find_columns,
-    open_sources,
 )
 from .tuning import FullTuning
 from .validation import Validation
@@ -95,14 +93,14 @@ class Trainer:
         args, accelerator, pipe = self.args, self.accelerator, self.pipe
         self._move_encoders(accelerator.device)
         self.tuning.prepare_data(pipe, accelerator)
-        sources = open_sources(args)
-        columns = find_columns(args, sources)
-        reader = build_reader(args, pipe, columns)
+        datasets = self.tuning.open_datasets()
+        sources = [dataset.source for dataset in datasets]
+        reader = build_reader(args, pipe, datasets)
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt)
         if args.cache_latents is None:
             absent = self.encoder.absent()
         else:
-            description = cache_description(args, pipe, columns)
+            description = {**cache_description(args, pipe, datasets), **self.tuning.cache_description()}
             sources = write_cache(
                 args.cache_latents,
                 description,
@@ -129,7 +127,7 @@ class Trainer:
         )
         self.records = RecordBatches(
             sources,
-            args.dataset_weights or [1.0] * len(sources),
+            [dataset.weight for dataset in datasets],
             reader,
             args.train_batch_size,
             args.seed,
