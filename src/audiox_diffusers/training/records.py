@@ -192,7 +192,7 @@ class RecordReader:
             if everything and there[name]:
                 try:
                     setattr(record, name, decode())
-                except (MediaError, BadRecord) as error:
+                except (MediaError, OSError, BadRecord) as error:
                     record.broken[name] = str(error)
             elif name in needs(plan):
                 setattr(record, name, decode())
