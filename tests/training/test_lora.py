@@ -332,6 +332,9 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert exported == {tensor.sum().item() for tensor in kept[1]}
     assert exported != {tensor.sum().item() for tensor in kept[3]}
 
+    said = "- steps: 4; the weights are those after 2, the best on clips held out"
+    assert said in (tmp_path / "out" / "README.md").read_text()
+
     # A run that goes on knows the best and how long it has waited.
     subprocess.run(["rm", "-r", str(tmp_path / "out" / "checkpoint-4")], check=True)
     (tmp_path / "out" / FILE).unlink()

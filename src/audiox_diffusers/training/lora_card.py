@@ -130,7 +130,7 @@ def lora_card(
         trigger=trigger,
         prompt=prompt.replace("\\", "\\\\").replace('"', '\\"'),
         samples=_samples_section(samples),
-        training=training_section(_settings(args, config), log),
+        training=training_section(_settings(args, config, log), log),
         data_license=args.data_license or "not stated",
     )
 
@@ -143,7 +143,7 @@ def _samples_section(samples: list[tuple[str, str]]) -> str:
     return f"\n## Samples\n{rows}" if rows else ""
 
 
-def _settings(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, config: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = {"DoRA": config["use_dora"], "rsLoRA": config["use_rslora"]}
     prior = f"weight {args.prior_loss_weight:g}, {args.num_class_sounds} sounds"
     return {
@@ -156,5 +156,5 @@ def _settings(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any
         "base in": args.quantization or "whole weights",
         "projections of the conditioner": "trained" if args.train_conditioner else "not trained",
         "prior preservation": prior if args.with_prior_preservation else "no",
-        **settings(args),
+        **settings(args, log),
     }
