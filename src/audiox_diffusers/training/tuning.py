@@ -116,9 +116,6 @@ class FullTuning:
         """What else decides what is in a cache; nothing."""
         return {}
 
-    def prepare_model(self, pipe: AudioXPipeline) -> None:
-        """Add to the networks what is trained of them; all of it is there."""
-
     def build_strategy(self, pipe: AudioXPipeline) -> DiffusionStrategy:
         """The loss."""
         args = self.args
@@ -128,6 +125,9 @@ class FullTuning:
     def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
         """What ends the run before its last step; nothing does."""
         return None
+
+    def prepare_model(self, pipe: AudioXPipeline) -> None:
+        """Add to the networks what is trained of them; all of it is there."""
 
     def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
         """Write what was trained into the output folder. All processes call this."""
