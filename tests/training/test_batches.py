@@ -108,7 +108,7 @@ def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample
         "audio_prompt": media["before.wav"],
         "caption": ["a bell", "it rings", "far away"],
     }
-    reader = RecordReader(WindowSpec.of(encoder.pipe), columns, MaskingConfig(), "start", 1.0, 0)
+    reader = RecordReader(WindowSpec.of(encoder.pipe), [columns], MaskingConfig(), "start", 1.0, 0)
     record = reader.read(RowKey(0, 0, 0, 0), row, everything=True)
     (encoded,) = encoder.encode([record])
     return [Sample(record.key, plan(**chosen), encoded, replace(record, plan=plan(**chosen)))]

@@ -129,7 +129,7 @@ def losses_of(card: ModelCard) -> list[tuple[int, float]]:
 def test_card(pipe, tmp_path):
     options = ["--train_batch_size", 3, "--gradient_accumulation_steps", 2, "--lr_scheduler", "cosine", "--seed", 5]
     options += ["--task_weights", "text=2", "image=0", "--drop_text_rate", 0.25, "--use_ema", "--ema_decay", 0.99]
-    made = card(pipe, tmp_path / "my-audiox", *options)
+    made = card(pipe, tmp_path / "my-audiox", *options, losses=[(11, 0.5), (12, 0.4)])
     assert made.data.library_name == "diffusers" and made.data.pipeline_tag == "text-to-audio"
     assert "audiox" in made.data.tags
     assert made.data.base_model == "someone/audiox" and made.data.datasets == ["someone/sounds"]
@@ -139,7 +139,7 @@ def test_card(pipe, tmp_path):
         f"makes up to 2 s of 1-channel sound at {pipe.vae.config.sampling_rate} Hz",
         'from_pretrained("my-audiox")',
         "- data: `someone/sounds` (1)",
-        "- steps: 30",
+        "- steps: 12",
         "- batch: 3 for each device, 2 accumulated",
         "- learning rate: 1e-05, cosine",
         "- averaged weights: decay 0.99",

@@ -72,7 +72,7 @@ def media(tmp_path_factory, scenes) -> dict[str, str]:
 
 def reader(pipe, task=None, seed=0, columns=COLUMNS) -> RecordReader:
     weights = {} if task is None else {"task_weights": {task: 1.0}}
-    return RecordReader(WindowSpec.of(pipe), columns, MaskingConfig(**KEEP_ALL, **weights), "random", 0.5, seed)
+    return RecordReader(WindowSpec.of(pipe), [columns] * 2, MaskingConfig(**KEEP_ALL, **weights), "random", 0.5, seed)
 
 
 @pytest.fixture
@@ -166,13 +166,14 @@ def test_bad_rows_keep_their_place(cache, pipe, media):
     assert "broken.mp4: not a media file" in reasons[1] and "neither audio nor video" in reasons[3]
 
 
-def test_a_broken_video_spoils_the_tasks_with_video_alone(cache, pipe, media):
-    row = {"audio": media["a.wav"], "caption": "a", "video": media["broken.mp4"]}
+@pytest.mark.parametrize(("video", "reason"), [("broken.mp4", "not a media file"), ("nowhere.mp4", "no such file")])
+def test_a_broken_video_spoils_the_tasks_with_video_alone(cache, pipe, media, video, reason):
+    row = {"audio": media["a.wav"], "caption": "a", "video": media.get(video, video)}
     (cached,) = cache(Rows([row])).rows(0)
     key = RowKey(0, 0, 0, 0)
     assert CacheReader(reader(pipe, "text")).read(key, cached).plan.task == "text"
     for task in ("video", "text_video", "inpainting"):
-        with pytest.raises(BadRecord, match="broken.mp4: not a media file"):
+        with pytest.raises(BadRecord, match=f"{video}: {reason}"):
             CacheReader(reader(pipe, task)).read(key, cached)
 
 

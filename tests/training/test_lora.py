@@ -278,6 +278,35 @@ def test_prior_sounds_that_are_there_are_used(train_lora, tmp_path):
     assert (tmp_path / "class" / "00000.wav").read_bytes() == first and (tmp_path / "class" / "00001.wav").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--caption_column", "json.caption"], ["--video_column", "film"], ["--dataset_split", "other"]],
+    ids=lambda options: options[0],
+)
+def test_prior_sounds_go_with_data_of_all_kinds(train_lora, trainers, scenes, tmp_path, options):
+    rows = [json.loads(line) for line in (scenes / "metadata.jsonl").read_text().splitlines()]
+    clips = [(str(scenes / row["file_name"]), row["caption"]) for row in rows]
+    rows = [{"audio": clip, "film": clip, "json": {"caption": caption}} for clip, caption in clips]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prior = ["--with_prior_preservation", "--class_prompt", "rain", "--num_class_sounds", 2]
+    prior += ["--validation_inference_steps", 1, "--task_weights", "video=0", "--no_cache_latents"]
+    train_lora("out", 1, "--dataset", tmp_path / "data.jsonl", *prior, *options)
+    reader = iter(trainers[0].records)
+    records = [record for _ in range(6) for record in next(reader).records]
+    assert {("caption" in record.available) for record in records if record.key.source == 1} == {True}
+    assert {record.key.source for record in records} == {0, 1}
+
+
+def test_a_run_that_was_moved_goes_on(train_lora, tmp_path):
+    options = ["--with_prior_preservation", "--class_prompt", "rain", "--num_class_sounds", 1]
+    options += ["--validation_inference_steps", 1]
+    train_lora("out", 1, *options)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert len(train_lora("moved", 2, *options, "--resume_from_checkpoint", "latest")) == 2
+    with pytest.raises(ValueError, match="--cache_latents was .*moved/cache' and is .*other'"):
+        train_lora("moved", 3, *options, "--resume_from_checkpoint", "latest", "--cache_latents", tmp_path / "other")
+
+
 # Early stopping
 
 
@@ -303,10 +332,18 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert exported == {tensor.sum().item() for tensor in kept[1]}
     assert exported != {tensor.sum().item() for tensor in kept[3]}
 
+    said = "- steps: 4; the weights are those after 2, the best on clips held out"
+    assert said in (tmp_path / "out" / "README.md").read_text()
+
     # A run that goes on knows the best and how long it has waited.
     subprocess.run(["rm", "-r", str(tmp_path / "out" / "checkpoint-4")], check=True)
     (tmp_path / "out" / FILE).unlink()
     found = iter([0.7, 0.1])
+    assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
+    assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
+
+    # One that had ended does not train on: it writes the adapter again.
+    (tmp_path / "out" / FILE).unlink()
     assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
     assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
 
@@ -394,6 +431,13 @@ def test_samples_of_the_validation_prompts(train_lora, tmp_path):
     samples = tmp_path / "out" / "samples"
     assert load_audio(samples / "000.wav")[0].shape[1] == 4000 and len(list(samples.iterdir())) == 2
     assert "a bell:\n" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_sample_that_fails_costs_no_adapter(train_lora, tmp_path, caplog):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a bell", "length": 1e-6}\n')
+    train_lora("out", 1, "--validation_prompts", tmp_path / "prompts.jsonl", "--validation_inference_steps", 1)
+    assert (tmp_path / "out" / FILE).exists() and not list((tmp_path / "out" / "samples").iterdir())
+    assert any("sounds of the model card: `audio_length" in record.getMessage() for record in caplog.records)
 
 
 def test_card_of_a_base_on_the_hub(pipe, tmp_path):

@@ -47,7 +47,7 @@ def media(tmp_path_factory) -> dict[str, str]:
 
 def reader(task=None, crop="start", columns=COLUMNS, **masking) -> RecordReader:
     weights = {} if task is None else {"task_weights": {task: 1.0}}
-    return RecordReader(SPEC, columns, MaskingConfig(**{**NO_DROPS, **weights, **masking}), crop, 1.0, seed=0)
+    return RecordReader(SPEC, [columns], MaskingConfig(**{**NO_DROPS, **weights, **masking}), crop, 1.0, seed=0)
 
 
 def key(row=0, epoch=0) -> RowKey:
@@ -194,6 +194,24 @@ def test_a_task_of_its_own(media):
         ({"audio": {"bytes": b"", "path": None}}, "is empty"),
         ({"audio": "{ramp.wav}", "caption": 7}, "`caption` must be text, got int: 7"),
         ({"audio": "{ramp.wav}", "caption": ["a", 7]}, "`caption` must be text, got int: 7"),
+        (
+            {"audio": {"path": "nofs://ramp.wav", "bytes": None}},
+            r"nofs://ramp.wav: cannot be read \(ValueError: .*nofs",
+        ),
+        ({"audio": {"path": 7, "bytes": None}}, "`audio` must have a path that is text or bytes, got int"),
+        ({"audio": {"path": None, "bytes": "text"}}, "`audio` must have a path that is text or bytes, got str"),
+        (
+            {"audio": "{ramp.wav}", "caption": [{"start": "soon", "end": 3.0, "caption": "a"}]},
+            "`caption.start` must be seconds, 0 or more, got 'soon'",
+        ),
+        (
+            {"audio": "{ramp.wav}", "caption": {"start": [0.0], "end": [3.0], "caption": ["a"]}},
+            r"`caption.start` must be seconds, 0 or more, got \[0.0\]",
+        ),
+        (
+            {"audio": "{ramp.wav}", "caption": [{"start": None, "end": True, "caption": "a"}]},
+            "`caption.end` must be seconds, 0 or more, got True",
+        ),
         ({"audio": "{ramp.wav}", "task": "sing"}, "'sing'"),
         ({"audio": "{ramp.wav}", "task": "video"}, "'video' needs video"),
         ({"audio": "{ramp.wav}", "video": "{black.mp4}", "task": "video"}, "black throughout"),

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXPipeline
 from audiox_diffusers.training import Trainer
+from audiox_diffusers.training.validation import Validation
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,8 +60,11 @@ def test_sigterm_writes_a_checkpoint_and_resume_is_exact(train, tmp_path, monkey
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Trainer, "_report", interrupt)
+    # Sounds would take the time that is left before the run is killed.
+    monkeypatch.setattr(Validation, "run", lambda *args: pytest.fail("sounds are made"))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "a bell"}\n')
     # The signal comes after the step's own look at it: one more step is taken.
-    assert list(train("broken", 4)) == [1, 2]
+    assert list(train("broken", 4, "--validation_prompts", tmp_path / "prompts.jsonl")) == [1, 2]
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "broken").glob("checkpoint-*")] == ["checkpoint-2"]
     assert not (tmp_path / "broken" / "transformer").exists()
@@ -91,6 +95,41 @@ def test_sigterm_to_the_whole_group(small_model, scenes, tmp_path):
 def test_checkpoints_are_limited(train, tmp_path):
     train("out", 5, "--checkpointing_steps", 1, "--checkpoints_total_limit", 2)
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
+
+
+def test_the_checkpoint_just_written_is_never_too_many(train, tmp_path):
+    train("out", 3)
+    (tmp_path / "out" / ".checkpoint-2").mkdir()  # of a write that was cut short
+    train("out", 2, "--checkpointing_steps", 1, "--checkpoints_total_limit", 1)
+    assert [path.name for path in (tmp_path / "out").glob("*checkpoint-*")] == ["checkpoint-2"]
+
+
+def steps_of(file: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()]
+
+
+def test_the_log_has_every_step_once(train, tmp_path, monkeypatch):
+    """After a kill before the first checkpoint, after one in the middle of a line, and when the run begins anew."""
+    report = Trainer._report
+
+    def killed(trainer, *args):
+        report(trainer, *args)
+        if trainer.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "_report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("out", 3)
+    monkeypatch.undo()
+    log = tmp_path / "out" / "log.jsonl"
+    train("out", 3, "--checkpointing_steps", 1, "--resume_from_checkpoint", "latest")
+    assert steps_of(log) == [1, 2, 3]
+    with log.open("a") as file:
+        file.write('{"step": 4, "lo')
+    train("out", 4, "--resume_from_checkpoint", "checkpoint-2")
+    assert steps_of(log) == [1, 2, 3, 4]
+    train("out", 1)
+    assert steps_of(log) == [1]
 
 
 def test_a_full_disk_loses_nothing(train, tmp_path):
@@ -228,10 +267,12 @@ def test_bad_records_are_listed(train, scenes, tmp_path):
         (folder / row["file_name"]).write_bytes((scenes / row["file_name"]).read_bytes())
     (folder / rows[2]["file_name"]).write_bytes(b"not a video")
     (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train("out", 4, "--dataset", folder, "--shuffle_buffer_size", 1)
-    skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
-    assert [(row["row"], row["epoch"]) for row in skipped] == [(2, 0)]
-    assert "not a media file" in skipped[0]["reason"]
+    options = ["--dataset", folder, "--shuffle_buffer_size", 1, "--checkpointing_steps", 1]
+    for resumed in ([], ["--resume_from_checkpoint", "latest"], ["--resume_from_checkpoint", "checkpoint-1"]):
+        train("out", 4, *options, *resumed)
+        skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
+        assert [(row["step"], row["row"], row["epoch"]) for row in skipped] == [(2, 2, 0)]
+        assert "not a media file" in skipped[0]["reason"]
     log = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["skipped"] for line in log] == [0, 1, 1, 1]
 

@@ -50,6 +50,9 @@ MAY_CHANGE = {
     "vae_config",  # what is in it is compared, as the config of the network
 }
 
+# Folders that are in the output folder by default, and are moved with it.
+FOLDERS = ("cache_latents", "class_data_dir")
+
 
 def build_parser(tuning: type) -> argparse.ArgumentParser:
     """The arguments that all scripts share, and those of a way of training, such as [`FullTuning`]."""
@@ -331,7 +334,18 @@ def check_resumed(args: dict, saved: dict) -> None:
     changed = [
         f"--{name} was {saved.get(name)!r} and is {value!r}"
         for name, value in args.items()
-        if name not in MAY_CHANGE and saved.get(name) != value
+        if name not in MAY_CHANGE and _kept(saved, name) != _kept(args, name)
     ]
     if changed:
         raise ValueError(f"--resume_from_checkpoint needs the arguments that the run began with: {'; '.join(changed)}")
+
+
+def _kept(args: dict, name: str) -> Any:
+    value = args.get(name)
+    return place(value, args["output_dir"]) if name in FOLDERS and value is not None else value
+
+
+def place(folder: str, output_dir: str) -> str:
+    """Where a folder is: inside of the output folder, which may be moved, its place there."""
+    inside = Path(folder).is_relative_to(output_dir)
+    return f"<output_dir>/{Path(folder).relative_to(output_dir)}" if inside else folder

@@ -20,7 +20,7 @@ from .arguments import check_above_0, check_at_least, check_folder, check_not_ne
 from .checkpoints import open_checkpoint, save_checkpoint, write_run
 from .export import staged
 from .interruption import Interruption, stopped_at
-from .log import SKIPPED, cut_log, write_report
+from .log import LOG, SKIPPED, cut_log, write_report
 from .lr_schedules import get_lr_scheduler
 from .parts import config_of
 from .records import BadRecord, stored_media
@@ -343,12 +343,12 @@ class VaeTrainer:
     def _resume(self) -> None:
         args, accelerator = self.args, self.accelerator
         folder, step = open_checkpoint(args, {"vae": config_of(self.vae)}, accelerator)
+        if accelerator.is_main_process:
+            cut_log(args.output_dir / LOG, step)
         if folder is None:
             return
         accelerator.load_state(str(folder))
         self.step = step
-        if accelerator.is_main_process:
-            cut_log(args.output_dir, step)
         accelerator.print(f"resumed from {folder} at step {step}")
 
 

@@ -48,7 +48,7 @@ def save_checkpoint(
 ) -> Path:
     """
     Write `checkpoint-{step}` under another name, give it its own when it is complete, and only then remove the oldest
-    ones.
+    ones. What a write that was cut short has left is removed before.
 
     Args:
         accelerator: of the run; all processes call this.
@@ -63,7 +63,8 @@ def save_checkpoint(
     path = output_dir / f"checkpoint-{step}"
     temporary = output_dir / f".{path.name}"
     if accelerator.is_main_process:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in output_dir.glob(".checkpoint-*"):
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
     accelerator.wait_for_everyone()
     try:
@@ -76,12 +77,17 @@ def save_checkpoint(
         raise OSError(f"{path} could not be written ({error}). Complete checkpoints: {kept}.") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        replaced = output_dir / f".{path.name}-replaced"
+        # Removed under its own name, it would be there in half for a while.
         if path.exists():
-            shutil.rmtree(path)
+            os.replace(path, replaced)
         os.replace(temporary, path)
-        if limit is not None:
-            for old in list(checkpoints(output_dir).values())[:-limit]:
-                shutil.rmtree(old)
+        shutil.rmtree(replaced, ignore_errors=True)
+        # Those of a run that was here before may be of later steps than the one just written, which stays.
+        others = [other for other in checkpoints(output_dir).values() if other != path]
+        surplus = 0 if limit is None else max(0, len(others) + 1 - limit)
+        for old in others[:surplus]:
+            shutil.rmtree(old)
     accelerator.wait_for_everyone()
     return path
 

@@ -63,6 +63,11 @@ class EarlyStopping:
             self.weights = [parameter.detach().cpu().clone() for parameter in parameters]
         else:
             self.waited += 1
+        return self.exhausted
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is time to end."""
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,7 +99,7 @@ def build_early_stopping(
     )
     masking = MaskingConfig(**rates, drop_context_rate=0.0)
     columns = find_columns(args, [source], "--held_out")
-    reader = RecordReader(WindowSpec.of(pipe), columns, masking, "start", args.min_seconds, args.seed)
+    reader = RecordReader(WindowSpec.of(pipe), [columns], masking, "start", args.min_seconds, args.seed)
     clips, reason = [], "it has no rows"
     for key, row in _rows(source):
         if len(clips) == CLIPS:

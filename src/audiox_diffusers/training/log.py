@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..media.files import replacing
+
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
 
@@ -14,9 +16,15 @@ def write_report(output_dir: Path, step: int, report: Mapping[str, float]) -> No
         file.write(json.dumps({"step": step, **report}) + "\n")
 
 
-def cut_log(output_dir: Path, step: int) -> None:
-    """Leave out the steps after `step`, which are taken again."""
-    path = output_dir / LOG
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+def cut_log(path: Path, step: int) -> None:
+    """Leave out what is not of the steps that a run has taken: it takes them again, or another run took them."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if _is_of(line, step)]
+    with replacing(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")
+
+
+def _is_of(line: str, step: int) -> bool:
+    # The last one is cut off where the disk was full or the run was killed; its step is taken again.
+    return line.endswith("\n") and json.loads(line)["step"] <= step

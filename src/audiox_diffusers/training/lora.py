@@ -3,6 +3,7 @@
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -14,12 +15,12 @@ from peft.utils import get_peft_model_state_dict
 
 from ..loaders import CHANGES_BASE, public_name
 from ..pipelines import AudioXPipeline
-from .arguments import check_above_0, check_at_least, check_share
+from .arguments import check_above_0, check_at_least, check_share, place
 from .early_stopping import EarlyStopping, build_early_stopping
 from .export import CARD, read_log, staged, upload
 from .lora_card import lora_card, make_samples
-from .parts import ENCODERS, cast_encoders, enable_gradient_checkpointing, open_pipeline
-from .prior import PriorPreservationStrategy, write_prior_sounds
+from .parts import ENCODERS, MixedDataset, cast_encoders, enable_gradient_checkpointing, open_pipeline
+from .prior import PriorPreservationStrategy, open_prior_sounds, write_prior_sounds
 from .quantization import QUANTIZATIONS, check_quantization, quantization_config
 from .tuning import FullTuning
 
@@ -92,10 +93,7 @@ class LoraTuning(FullTuning):
         if not args.no_cache_latents:
             args.cache_latents = args.cache_latents or args.output_dir / "cache"
         if args.with_prior_preservation:
-            # A dataset like the others, of which half of all samples come.
             args.class_data_dir = args.class_data_dir or args.output_dir / "class"
-            weights = args.dataset_weights or [1.0] * len(args.dataset)
-            args.dataset, args.dataset_weights = [*args.dataset, str(args.class_data_dir)], [*weights, sum(weights)]
 
     def check_devices(self, accelerator: Accelerator) -> None:
         if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
@@ -128,6 +126,20 @@ class LoraTuning(FullTuning):
         """The sounds of prior preservation, made by the base model."""
         if self.args.with_prior_preservation:
             write_prior_sounds(self.args, pipe, accelerator)
+
+    def open_datasets(self) -> list[MixedDataset]:
+        """With the sounds of prior preservation last, of which half of all samples come."""
+        datasets = super().open_datasets()
+        if not self.args.with_prior_preservation:
+            return datasets
+        return [*datasets, open_prior_sounds(self.args, sum(dataset.weight for dataset in datasets))]
+
+    def cache_description(self) -> dict[str, Any]:
+        """Where the sounds of prior preservation are."""
+        args = self.args
+        if not args.with_prior_preservation:
+            return {}
+        return {"class_data_dir": place(str(args.class_data_dir), str(args.output_dir))}
 
     def prepare_model(self, pipe: AudioXPipeline) -> None:
         """
@@ -165,7 +177,7 @@ class LoraTuning(FullTuning):
     def build_strategy(self, pipe: AudioXPipeline):
         strategy = super().build_strategy(pipe)
         if self.args.with_prior_preservation:
-            return PriorPreservationStrategy(strategy, len(self.args.dataset) - 1, self.args.prior_loss_weight)
+            return PriorPreservationStrategy(strategy, len(self.args.dataset), self.args.prior_loss_weight)
         return strategy
 
     def build_early_stopping(self, *parts: object) -> EarlyStopping | None:

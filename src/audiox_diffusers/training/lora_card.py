@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers.utils import logging
 from huggingface_hub import ModelCardData
 
 from ..loaders import on_hub, public_name
@@ -13,6 +14,8 @@ from ..media import save_audio
 from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_prompt_file
 from .model_card import TAGS, model_name, settings, training_section
+
+logger = logging.get_logger(__name__)
 
 # Sounds in a card.
 SOUNDS = 2
@@ -58,28 +61,34 @@ def make_samples(args: argparse.Namespace, pipe: AudioXPipeline, folder: Path) -
         folder: where to.
 
     Returns:
-        File name and caption of each; none where there is nothing to make them for.
+        File name and caption of each; none where there is nothing to make them for. One that fails is warned of, and
+        is the last: the adapter is still to be written.
     """
-    if args.validation_prompts is not None:
-        requests = list(read_prompt_file(args.validation_prompts).values())
-    else:
-        requests = [{"prompt": word} for word in args.trigger_words or []]
     folder.mkdir()
     made = []
-    for number, request in enumerate(requests[:SOUNDS]):
-        request = dict(request)
-        seed, length = request.pop("seed", number), request.pop("length", None)
-        sound = pipe(
-            **request,
-            audio_length_in_s=length,
-            generator=[torch.Generator().manual_seed(seed)],
-            num_inference_steps=args.validation_inference_steps,
-            guidance_scale=args.validation_guidance_scale,
-        ).audios[0]
-        name = f"{number:03}.wav"
-        save_audio(folder / name, np.clip(sound, -1, 1), pipe.vae.config.sampling_rate)
-        made.append((name, request.get("prompt", "")))
+    try:
+        for number, request in enumerate(_requests(args)[:SOUNDS]):
+            seed, length = request.pop("seed", number), request.pop("length", None)
+            sound = pipe(
+                **request,
+                audio_length_in_s=length,
+                generator=[torch.Generator().manual_seed(seed)],
+                num_inference_steps=args.validation_inference_steps,
+                guidance_scale=args.validation_guidance_scale,
+            ).audios[0]
+            name = f"{number:03}.wav"
+            save_audio(folder / name, np.clip(sound, -1, 1), pipe.vae.config.sampling_rate)
+            made.append((name, request.get("prompt", "")))
+    except (ValueError, OSError) as error:
+        logger.warning(f"sounds of the model card: {error}")
     return made
+
+
+def _requests(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What sounds are made for."""
+    if args.validation_prompts is not None:
+        return list(read_prompt_file(args.validation_prompts).values())
+    return [{"prompt": word} for word in args.trigger_words or []]
 
 
 def lora_card(
@@ -121,7 +130,7 @@ def lora_card(
         trigger=trigger,
         prompt=prompt.replace("\\", "\\\\").replace('"', '\\"'),
         samples=_samples_section(samples),
-        training=training_section(_settings(args, config), log),
+        training=training_section(_settings(args, config, log), log),
         data_license=args.data_license or "not stated",
     )
 
@@ -134,7 +143,7 @@ def _samples_section(samples: list[tuple[str, str]]) -> str:
     return f"\n## Samples\n{rows}" if rows else ""
 
 
-def _settings(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any]:
+def _settings(args: argparse.Namespace, config: dict[str, Any], log: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = {"DoRA": config["use_dora"], "rsLoRA": config["use_rslora"]}
     prior = f"weight {args.prior_loss_weight:g}, {args.num_class_sounds} sounds"
     return {
@@ -147,5 +156,5 @@ def _settings(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, Any
         "base in": args.quantization or "whole weights",
         "projections of the conditioner": "trained" if args.train_conditioner else "not trained",
         "prior preservation": prior if args.with_prior_preservation else "no",
-        **settings(args),
+        **settings(args, log),
     }

@@ -86,7 +86,7 @@ def training_card(args: argparse.Namespace, pipe: AudioXPipeline, log: list[dict
         window=pipe.window_samples / pipe.vae.config.sampling_rate,
         channels=pipe.vae.config.audio_channels,
         rate=pipe.vae.config.sampling_rate,
-        training=training_section(settings(args), log),
+        training=training_section(settings(args, log), log),
     )
 
 
@@ -98,14 +98,14 @@ def training_section(settings: dict[str, Any], log: list[dict[str, Any]]) -> str
     )
 
 
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What a run was told, as far as all ways of training share it."""
+def settings(args: argparse.Namespace, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a run was told, as far as all ways of training share it, and how long it was."""
     names = [public_name(name) for name in args.dataset]
     weights = args.dataset_weights or [1.0] * len(names)
     rates = {name.replace("_", " "): getattr(args, name) for name in MASKING_RATES}
     return {
         "data": ", ".join(f"`{name}` ({weight:g})" for name, weight in zip(names, weights, strict=True)),
-        "steps": args.max_train_steps,
+        "steps": _steps(log) if log else args.max_train_steps,
         "batch": f"{args.train_batch_size} for each device, {args.gradient_accumulation_steps} accumulated",
         "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler}",
         "averaged weights": f"decay {args.ema_decay:g}" if args.use_ema else "no",
@@ -113,6 +113,13 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "masking": ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
         "seed": args.seed,
     }
+
+
+def _steps(log: list[dict[str, Any]]) -> str:
+    """How many, and after which of them the weights were kept: early stopping ends a run later than that."""
+    measured = [(report["held_out_loss"], report["step"]) for report in log if "held_out_loss" in report]
+    kept = f"; the weights are those after {min(measured)[1]}, the best on clips held out" if measured else ""
+    return f"{log[-1]['step']}{kept}"
 
 
 def _mean_losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import ModelMixin
@@ -66,12 +66,23 @@ def enable_gradient_checkpointing(model: torch.nn.Module) -> None:
         model.gradient_checkpointing_enable()
 
 
-def open_sources(args: argparse.Namespace) -> list[DatasetSource]:
-    """The datasets."""
-    return [
+class MixedDataset(NamedTuple):
+    """A dataset, its name for each of `COLUMNS` that it may have, and how much of it is drawn."""
+
+    source: DatasetSource
+    columns: dict[str, str]
+    weight: float
+
+
+def open_datasets(args: argparse.Namespace) -> list[MixedDataset]:
+    """Those of `--dataset`; for errors see [`DatasetSource`] and [`find_columns`]."""
+    sources = [
         DatasetSource(name, args.dataset_config_name, args.dataset_split, args.dataset_revision, args.cache_dir)
         for name in args.dataset
     ]
+    columns = find_columns(args, sources)
+    weights = args.dataset_weights or [1.0] * len(sources)
+    return [MixedDataset(source, columns, weight) for source, weight in zip(sources, weights, strict=True)]
 
 
 def find_columns(args: argparse.Namespace, sources: list[DatasetSource], option: str = "--dataset") -> dict[str, str]:
@@ -106,8 +117,9 @@ def find_columns(args: argparse.Namespace, sources: list[DatasetSource], option:
     return columns
 
 
-def build_reader(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> RecordReader:
-    """Decodes rows for the pipeline."""
+def build_reader(args: argparse.Namespace, pipe: AudioXPipeline, datasets: list[MixedDataset]) -> RecordReader:
+    """Decodes rows of the datasets for the pipeline."""
+    columns = [dataset.columns for dataset in datasets]
     return RecordReader(WindowSpec.of(pipe), columns, masking_config(args), args.crop, args.min_seconds, args.seed)
 
 
@@ -142,7 +154,7 @@ def config_of(model: ModelMixin | PreTrainedModel) -> dict[str, Any]:
     return json.loads(json.dumps({key: value for key, value in config.items() if key[0] != "_"}))
 
 
-def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, columns: dict[str, str]) -> dict[str, Any]:
+def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, datasets: list[MixedDataset]) -> dict[str, Any]:
     """All that decides what is in a cache."""
     names = (
         "dataset",
@@ -159,7 +171,8 @@ def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, columns: d
     components = [name for name in ENCODERS if getattr(pipe, name) is not None]
     return {
         **values,
-        "columns": columns,
+        # Where others are drawn from too, these come first.
+        "columns": datasets[0].columns,
         "model": args.pretrained_model_name_or_path,
         "revision": args.revision,
         "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},

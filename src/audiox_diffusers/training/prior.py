@@ -15,7 +15,10 @@ from ..media import save_audio
 from ..media.files import replacing
 from ..pipelines import AudioXPipeline
 from .batches import Batch
+from .parts import MixedDataset
+from .records import COLUMNS
 from .seeds import generator_for
+from .sources import DatasetSource
 from .strategy import DiffusionStrategy
 
 METADATA = "metadata.jsonl"
@@ -63,6 +66,12 @@ def write_prior_sounds(args: argparse.Namespace, pipe: AudioXPipeline, accelerat
     accelerator.wait_for_everyone()
 
 
+def open_prior_sounds(args: argparse.Namespace, weight: float) -> MixedDataset:
+    """What `--class_data_dir` holds; the arguments that tell of `--dataset`, such as its columns, are not for it."""
+    source = DatasetSource(str(args.class_data_dir), cache_dir=args.cache_dir, option="--class_data_dir")
+    return MixedDataset(source, {name: name for name in COLUMNS if name in source.columns}, weight)
+
+
 def _read(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.strip()]
@@ -86,7 +95,7 @@ def _make(
             sound = pipe(caption, generator=generator, num_inference_steps=args.validation_inference_steps).audios[0]
         name = f"{number:05}.wav"
         save_audio(folder / name, np.clip(sound, -1, 1), rate)
-        rows.append({"file_name": name, args.caption_column or "caption": caption})
+        rows.append({"file_name": name, "caption": caption})
         with replacing(folder / METADATA) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for model in moved:

@@ -1,6 +1,6 @@
 """Rows of a dataset -> decoded windows: sound, frames and captions of the same seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +116,8 @@ class RecordReader:
 
     Args:
         spec: what the model sees.
-        columns: the dataset's name for each of `COLUMNS` that it has; a dot leads into a column, as in `json.caption`.
+        columns: of every dataset, its name for each of `COLUMNS` that it has; a dot leads into a column, as in
+            `json.caption`.
         masking: how tasks are drawn.
         crop: `"random"` places the window anywhere in the record, anew in every epoch, `"start"` at its start.
         min_seconds: shorter records are refused.
@@ -126,7 +127,7 @@ class RecordReader:
     def __init__(
         self,
         spec: WindowSpec,
-        columns: Mapping[str, str],
+        columns: Sequence[Mapping[str, str]],
         masking: MaskingConfig,
         crop: str,
         min_seconds: float,
@@ -149,7 +150,7 @@ class RecordReader:
         if isinstance(row, BrokenShard):
             raise BadRecord(row.reason)
         try:
-            return self._read(key, row, everything)
+            return self._read(key, self._named(key.source, row), everything)
         except (MediaError, OSError) as error:
             raise BadRecord(str(error)) from error
 
@@ -171,7 +172,7 @@ class RecordReader:
             "previous": prompt is not None or offset - first >= self.min_seconds,
         }
         available = frozenset(name for name in there if there[name])
-        task = self._value(row, "task")
+        task = row.get("task")
         plan = self.plan(key, available, task)
 
         waveform = self._sound(sound, offset, seconds, self.spec.num_samples)
@@ -191,7 +192,7 @@ class RecordReader:
             if everything and there[name]:
                 try:
                     setattr(record, name, decode())
-                except (MediaError, BadRecord) as error:
+                except (MediaError, OSError, BadRecord) as error:
                     record.broken[name] = str(error)
             elif name in needs(plan):
                 setattr(record, name, decode())
@@ -204,29 +205,31 @@ class RecordReader:
         except ValueError as error:
             raise BadRecord(str(error)) from None
 
-    def _value(self, row: Mapping[str, Any], name: str) -> Any:
-        """What the row has in a column, `None` where the column is not used."""
-        if name not in self.columns:
-            return None
-        value = row
-        for part in self.columns[name].split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        return value
+    def _named(self, source: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the row has in the columns that are used, by the names of `COLUMNS`."""
+        named = {}
+        for name, column in self.columns[source].items():
+            value = row
+            for part in column.split("."):
+                value = value.get(part) if isinstance(value, Mapping) else None
+            named[name] = value
+        return named
 
-    def _media(self, row: Mapping[str, Any], name: str) -> str | MediaBytes | None:
-        return stored_media(self._value(row, name), name)
+    @staticmethod
+    def _media(row: Mapping[str, Any], name: str) -> str | MediaBytes | None:
+        return stored_media(row.get(name), name)
 
     def _segment(self, row: Mapping[str, Any], sound: str | MediaBytes) -> tuple[float, float]:
         """From which second to which the record lasts."""
         duration = media_duration(sound)
-        first, last = self._seconds(row, "start", 0.0), self._seconds(row, "end", duration)
-        last = min(last, duration)
+        first = self._seconds(row.get("start"), "start", 0.0)
+        last = min(self._seconds(row.get("end"), "end", duration), duration)
         if last - first < self.min_seconds:
             raise BadRecord(f"is too short: {max(0.0, last - first):.2f} s, needs {self.min_seconds:g} s")
         return first, last
 
-    def _seconds(self, row: Mapping[str, Any], name: str, default: float) -> float:
-        value = self._value(row, name)
+    @staticmethod
+    def _seconds(value: Any, name: str, default: float) -> float:
         if value is None:
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
@@ -241,11 +244,13 @@ class RecordReader:
 
     def _captions(self, row: Mapping[str, Any], start: float, end: float) -> list[str]:
         """All captions, or those of the windows of time that share some of these seconds."""
-        value = self._value(row, "caption")
+        value = row.get("caption")
         captions = []
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, Mapping):
-                if self._seconds_of(item, "start", 0.0) >= end or self._seconds_of(item, "end", end) <= start:
+                if self._seconds(item.get("start"), "caption.start", 0.0) >= end:
+                    continue
+                if self._seconds(item.get("end"), "caption.end", end) <= start:
                     continue
                 item = item.get("caption")
             if item is None:
@@ -255,11 +260,6 @@ class RecordReader:
             if item.strip():
                 captions.append(item)
         return captions
-
-    @staticmethod
-    def _seconds_of(item: Mapping[str, Any], name: str, default: float) -> float:
-        value = item.get(name)
-        return default if value is None else float(value)
 
     def _sound(self, sound: str | MediaBytes, start: float, seconds: float, num_samples: int) -> torch.Tensor:
         rate, channels = self.spec.sampling_rate, self.spec.channels
@@ -321,9 +321,14 @@ def stored_media(value: Any, name: str) -> str | MediaBytes | None:
     if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
         raise BadRecord(f"`{name}` holds no media but {type(value).__name__}")
     path, data = value.get("path"), value.get("bytes")
+    if not isinstance(path, str | None) or not isinstance(data, bytes | None):
+        raise BadRecord(f"`{name}` must have a path that is text or bytes, got {type(path or data).__name__}")
     if data is None and path is not None and "://" in path:
-        with fsspec.open(path, "rb") as file:
-            data = file.read()
+        try:
+            with fsspec.open(path, "rb") as file:
+                data = file.read()
+        except Exception as error:  # what is raised depends on the file system
+            raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     return path if data is None else MediaBytes(data, path or name)
 
 

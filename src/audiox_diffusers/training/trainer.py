@@ -37,8 +37,6 @@ from .parts import (
     build_reader,
     cache_description,
     configs_of,
-    find_columns,
-    open_sources,
 )
 from .tuning import FullTuning
 from .validation import Validation
@@ -92,14 +90,14 @@ class Trainer:
         args, accelerator, pipe = self.args, self.accelerator, self.pipe
         self._move_encoders(accelerator.device)
         self.tuning.prepare_data(pipe, accelerator)
-        sources = open_sources(args)
-        columns = find_columns(args, sources)
-        reader = build_reader(args, pipe, columns)
+        datasets = self.tuning.open_datasets()
+        sources = [dataset.source for dataset in datasets]
+        reader = build_reader(args, pipe, datasets)
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt)
         if args.cache_latents is None:
             absent = self.encoder.absent()
         else:
-            description = cache_description(args, pipe, columns)
+            description = {**cache_description(args, pipe, datasets), **self.tuning.cache_description()}
             sources = write_cache(
                 args.cache_latents,
                 description,
@@ -126,7 +124,7 @@ class Trainer:
         )
         self.records = RecordBatches(
             sources,
-            args.dataset_weights or [1.0] * len(sources),
+            [dataset.weight for dataset in datasets],
             reader,
             args.train_batch_size,
             args.seed,
@@ -223,8 +221,8 @@ class Trainer:
                 if self.early_stopping is not None and due:
                     report["held_out_loss"] = self._measure_held_out()
                 self._report(report, progress)
-                last = self.step == args.max_train_steps or self.stopped or self.finished
-                if last or self.step % args.checkpointing_steps == 0:
+                last = self.step == args.max_train_steps or self.finished
+                if last or self.stopped or self.step % args.checkpointing_steps == 0:
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
                     )
@@ -269,7 +267,8 @@ class Trainer:
             with (self.args.output_dir / SKIPPED).open("a", encoding="utf-8") as file:
                 for key, reason in loaded.skipped:
                     name = self.records.sources[key.source].name
-                    file.write(json.dumps({"dataset": name, **key._asdict(), "reason": reason}) + "\n")
+                    line = {"step": self.step + 1, "dataset": name, **key._asdict(), "reason": reason}
+                    file.write(json.dumps(line) + "\n")
         samples = loaded.records
         if self.args.cache_latents is None:
             encoded = self.encoder.encode(samples)
@@ -348,6 +347,14 @@ class Trainer:
 
     def _resume(self) -> None:
         args, accelerator = self.args, self.accelerator
+        self._load_state()
+        if accelerator.is_main_process:
+            for name in (LOG, SKIPPED):
+                cut_log(args.output_dir / name, self.step)
+        accelerator.wait_for_everyone()
+
+    def _load_state(self) -> None:
+        args, accelerator = self.args, self.accelerator
         folder, step = open_checkpoint(args, configs_of(self.pipe, self.tuning.names), accelerator)
         if folder is None:
             return
@@ -361,11 +368,10 @@ class Trainer:
         self.strategy.load_state_dict(torch.load(folder / STRATEGY, weights_only=True))
         if self.early_stopping is not None:
             self.early_stopping.load_state_dict(torch.load(folder / EARLY_STOPPING, weights_only=True))
+            self.finished = self.early_stopping.exhausted
         if self.ema is not None:
             device = self.ema.shadow_params[0].device
             self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
-        if accelerator.is_main_process:
-            cut_log(args.output_dir, self.step)
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:

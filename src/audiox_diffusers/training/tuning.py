@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -12,7 +13,14 @@ from ..pipelines import AudioXPipeline
 from .early_stopping import EarlyStopping
 from .export import export_pipeline, push_to_hub
 from .objective import TimestepSampler, objective_for
-from .parts import ENCODERS, cast_encoders, enable_gradient_checkpointing, open_pipeline
+from .parts import (
+    ENCODERS,
+    MixedDataset,
+    cast_encoders,
+    enable_gradient_checkpointing,
+    open_datasets,
+    open_pipeline,
+)
 from .strategy import DiffusionStrategy
 
 
@@ -100,8 +108,13 @@ class FullTuning:
     def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
         """Make data that the run needs and that is not there; there is none."""
 
-    def prepare_model(self, pipe: AudioXPipeline) -> None:
-        """Add to the networks what is trained of them; all of it is there."""
+    def open_datasets(self) -> list[MixedDataset]:
+        """What records are drawn from: first the datasets that the arguments name."""
+        return open_datasets(self.args)
+
+    def cache_description(self) -> dict[str, Any]:
+        """What else decides what is in a cache; nothing."""
+        return {}
 
     def build_strategy(self, pipe: AudioXPipeline) -> DiffusionStrategy:
         """The loss."""
@@ -112,6 +125,9 @@ class FullTuning:
     def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
         """What ends the run before its last step; nothing does."""
         return None
+
+    def prepare_model(self, pipe: AudioXPipeline) -> None:
+        """Add to the networks what is trained of them; all of it is there."""
 
     def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
         """Write what was trained into the output folder. All processes call this."""
