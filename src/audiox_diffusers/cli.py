@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from .embedded import EMBEDDED_MODEL
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -151,7 +153,12 @@ def _add_features(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder that `audiox convert` wrote, or a Hub id")
+    parser.add_argument(
+        "--model",
+        default=EMBEDDED_MODEL,
+        help="folder that `audiox convert` or training wrote, or a Hub id (default: %(default)s, the small model that"
+        " comes with the package)",
+    )
 
 
 def _add_placement(options: argparse._ActionsContainer) -> None:
