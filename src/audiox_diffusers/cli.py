@@ -201,8 +201,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
-        help="make noise with a small random model, offline",
-        description="Run everything once on a drawn video, with a small random model: the result is noise.",
+        help="make a page of sounds with the small model that comes with the package, offline",
+        description="Make sounds of captions, a video, a picture and a sound with the small model that comes with the"
+        " package, and a page index.html that plays them.",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
 
