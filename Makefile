@@ -25,7 +25,7 @@ $(STAMP): setup.py constraints.txt
 	fi
 	touch $@
 
-demo: setup ## make sounds with a small random model, into demo-output
+demo: setup ## make a page of sounds with the small model of the package, demo-output/index.html
 	$(BIN)/audiox demo --output demo-output
 
 # One thread per test process: otherwise the processes fight for the same cores.

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from audiox_diffusers import AudioXPipeline
-from audiox_diffusers.commands.demo import draw_bouncing_ball
 from audiox_diffusers.media import save_audio, save_video
 from audiox_diffusers.random_model import create_random_pipeline
+from audiox_diffusers.scenes import random_scene
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -78,7 +78,7 @@ def main() -> None:
         shared = ["--steps", str(args.steps), *(["--model", args.model] if args.model else [])]
         if args.video:
             clip = Path(folder) / "clip.mp4"
-            save_video(clip, draw_bouncing_ball(max(args.seconds), fps=5, height=72, width=128), fps=5)
+            save_video(clip, random_scene(0, max(args.seconds)).frames(fps=5), fps=5)
             shared += ["--clip", str(clip)]
         print("| seconds | bounded, MB | whole, MB | whole / bounded |\n|---|---|---|---|")
         for seconds in args.seconds:

@@ -185,6 +185,64 @@ def test_help_states_the_defaults_of_the_pipeline(capsys):
         assert told in " ".join(capsys.readouterr().out.split())
 
 
+# The model of the package
+
+
+NEEDED = {
+    "generate": ["-o", "o.wav"],
+    "edit": ["--audio", "a.wav", "-o", "o.wav"],
+    "features": ["v.mp4", "-o", "f.safetensors"],
+    "bench": [],
+}
+
+
+@pytest.mark.parametrize("command", NEEDED)
+def test_the_model_of_the_package_is_the_default(command):
+    assert build_parser().parse_args([command, *NEEDED[command]]).model == "audiox-tiny"
+
+
+def test_sounds_of_the_model_of_the_package(media, out, monkeypatch):
+    monkeypatch.chdir(media)
+    folder = Path(audiox_diffusers.__file__).parent / "embedded" / "audiox-tiny"
+    generate_sound = ["generate", "--prompt", "rain", "--steps", "2", "--length", "0.5", "-o"]
+    for name, options in (("a", []), ("b", ["--model", "audiox-tiny"]), ("c", ["--model", str(folder)])):
+        assert main([*generate_sound, str(out / f"{name}.wav"), *options]) == 0
+    sound, rate = load_audio(out / "a.wav")
+    assert (rate, sound.shape) == (16000, (1, 8000))
+    assert (out / "a.wav").read_bytes() == (out / "b.wav").read_bytes() == (out / "c.wav").read_bytes()
+
+    edit_sound = [
+        "edit",
+        "--audio",
+        str(out / "a.wav"),
+        "--extend",
+        "0.5",
+        "--steps",
+        "2",
+        "-o",
+        str(out / "longer.wav"),
+    ]
+    assert main(edit_sound) == 0
+    longer, _ = load_audio(out / "longer.wav")
+    assert longer.shape == (1, 16000) and (longer[:, :7600] == sound[:, :7600]).all()
+
+
+def test_features_of_the_model_of_the_package(media, out):
+    assert main(["features", str(media / "video.mp4"), "-o", str(out / "video.safetensors")]) == 0
+    features = str(out / "video.safetensors")
+    assert main(["generate", "--video", features, "--steps", "1", "--length", "0.5", "-o", str(out / "x.wav")]) == 0
+
+
+def test_a_folder_named_as_the_model_of_the_package_goes_first(model, out, monkeypatch):
+    monkeypatch.chdir(out)
+    shutil.copytree(model, "audiox-tiny")
+    assert main(["generate", "--prompt", "a", "--steps", "1", "--normalize", "-o", "x.wav"]) == 0
+    assert load_audio("x.wav")[1] == RATE
+    (out / "audiox-tiny" / "model_index.json").unlink()
+    assert main(["generate", "--prompt", "a", "--steps", "1", "-o", "y.wav"]) == 2
+    assert names(out / "audiox-tiny") and not Path("y.wav").exists()
+
+
 # audiox generate
 
 

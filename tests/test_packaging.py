@@ -1,6 +1,7 @@
 """The package as others get it: a wheel that holds all of the code and works on its own."""
 
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -83,11 +84,28 @@ def test_wheel_holds_nothing_else(wheel, expected_version):
         assert f"{metadata}/licenses/LICENSE" in archive.namelist()
 
 
-def test_installed_wheel_imports_from_elsewhere(wheel, expected_version, tmp_path):
-    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel, cwd=elsewhere)
+def test_wheel_holds_the_embedded_model(wheel):
+    folder = "audiox_diffusers/embedded/audiox-tiny"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name.removeprefix(f"{folder}/") for name in archive.namelist() if name.startswith(f"{folder}/")}
+        index = json.loads(archive.read(f"{folder}/model_index.json"))
+    components = {name for name, value in index.items() if isinstance(value, list) and value[0] is not None}
+    assert {name.split("/")[0] for name in packed if "/" in name} == components
+    weights = {name.split("/")[0] for name in packed if name.endswith(".safetensors")}
+    assert weights == components - {"scheduler", "tokenizer"}
+    assert {"README.md", "pipeline.py", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"} <= packed
 
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """A folder with the wheel in it, to be put on the path, and an empty one to run in."""
+    target, elsewhere = tmp_path_factory.mktemp("target"), tmp_path_factory.mktemp("elsewhere")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel, cwd=elsewhere)
+    return target, elsewhere
+
+
+def test_installed_wheel_imports_from_elsewhere(installed, expected_version):
+    target, elsewhere = installed
     code = "import audiox_diffusers as a; print(a.__file__); print(a.__version__)"
     output = run(sys.executable, "-c", code, cwd=elsewhere, PYTHONPATH=str(target))
     file, version = output.splitlines()[-2:]
@@ -95,6 +113,15 @@ def test_installed_wheel_imports_from_elsewhere(wheel, expected_version, tmp_pat
     # first, this test would say nothing about the wheel.
     assert Path(file).resolve() == (target / "audiox_diffusers" / "__init__.py").resolve()
     assert version == expected_version
+
+
+def test_installed_wheel_makes_sounds_with_the_embedded_model(installed, tmp_path):
+    target, elsewhere = installed
+    sound = tmp_path / "rain.wav"
+    command = ("generate", "--prompt", "rain", "--steps", "2", "--output", sound)
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "PYTHONPATH": str(target)}
+    output = run(sys.executable, "-m", "audiox_diffusers.cli", *command, cwd=elsewhere, **offline)
+    assert output.startswith(f"wrote {sound}: 4.00 s of mono sound at 16000 Hz")
 
 
 def test_no_absolute_machine_paths():

@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 
+from .embedded import EMBEDDED_MODEL
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -151,7 +153,12 @@ def _add_features(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="folder that `audiox convert` wrote, or a Hub id")
+    parser.add_argument(
+        "--model",
+        default=EMBEDDED_MODEL,
+        help="folder that `audiox convert` or training wrote, or a Hub id (default: %(default)s, the small model that"
+        " comes with the package)",
+    )
 
 
 def _add_placement(options: argparse._ActionsContainer) -> None:
@@ -194,8 +201,9 @@ def _add_convert(commands: argparse._SubParsersAction) -> None:
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser(
         "demo",
-        help="make noise with a small random model, offline",
-        description="Run everything once on a drawn video, with a small random model: the result is noise.",
+        help="make a page of sounds with the small model that comes with the package, offline",
+        description="Make sounds of captions, a video, a picture and a sound with the small model that comes with the"
+        " package, and a page index.html that plays them.",
     )
     parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
 

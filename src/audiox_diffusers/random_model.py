@@ -1,4 +1,4 @@
-"""An AudioX of the real shapes with small random networks: for demos and tests. It makes noise."""
+"""An AudioX of the real shapes with small random networks: for tests and benchmarks. It makes noise."""
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors

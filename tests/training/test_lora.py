@@ -453,6 +453,14 @@ def test_card_of_a_base_on_the_hub(pipe, tmp_path):
     assert "Of the data: not stated." in made.text and "## Samples" not in made.text
 
 
+def test_card_of_the_embedded_base(pipe):
+    config = {"r": 4, "lora_alpha": 8, "use_dora": False, "use_rslora": False, "target_modules": {"to_q"}}
+    args = parse("--pretrained_model_name_or_path", "audiox-tiny")
+    made = ModelCard(lora_card(args, pipe, config, [], [{"step": 1, "loss": 0.5}]))
+    assert not {"base_model", "base_model_relation"} & made.data.to_dict().keys()
+    assert 'AudioXPipeline.from_pretrained("audiox-tiny")' in made.text
+
+
 # What is refused
 
 

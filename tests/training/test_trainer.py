@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXPipeline
+from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.training import Trainer
 from audiox_diffusers.training.validation import Validation
 
@@ -233,6 +235,17 @@ def test_encoders_can_be_trained(train, small_model, tmp_path, name):
     if name == "vae":
         decoder = [key for key in before if key.startswith("decoder.")]
         assert_equal({key: after[key] for key in decoder}, {key: before[key] for key in decoder})
+
+
+def test_from_the_model_of_the_package(train, tmp_path):
+    data = write_scenes(tmp_path / "data", 2, seconds=4.0, fps=20, size=32)
+    losses = train("out", 1, "--pretrained_model_name_or_path", "audiox-tiny", "--dataset", data)
+    assert 0 < losses[1] < 10
+    start = AudioXPipeline.from_pretrained("audiox-tiny")
+    assert_equal(weights(tmp_path / "out", "vae"), start.vae.state_dict())
+    assert differs(weights(tmp_path / "out", "transformer"), start.transformer.state_dict())
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "from `audiox-tiny`" in card.text and card.data.base_model is None
 
 
 def test_rectified_flow(train, small_model, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ..diffusers_registry import RegisteredPipelineMixin
+from ..embedded import find_model
 from ..loaders import AudioXLoraLoaderMixin
 from ..models import (
     AudioXAutoencoderOobleck,
@@ -101,6 +103,14 @@ class AudioXPipeline(
             scheduler=scheduler,
             sync_encoder=sync_encoder,
         )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """
+        [`~DiffusionPipeline.from_pretrained`], which here takes `"audiox-tiny"` too: the small model that comes with
+        the package, for which nothing is downloaded. A folder of that name in the current directory goes before it.
+        """
+        return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):

@@ -33,11 +33,10 @@ A LoRA adapter of rank {rank} for [AudioX](https://arxiv.org/abs/2503.10522) as 
 ## Usage
 
 ```python
-import audiox_diffusers
+from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio
-from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{base_path}")
+pipe = AudioXPipeline.from_pretrained("{base_path}")
 pipe.load_lora_weights("{name}")
 audio = pipe(prompt="{prompt}").audios[0]
 save_audio("sound.wav", audio, pipe.vae.config.sampling_rate)

@@ -1,13 +1,9 @@
-"""The demo, and the random model it runs on."""
-
-import av
 import numpy as np
 import pytest
 import torch
 
 from audiox_diffusers.cli import main
-from audiox_diffusers.commands import demo
-from audiox_diffusers.media import load_audio, save_video
+from audiox_diffusers.media import save_video
 from audiox_diffusers.random_model import create_random_pipeline
 
 
@@ -49,36 +45,6 @@ def test_noise_has_a_moderate_level(random_pipe):
     (audio,) = random_pipe("a dog", num_inference_steps=8, generator=generator).audios
     assert audio.shape == (2, 441000)
     assert 0.02 < audio.std() < 0.3 and np.abs(audio).max() <= 1 and np.abs(audio.mean(axis=1)).max() < 0.02
-
-
-def test_ball_moves_within_the_picture():
-    frames = demo.draw_bouncing_ball(seconds=2.5, fps=8, height=90, width=160)
-    assert frames.shape == (20, 90, 160, 3) and frames.dtype == np.uint8
-    sizes = (frames == (235, 120, 40)).all(axis=-1).sum(axis=(1, 2))
-    assert sizes.min() > 0.9 * sizes.max()
-    assert len({frame.tobytes() for frame in frames}) == 20
-
-
-@pytest.mark.slow
-def test_demo(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "STEPS", 2)
-    monkeypatch.setattr(demo, "draw_bouncing_ball", lambda: np.zeros((300, 36, 64, 3), np.uint8) + 99)
-    folder = tmp_path / "demo"
-    for _ in range(2):  # the second time over its own files
-        assert main(["demo", "--output", str(folder)]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert demo.NOISE in lines[0] and demo.NOISE in lines[-1]
-        assert sorted(path.name for path in folder.iterdir()) == ["bouncing-ball.mp4", "demo.mp4", "demo.wav", "model"]
-    for name in ("demo.mp4", "demo.wav"):
-        waveform, rate = load_audio(folder / name)
-        assert rate == 44100 and waveform.shape[0] == 2 and waveform.shape[1] >= 441000
-    with av.open(str(folder / "demo.mp4")) as container:
-        assert container.streams.video[0].frames == 300
-
-
-def test_demo_in_a_missing_folder(tmp_path, capsys):
-    assert main(["demo", "--output", str(tmp_path / "a" / "b")]) == 2
-    assert capsys.readouterr().err == f"audiox: error: {tmp_path / 'a'}: no such folder\n"
 
 
 def test_sound_is_as_long_as_a_short_video(tmp_path, capsys):
