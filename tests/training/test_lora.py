@@ -535,7 +535,8 @@ def test_quantization_reaches_the_pipeline(monkeypatch, pipe):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(AudioXPipeline, "from_pretrained", lambda name, **options: asked.update(options) or pipe)
     LoraTuning(parse("--quantization", "bnb_8bit")).load_pipeline(torch.bfloat16)
-    assert asked["dtype"] == {"transformer": torch.bfloat16, "default": torch.float32}
+    half = dict.fromkeys(("transformer", "text_encoder", "image_encoder", "sync_encoder"), torch.bfloat16)
+    assert asked["dtype"] == {**half, "default": torch.float32}
     mapping = asked["quantization_config"].quant_mapping
     assert set(mapping) == {"transformer"} and mapping["transformer"].load_in_8bit
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXPipeline
 from audiox_diffusers.scenes import write_scenes
-from audiox_diffusers.training import Trainer
+from audiox_diffusers.training import FullTuning, LoraTuning, Trainer, parse_args
 from audiox_diffusers.training.validation import Validation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,6 +222,24 @@ def test_frozen_encoders_stay_as_they_were(train, small_model, tmp_path):
         assert_equal(weights(tmp_path / "out", name), weights(small_model, name))
     for name in ("transformer", "conditioner"):
         assert differs(weights(tmp_path / "out", name), weights(small_model, name))
+
+
+def test_frozen_encoders_are_in_half_precision_as_when_sounds_are_made(small_model):
+    """T5 has layers that overflow in float16."""
+
+    def dtypes(pipe: AudioXPipeline, name: str) -> dict[str, torch.dtype]:
+        return {key: parameter.dtype for key, parameter in getattr(pipe, name).named_parameters()}
+
+    half = AudioXPipeline.from_pretrained(small_model, dtype=torch.float16)
+    options = ["--pretrained_model_name_or_path", small_model, "--dataset", "data", "--output_dir", "out"]
+    for tuning in (FullTuning, LoraTuning):
+        args = parse_args([*map(str, options), "--max_train_steps", "1"], tuning)
+        pipe = tuning(args).load_pipeline(torch.float16)
+        for name in ("text_encoder", "image_encoder"):
+            assert dtypes(pipe, name) == dtypes(half, name)
+        assert len(set(dtypes(pipe, "text_encoder").values())) == 2
+        for name in ("vae", "conditioner"):
+            assert set(dtypes(pipe, name).values()) == {torch.float32}
 
 
 @pytest.mark.parametrize("name", ["text_encoder", "image_encoder", "vae"])

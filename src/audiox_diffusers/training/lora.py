@@ -19,7 +19,7 @@ from .arguments import check_above_0, check_at_least, check_share, place
 from .early_stopping import EarlyStopping, build_early_stopping
 from .export import CARD, read_log, staged, upload
 from .lora_card import lora_card, make_samples
-from .parts import ENCODERS, MixedDataset, cast_encoders, enable_gradient_checkpointing, open_pipeline
+from .parts import MixedDataset, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
 from .prior import PriorPreservationStrategy, open_prior_sounds, write_prior_sounds
 from .quantization import QUANTIZATIONS, check_quantization, quantization_config
 from .tuning import FullTuning
@@ -113,11 +113,10 @@ class LoraTuning(FullTuning):
         options = {}
         if args.quantization is not None:
             options["quantization_config"] = quantization_config(args.quantization, frozen_dtype)
-        dtype = {"transformer": frozen_dtype, "default": torch.float32}
-        pipe = open_pipeline(args, dtype, **options)
+        dtypes = {"transformer": frozen_dtype, **frozen_dtypes((), frozen_dtype)}
+        pipe = open_pipeline(args, dtypes, **options)
         # Before all that takes long.
         check_targets(pipe.transformer, self._targets(pipe))
-        cast_encoders(pipe, ENCODERS, frozen_dtype)
         if args.gradient_checkpointing:
             enable_gradient_checkpointing(pipe.transformer)
         return pipe

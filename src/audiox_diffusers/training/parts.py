@@ -17,9 +17,7 @@ from .sources import DatasetSource
 ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 
 
-def open_pipeline(
-    args: argparse.Namespace, dtype: torch.dtype | dict[str, torch.dtype], **options: Any
-) -> AudioXPipeline:
+def open_pipeline(args: argparse.Namespace, dtype: dict[str, torch.dtype], **options: Any) -> AudioXPipeline:
     """
     The pipeline that training starts from, its networks frozen and in evaluation mode.
 
@@ -50,11 +48,13 @@ def open_pipeline(
     return pipe
 
 
-def cast_encoders(pipe: AudioXPipeline, names: tuple[str, ...], dtype: torch.dtype) -> None:
-    """Frozen encoders in `dtype`; the VAE stays as it is."""
-    for name in names:
-        if name != "vae" and getattr(pipe, name) is not None:
-            getattr(pipe, name).to(dtype)
+def frozen_dtypes(trained: tuple[str, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """
+    For [`open_pipeline`]: frozen encoders in `dtype`, except for the layers that overflow in it, which only loading
+    knows; all else in float32, the VAE too.
+    """
+    frozen = {name: dtype for name in ENCODERS if name not in (*trained, "vae")}
+    return {**frozen, "default": torch.float32}
 
 
 def enable_gradient_checkpointing(model: torch.nn.Module) -> None:

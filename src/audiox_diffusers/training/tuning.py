@@ -16,8 +16,8 @@ from .objective import TimestepSampler, objective_for
 from .parts import (
     ENCODERS,
     MixedDataset,
-    cast_encoders,
     enable_gradient_checkpointing,
+    frozen_dtypes,
     open_datasets,
     open_pipeline,
 )
@@ -86,7 +86,7 @@ class FullTuning:
             ValueError: it cannot be loaded, or lacks what is to be trained.
         """
         args = self.args
-        pipe = open_pipeline(args, torch.float32)
+        pipe = open_pipeline(args, frozen_dtypes(self.encoders, frozen_dtype))
         for name in self.names:
             if getattr(pipe, name) is None:
                 raise ValueError(f"--train_{name}: the model has no {name}")
@@ -100,7 +100,6 @@ class FullTuning:
             getattr(pipe, name).requires_grad_(True).train()
             if args.gradient_checkpointing:
                 enable_gradient_checkpointing(getattr(pipe, name))
-        cast_encoders(pipe, tuple(name for name in ENCODERS if name not in self.encoders), frozen_dtype)
         # Nothing that is trained on goes through the decoder.
         pipe.vae.decoder.requires_grad_(False)
         return pipe
