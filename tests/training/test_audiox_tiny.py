@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline
+from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline, AudioXTransformer2DModel
 from audiox_diffusers.bench.items import BENCH_SEED
 from audiox_diffusers.media import MediaBytes, load_audio, load_image, load_video
 from audiox_diffusers.scenes import Event, Scene, write_scenes
@@ -154,3 +154,39 @@ def test_phrases_and_their_tokens(make_model):
     assert torch.equal(told[0], first) and torch.equal(told[-2], last) and torch.equal(told[-1], first)
     assert (targets[0][~mask[0].bool()] == -100).all()
     assert tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == "two bell strikes, then rain"
+
+
+def position_error(transformer) -> float:
+    """How many frames off a linear probe is that reads the place of a frame from what the third block is given."""
+    caught = []
+    hook = transformer.transformer_blocks[3].register_forward_pre_hook(
+        lambda block, args: caught.append(args[0][:, 1:])
+    )
+    noise = torch.randn(32, 32, 100, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        transformer(noise, torch.rand(32, generator=torch.Generator().manual_seed(1)), torch.zeros(32, 1, 160))
+    hook.remove()
+    states = torch.nn.functional.layer_norm(caught[0], (192,))
+    places = torch.arange(100.0).expand(32, -1)
+    features = torch.cat((states, torch.ones(32, 100, 1)), dim=2)
+    probe = torch.linalg.lstsq(features[:24].flatten(0, 1), places[:24].reshape(-1, 1)).solution
+    return (features[24:] @ probe - places[24:, :, None]).abs().mean().item()
+
+
+def test_frames_know_where_they_are(make_model):
+    torch.manual_seed(0)
+    transformer = AudioXTransformer2DModel(
+        sample_size=100,
+        in_channels=32,
+        num_layers=6,
+        attention_head_dim=48,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        cross_attention_input_dim=160,
+        cross_attention_dim=160,
+        time_proj_dim=128,
+        ff_mult=2,
+    )
+    assert position_error(transformer) > 15
+    make_model.start_with_positions(transformer)
+    assert position_error(transformer) < 8

@@ -1,0 +1,35 @@
+"""
+`python training/audiox_tiny/export.py trained` puts a trained pipeline into the package, in half precision.
+
+What is there is replaced, but for the card and the table of sounds.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.embedded import EMBEDDED_MODEL
+
+FOLDER = Path(__file__).parents[2] / "src" / "audiox_diffusers" / "embedded" / EMBEDDED_MODEL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Put a trained pipeline into the package.", allow_abbrev=False)
+    parser.add_argument("source", type=Path, help="folder of the pipeline")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write; by default that of the package")
+    args = parser.parse_args()
+    AudioXPipeline.from_pretrained(args.source).to(torch.float16).save_pretrained(args.output)
+    for path in (args.output / "model_index.json", *args.output.glob("*/config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config.pop("_name_or_path", None)
+        # transformers would load its models as they are stored, and diffusers loads its own in float32.
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
