@@ -275,7 +275,7 @@ def assemble(
         transformer=transformer,
         conditioner=conditioner,
         vae=vae,
-        scheduler=AudioXDPMSolverSDEScheduler(sigma_min=0.03, sigma_max=100.0),
+        scheduler=AudioXDPMSolverSDEScheduler(sigma_min=0.03, sigma_max=100.0, eta=0.0),
         text_encoder=text_encoder,
         tokenizer=tokenizer,
         image_encoder=image_encoder,

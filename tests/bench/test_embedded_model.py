@@ -1,0 +1,25 @@
+"""What the model of the package can do, on the bench: a few of its items, with fixed seeds."""
+
+import pytest
+
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.bench import run_bench
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def scores():
+    pipe = AudioXPipeline.from_pretrained("audiox-tiny")
+    pipe.set_progress_bar_config(disable=True)
+    report = run_bench(pipe, ["text", "vae"], seeds=1, count=16, ceilings=False)
+    return {task: {name: figure.mean for name, figure in figures.items()} for task, figures in report.tasks.items()}
+
+
+def test_text_steers(scores):
+    assert scores["text"]["class, one"] >= 0.6
+    assert scores["text"]["swap"] >= 0.25
+
+
+def test_the_vae_keeps_the_spectrum(scores):
+    assert scores["vae"]["log-mel distance"] < 6
