@@ -1,5 +1,7 @@
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from peft import LoraConfig
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXTransformer2DModel
@@ -115,5 +117,71 @@ def test_compiled_blocks_take_a_context(any_case, steps):
     context = AudioXContext(tensor)
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         found = [model(**step, encoder_hidden_states=context).sample for step in steps]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch._dynamo.reset()
+
+
+def run_steps(model, steps, context, **kwargs) -> torch.Tensor:
+    """The output of each step, in one cache context."""
+    outputs = []
+    with torch.no_grad():
+        for step in steps:
+            with model.cache_context("cond_uncond"):
+                outputs.append(model(**step, encoder_hidden_states=context, **kwargs).sample)
+    return torch.stack(outputs)
+
+
+def offload_each_layer(model):
+    """As sequential offloading does it: weights are on the meta device but while a layer runs."""
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+
+
+def offload_groups(model, **kwargs):
+    model.enable_group_offload(onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), **kwargs)
+
+
+WAYS = {
+    "offload_each_layer": offload_each_layer,
+    "offload_blocks": lambda model: offload_groups(model, offload_type="block_level", num_blocks_per_group=1),
+    "offload_leaves": lambda model: offload_groups(model, offload_type="leaf_level"),
+    "layerwise_casting": lambda model: model.enable_layerwise_casting(torch.bfloat16, torch.float32),
+    "first_block_cache": lambda model: model.enable_cache(FirstBlockCacheConfig(threshold=1e9)),
+    "taylor_cache": lambda model: model.enable_cache(
+        TaylorSeerCacheConfig(
+            cache_interval=2, disable_cache_before_step=1, cache_identifiers=[r"transformer_blocks\.\d+\.attn\d"]
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_context_gives_what_the_tensor_gives(any_case, steps, way):
+    tensor, outputs = any_case.inputs()["encoder_hidden_states"], []
+    for context in (tensor, AudioXContext(tensor)):
+        model = any_case.model()
+        WAYS[way](model)
+        outputs.append(run_steps(model, steps, context))
+    torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
+def test_a_context_knows_the_scale_of_adapters(any_case, steps, scale):
+    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        model.add_adapter(LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
+    kwargs = {"attention_kwargs": {"scale": scale}}
+    expected = run_steps(model, steps, tensor, **kwargs)
+    torch.testing.assert_close(run_steps(model, steps, AudioXContext(tensor), **kwargs), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_transformer_compiled_as_a_whole_takes_a_context(any_case, steps):
+    torch._dynamo.reset()
+    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
+    expected = run_steps(model, steps, tensor)
+    compiled, context = torch.compile(model, fullgraph=True, backend="aot_eager"), AudioXContext(tensor)
+    found = torch.stack([compiled(**step, encoder_hidden_states=context, return_dict=False)[0] for step in steps])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()
