@@ -12,13 +12,22 @@ pytestmark = pytest.mark.slow
 def scores():
     pipe = AudioXPipeline.from_pretrained("audiox-tiny")
     pipe.set_progress_bar_config(disable=True)
-    report = run_bench(pipe, ["text", "vae"], seeds=1, count=16, ceilings=False)
+    report = run_bench(pipe, ["text", "image", "audio", "vae"], seeds=1, count=16, ceilings=False)
     return {task: {name: figure.mean for name, figure in figures.items()} for task, figures in report.tasks.items()}
 
 
 def test_text_steers(scores):
     assert scores["text"]["class, one"] >= 0.6
     assert scores["text"]["swap"] >= 0.25
+
+
+def test_pictures_steer(scores):
+    assert scores["image"]["class"] >= 0.7
+
+
+def test_sound_is_continued_and_filled_in_kind(scores):
+    assert scores["audio"]["continued"] >= 0.7
+    assert scores["audio"]["gap class"] >= 0.7
 
 
 def test_the_vae_keeps_the_spectrum(scores):
