@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline, AudioXTransformer2DModel
+from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline
 from audiox_diffusers.bench.items import BENCH_SEED
 from audiox_diffusers.media import MediaBytes, load_audio, load_image, load_video
 from audiox_diffusers.scenes import Event, Scene, write_scenes
@@ -175,18 +175,7 @@ def position_error(transformer) -> float:
 
 def test_frames_know_where_they_are(make_model):
     torch.manual_seed(0)
-    transformer = AudioXTransformer2DModel(
-        sample_size=100,
-        in_channels=32,
-        num_layers=6,
-        attention_head_dim=48,
-        num_attention_heads=4,
-        num_key_value_attention_heads=2,
-        cross_attention_input_dim=160,
-        cross_attention_dim=160,
-        time_proj_dim=128,
-        ff_mult=2,
-    )
+    transformer = make_model.create_transformer(100, 32)
     assert position_error(transformer) > 15
     make_model.start_with_positions(transformer)
     assert position_error(transformer) < 8

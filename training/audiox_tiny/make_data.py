@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from audiox_diffusers.bench.classifier import CLASSES
 from audiox_diffusers.bench.items import BENCH_SEED
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.scenes import IMPACTS, LASTING, Event, Scene, random_scene, scene_seed
+from audiox_diffusers.scenes import LASTING, Event, Scene, random_scene, scene_seed
 
 SECONDS = 4.0  # of a window
 SAMPLING_RATE = 16000
@@ -37,7 +38,6 @@ SCHEMA = pa.schema(
         ("audio_prompt", pa.binary()),
     ]
 )
-CLASSES = sorted(IMPACTS | LASTING)
 
 
 def as_file(save, suffix: str, *args, **kwargs) -> bytes:

@@ -29,14 +29,14 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.bench.classifier import CLASSES
 from audiox_diffusers.media import resize_frames
 from audiox_diffusers.models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
 from audiox_diffusers.pipelines.conditioning import VIDEO_PROMPT
-from audiox_diffusers.scenes import IMPACTS, LASTING, Scene, random_scene, scene_seed
+from audiox_diffusers.scenes import IMPACTS, Scene, random_scene, scene_seed
 from audiox_diffusers.scenes.pictures import flash
 from audiox_diffusers.schedulers import AudioXDPMSolverSDEScheduler
 
-CLASSES = sorted(IMPACTS | LASTING)
 SECONDS = 4.0
 SEED = 1_000_000  # of the scenes that the encoders learn from
 
@@ -190,6 +190,22 @@ def train_image_encoder(scenes: int, steps: int) -> CLIPVisionModelWithProjectio
     return encoder
 
 
+def create_transformer(sample_size: int, in_channels: int) -> AudioXTransformer2DModel:
+    """The transformer, with random weights, for so many latent frames of so many channels."""
+    return AudioXTransformer2DModel(
+        sample_size=sample_size,
+        in_channels=in_channels,
+        num_layers=6,
+        attention_head_dim=48,
+        num_attention_heads=4,
+        num_key_value_attention_heads=2,
+        cross_attention_input_dim=WIDTH,
+        cross_attention_dim=WIDTH,
+        time_proj_dim=128,
+        ff_mult=2,
+    )
+
+
 @torch.no_grad()
 def start_with_positions(transformer: AudioXTransformer2DModel) -> None:
     """
@@ -257,18 +273,7 @@ def assemble(
     frame, wave = torch.arange(NUM_VIDEO_FRAMES)[:, None], torch.arange(WIDTH // 2)
     angles = frame * math.pi / NUM_VIDEO_FRAMES ** (wave / (WIDTH // 2))
     conditioner.video_proj.temporal_embedding.copy_(torch.cat((angles.sin(), angles.cos()), dim=1)[None])
-    transformer = AudioXTransformer2DModel(
-        sample_size=latents,
-        in_channels=vae.config.decoder_input_channels,
-        num_layers=6,
-        attention_head_dim=48,
-        num_attention_heads=4,
-        num_key_value_attention_heads=2,
-        cross_attention_input_dim=WIDTH,
-        cross_attention_dim=WIDTH,
-        time_proj_dim=128,
-        ff_mult=2,
-    )
+    transformer = create_transformer(latents, vae.config.decoder_input_channels)
     start_with_positions(transformer)
     strengthen_context(transformer)
     return AudioXPipeline(

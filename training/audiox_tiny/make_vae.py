@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from audiox_diffusers.filter_bank import start_from_filter_bank
 from audiox_diffusers.models import AudioXAutoencoderOobleck
-from audiox_diffusers.training.autoencoder import draw_segments, load_sounds
+from audiox_diffusers.training import autoencoder
+from audiox_diffusers.training.autoencoder import HELD_OUT_SEGMENTS, draw_segments, hold_out, load_sounds
 from audiox_diffusers.training.spectral_loss import spectral_loss
 
 CONFIG = Path(__file__).parents[1] / "configs" / "vae_16khz_mono.json"
@@ -75,8 +75,7 @@ def latents_of(sound: torch.Tensor, components: dict[str, torch.Tensor]) -> torc
 @torch.no_grad()
 def create_vae() -> AudioXAutoencoderOobleck:
     """The VAE before training: a bank of filters, each heard at three levels, and a bank of sines 100 Hz apart."""
-    vae = AudioXAutoencoderOobleck.from_config(AudioXAutoencoderOobleck.load_config(CONFIG))
-    start_from_filter_bank(vae)
+    vae = autoencoder.create_vae(CONFIG)
     window = torch.hann_window(WINDOW)
     sample = torch.arange(WINDOW)
 
@@ -104,10 +103,11 @@ def create_vae() -> AudioXAutoencoderOobleck:
 
 
 def training_loss(vae, sound, components, half: str) -> torch.Tensor:
-    latents = latents_of(sound, components)
     if half == "encoder":
-        return F.mse_loss(vae.encode(sound).latent_dist.mean, latents)
-    if half == "both":
+        return F.mse_loss(vae.encode(sound).latent_dist.mean, latents_of(sound, components))
+    if half == "decoder":
+        latents = latents_of(sound, components)
+    else:
         latents = vae.encode(sound).latent_dist.mean.detach()
     latents = latents + SPREAD * torch.randn_like(latents)
     # In the end what is softer than the components can tell is to be as soft as it mostly is.
@@ -127,14 +127,13 @@ def main() -> None:
     torch.manual_seed(0)
     vae = create_vae()
     sounds, _ = load_sounds(args.dataset, vae.config.sampling_rate, vae.config.audio_channels)
-    held_out, sounds = sounds[::10], [sound for index, sound in enumerate(sounds) if index % 10]
+    sounds, held_out = hold_out(sounds)
     components = find_components(sounds, vae.config.decoder_input_channels)
-    test = draw_segments(held_out, SEGMENT * vae.hop_length, 64, 0, -1)
+    test = draw_segments(held_out, SEGMENT * vae.hop_length, HELD_OUT_SEGMENTS, 0, -1)
 
     args.output.mkdir(parents=True, exist_ok=True)
     network = vae.encoder if args.half == "encoder" else vae.decoder
     # Through the saturated snakes of the bank of filters gradients would explode: it stays as it is.
-    network.requires_grad_(True)
     for frozen in (vae.encoder.conv1, vae.encoder.block[0], vae.encoder.block[1].res_unit1.snake1):
         frozen.requires_grad_(False)
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -168,7 +167,6 @@ def main() -> None:
             vae.encoder.conv2.weight[half:] = 0
             vae.encoder.conv2.bias[half:] = math.log(math.expm1(SPREAD))
         vae.save_pretrained(args.output / "vae")
-    save_file(components, args.output / "components.safetensors")
 
 
 if __name__ == "__main__":

@@ -196,6 +196,11 @@ def read_sound(row: dict | BrokenShard, sampling_rate: int, channels: int) -> to
     return sound.half()
 
 
+def hold_out(sounds: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The sounds to train on, and those that are only measured."""
+    return [sound for index, sound in enumerate(sounds) if index % HELD_OUT], sounds[::HELD_OUT]
+
+
 def draw_segments(sounds: list[torch.Tensor], length: int, count: int, *seeds: int) -> torch.Tensor:
     """`[count, channels, length]`: pieces of sounds from anywhere, silence after their end, at levels of -12 to 0 dB."""
     generator = generator_for(*seeds)
@@ -249,8 +254,7 @@ class VaeTrainer:
         sounds, skipped = load_sounds(args.dataset, config.sampling_rate, config.audio_channels)
         if len(sounds) < 2:
             raise ValueError("--dataset has one sound that can be used: at least two are needed, one to be held out")
-        self.held_out = sounds[::HELD_OUT]
-        self.sounds = [sound for index, sound in enumerate(sounds) if index % HELD_OUT]
+        self.sounds, self.held_out = hold_out(sounds)
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
             if skipped:
