@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from positions import HERE, READING_BLOCKS, WAVES, build_in_positions, waves
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
@@ -207,34 +208,6 @@ def create_transformer(sample_size: int, in_channels: int) -> AudioXTransformer2
 
 
 @torch.no_grad()
-def start_with_positions(transformer: AudioXTransformer2DModel) -> None:
-    """
-    Let latent frames know where they are. Rotary embeddings tell tokens how far apart they are, and where the time token
-    is, which is the first; but a network of this size takes thousands of steps to find that out, and until then it does
-    not know which frame of a video is its own.
-
-    The first block gives all tokens a constant, and the time embedding one to the time token. From these, three heads of
-    each of the next two blocks attend to the time token the more, the nearer its distance is to a multiple of a length:
-    sines and cosines of 199, 63 and 35 frames, each put into a direction of its own. All of it goes on to be trained.
-    """
-    blocks, width = transformer.transformer_blocks, transformer.proj_in.out_features
-    here, time, *features = torch.linalg.qr(torch.randn(width, 8))[0].T
-    blocks[0].ff.net[2].bias += 4 * here
-    transformer.time_embed.linear_2.bias += 4 * time
-    half = transformer.rotary_dim // 2
-    for number, feature in enumerate(features):
-        attn, first = blocks[1 + number // 3].attn1, number % 3 * blocks[0].attn1.head_dim
-        rate, phase = (6, 4, 3)[number // 2], math.pi / 2 * (number % 2)
-        for projection in (attn.to_q, attn.to_k, attn.to_v):
-            projection.weight[first : first + attn.head_dim] = 0
-        attn.to_q.weight[first + rate] = 1.3 * here
-        attn.to_k.weight[first + rate] = 1.3 * math.cos(phase) * time
-        attn.to_k.weight[first + rate + half] = 1.3 * math.sin(phase) * time
-        attn.to_v.weight[first] = time
-        attn.to_out[0].weight[:, first] = feature
-
-
-@torch.no_grad()
 def strengthen_context(transformer: AudioXTransformer2DModel) -> None:
     """
     Let the context be heard. As PyTorch starts them, the layers in a row would leave a twentieth of it, and queries and
@@ -245,6 +218,50 @@ def strengthen_context(transformer: AudioXTransformer2DModel) -> None:
     for block in transformer.transformer_blocks:
         block.attn2.to_q.weight *= 2
         block.attn2.to_k.weight *= 3
+
+
+def fit(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+    """The linear map `[D, W]` that takes inputs `[B, N, D]` nearest to the outputs `[N, W]`."""
+    inputs, outputs = inputs.flatten(0, 1), outputs.repeat(len(inputs), 1)
+    return torch.linalg.solve(inputs.T @ inputs + torch.eye(inputs.shape[1]), inputs.T @ outputs)
+
+
+@torch.no_grad()
+def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
+    """
+    Let the first head of cross-attention in the middle blocks start at the frames of the video that are of a latent
+    frame's own time: queries are the waves that blocks are given by `positions`, keys the same waves, as nearly as the
+    context of videos tells them by least squares.
+    """
+    transformer, vae = pipe.transformer, pipe.vae
+    chosen = [random_scene(scene_seed(SEED + 2, index), SECONDS) for index in range(scenes)]
+    videos = [torch.from_numpy(scene.frames(VIDEO_FPS)).permute(0, 3, 1, 2) for scene in chosen]
+    embeds = torch.stack([pipe.embed_frames(resize_frames(video, (PICTURE, PICTURE))) for video in videos])
+    sounds = torch.stack([torch.from_numpy(scene.audio(vae.config.sampling_rate)) for scene in chosen])
+    latents = vae.encode(sounds).latent_dist.mean
+    latent_rate = vae.config.sampling_rate / vae.hop_length
+
+    seen: list[torch.Tensor] = []
+    blocks = transformer.transformer_blocks[READING_BLOCKS]
+    hooks = [block.norm2.register_forward_hook(lambda _, __, output: seen.append(output[:, 1:])) for block in blocks]
+    time = torch.linspace(0.3, 1, scenes)
+    angle = time[:, None, None] * math.pi / 2
+    context = pipe.conditioner(video_embeds=embeds).condition_embeds
+    transformer(angle.cos() * latents + angle.sin() * torch.randn_like(latents), time, context)
+    for hook in hooks:
+        hook.remove()
+
+    latent_waves = waves((torch.arange(latents.shape[2]) + 0.5) / latent_rate, latent_rate, transformer.rotary_dim)
+    frame_waves = waves(torch.arange(NUM_VIDEO_FRAMES) / VIDEO_FPS, latent_rate, transformer.rotary_dim)
+    frame_waves = frame_waves.repeat_interleave(2, dim=0)
+    keys = fit(transformer.context_embed(context)[:, : len(frame_waves)], frame_waves)
+    for block, hidden_states in zip(blocks, seen):
+        attn = block.attn2
+        # Fifteen for each pair of waves that agree, before the softmax.
+        strength = math.sqrt(15 * math.sqrt(attn.head_dim))
+        attn.to_q.weight[: attn.head_dim] = 0
+        attn.to_q.weight[:WAVES, HERE:] = strength * fit(hidden_states[..., HERE:], latent_waves).T
+        attn.to_k.weight[:WAVES] = strength * keys.T
 
 
 @torch.no_grad()
@@ -274,9 +291,9 @@ def assemble(
     angles = frame * math.pi / NUM_VIDEO_FRAMES ** (wave / (WIDTH // 2))
     conditioner.video_proj.temporal_embedding.copy_(torch.cat((angles.sin(), angles.cos()), dim=1)[None])
     transformer = create_transformer(latents, vae.config.decoder_input_channels)
-    start_with_positions(transformer)
+    build_in_positions(transformer)
     strengthen_context(transformer)
-    return AudioXPipeline(
+    pipe = AudioXPipeline(
         transformer=transformer,
         conditioner=conditioner,
         vae=vae,
@@ -287,6 +304,8 @@ def assemble(
         default_num_inference_steps=25,
         default_guidance_scale=3.0,
     )
+    attend_to_own_frames(pipe)
+    return pipe
 
 
 def main() -> None:

@@ -1,0 +1,23 @@
+"""
+Train the transformer and the conditioner of audiox-tiny: `training/train_audiox.py`, but what tells latent frames where
+they are is held.
+"""
+
+import torch
+from positions import hold_positions
+
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.training import FullTuning, main
+
+
+class HeldPositions(FullTuning):
+    """All of transformer and conditioner is trained but for [`positions.build_in_positions`]."""
+
+    def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
+        pipe = super().load_pipeline(frozen_dtype)
+        hold_positions(pipe.transformer, pipe.conditioner)
+        return pipe
+
+
+if __name__ == "__main__":
+    main(tuning=HeldPositions)
