@@ -12,22 +12,34 @@ pytestmark = pytest.mark.slow
 def scores():
     pipe = AudioXPipeline.from_pretrained("audiox-tiny")
     pipe.set_progress_bar_config(disable=True)
-    report = run_bench(pipe, ["text", "image", "audio", "vae"], seeds=1, count=16, ceilings=False)
+    report = run_bench(pipe, ["text", "video", "image", "audio", "silence", "vae"], seeds=1, count=16, ceilings=False)
     return {task: {name: figure.mean for name, figure in figures.items()} for task, figures in report.tasks.items()}
 
 
 def test_text_steers(scores):
-    assert scores["text"]["class, one"] >= 0.6
-    assert scores["text"]["swap"] >= 0.25
+    assert scores["text"]["class, one"] >= 0.8
+    assert scores["text"]["order"] >= 0.4
+    assert scores["text"]["swap"] >= 0.6
+
+
+def test_videos_steer_and_keep_time(scores):
+    assert scores["video"]["onset F1"] >= 0.8
+    assert scores["video"]["class"] >= 0.9
+    assert scores["video"]["count"] >= 0.7
 
 
 def test_pictures_steer(scores):
-    assert scores["image"]["class"] >= 0.7
+    assert scores["image"]["class"] >= 0.9
 
 
 def test_sound_is_continued_and_filled_in_kind(scores):
-    assert scores["audio"]["continued"] >= 0.7
-    assert scores["audio"]["gap class"] >= 0.7
+    assert scores["audio"]["continued"] >= 0.8
+    assert scores["audio"]["gap class"] >= 0.8
+
+
+def test_silence_is_kept(scores):
+    assert scores["silence"]["text"] >= 0.7
+    assert scores["silence"]["video"] >= 0.7
 
 
 def test_the_vae_keeps_the_spectrum(scores):

@@ -58,7 +58,7 @@ SECTIONS = (
     (
         "A gap filled",
         "The sound of an engine is silent from 1.5 to 2.5 seconds. That second is made, the rest stays as it is.",
-        ('edit --audio gap.wav --prompt "an engine" --inpaint 1.5-2.5 --output filled.wav',),
+        ('edit --audio gap.wav --prompt "an engine" --inpaint 1.5-2.5 --seed 1 --output filled.wav',),
     ),
 )
 
