@@ -141,7 +141,7 @@ def main() -> None:
     print("| | ratio | deviation | weights |\n|---|---|---|---|")
     for name in names:
         deviation = (outputs[name] - outputs["plain"]).abs().max() / outputs["plain"].abs().max()
-        share = model_bytes(sides[name].model) / model_bytes(original)
+        share = model_bytes(sides[name].model) / model_bytes(original.model)
         print(f"| {name} | {min(seconds['plain']) / min(seconds[name]):.2f} | {deviation:.0e} | {share:.2f} |")
 
 
