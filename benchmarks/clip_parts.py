@@ -1,11 +1,12 @@
 """
-Where the time of a clip goes: text, video, conditioner, one guided step of the loop, VAE; and the peak memory.
+Where the time and memory of a clip go: text, video, conditioner, one guided step of the loop, VAE.
 
-    python benchmarks/clip_parts.py [--model full|small] [--steps 100] [--dtype float32]
+    python benchmarks/clip_parts.py [--model full|tiny|small] [--steps 100] [--dtype float32]
 
 One clip of a window's length, asked for by text and video. "full" is AudioX at its released size with random weights,
-which needs 8 GB in float32; "small" is `audiox_diffusers.small_model`. The loop is counted as `--steps` times the
-median of three guided steps. Runs on the GPU where there is one.
+which needs 8 GB in float32; "tiny" is audiox-tiny, "small" is `audiox_diffusers.small_model`. The loop is counted as
+`--steps` times the median of three guided steps. Memory is that of a part's weights, and the peak of what it takes
+above all that is there when it begins. Runs on the GPU where there is one, else it needs Linux.
 """
 
 import argparse
@@ -33,19 +34,36 @@ def create_full_pipeline() -> AudioXPipeline:
     return pipe
 
 
-def peak_gigabytes(device: torch.device) -> float:
+MODELS = {
+    "full": create_full_pipeline,
+    "tiny": lambda: AudioXPipeline.from_pretrained("audiox-tiny"),
+    "small": create_small_pipeline,
+}
+
+
+def gigabytes(device: torch.device, peak: bool) -> float:
+    """Memory of the process, or what torch has allocated on the GPU, now or at its peak since `reset_peak`."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e9
+        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 1e9
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 / 1e9
+    return int(status["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e9
+
+
+def reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 @torch.no_grad()
 def measure(pipe: AudioXPipeline, steps: int) -> None:
-    device, seconds = pipe.device, {}
+    device, seconds, memory, peak = pipe.device, {}, {}, gigabytes(pipe.device, peak=True)
 
-    def timed(name: str, run: Callable, rounds: int = 1):
-        times = []
+    def timed(name: str, part: torch.nn.Module, run: Callable, rounds: int = 1):
+        nonlocal peak
+        times, before = [], gigabytes(device, peak=False)
+        reset_peak(device)
         for _ in range(rounds):
             started = time.perf_counter()
             result = run()
@@ -53,15 +71,23 @@ def measure(pipe: AudioXPipeline, steps: int) -> None:
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
         seconds[name] = statistics.median(times)
+        weights = sum(weight.numel() * weight.element_size() for weight in part.parameters()) / 1e9
+        memory[name] = weights, gigabytes(device, peak=True) - before
+        peak = max(peak, gigabytes(device, peak=True))
         return result
 
     config = pipe.conditioner.config
     video = torch.randint(0, 256, (config.num_video_frames, 3, 96, 96), dtype=torch.uint8)
-    text = timed("text encoder", lambda: pipe.encode_prompt(["rain on a tin roof"], device=device)[0])
-    frames = timed("image encoder", lambda: pipe.encode_video(video, device=device))
+    text = timed(
+        "text encoder",
+        pipe.text_encoder,
+        lambda: pipe.encode_prompt(["rain on a tin roof"], device=device)[0],
+    )
+    frames = timed("image encoder", pipe.image_encoder, lambda: pipe.encode_video(video, device=device))
     silence = torch.zeros(1, config.latent_channels, config.num_audio_latents, device=device, dtype=text.dtype)
     context = timed(
         "conditioner",
+        pipe.conditioner,
         lambda: pipe.conditioner(text_embeds=text, video_embeds=frames, audio_latents=silence, return_dict=False)[0],
     )
     transformer = pipe.transformer
@@ -70,29 +96,33 @@ def measure(pipe: AudioXPipeline, steps: int) -> None:
     context = AudioXContext(context.to(transformer.dtype))
     timestep = torch.full((2,), 0.5, device=device)
     transformer(both, timestep, context)
-    timed("guided step", lambda: transformer(both, timestep, context), rounds=3)
-    timed("VAE decoder", lambda: pipe.vae.decode(latents))
-
+    timed("guided step", transformer, lambda: transformer(both, timestep, context), rounds=3)
     seconds[f"loop of {steps} steps"] = steps * seconds["guided step"]
-    total = sum(value for name, value in seconds.items() if name != "guided step")
+    timed("VAE decoder", pipe.vae.decoder, lambda: pipe.vae.decode(latents))
+    pipe.vae.enable_tiling()
+    timed("VAE decoder, in tiles", pipe.vae.decoder, lambda: pipe.vae.decode(latents))
+
+    counted = {name: value for name, value in seconds.items() if name not in ("guided step", "VAE decoder, in tiles")}
+    total = sum(counted.values())
     print(
         f"{torch.get_num_threads()} threads, {device}, {transformer.dtype}; a clip of "
         f"{pipe.window_samples / pipe.vae.config.sampling_rate:.1f} s takes {total:.1f} s\n"
     )
-    print("| part | seconds | share |\n|---|---|---|")
+    print("| part | seconds | share | weights, GB | memory in use, GB |\n|---|---|---|---|---|")
     for name, value in seconds.items():
-        share = "" if name == "guided step" else f"{100 * value / total:.1f} %"
-        print(f"| {name} | {value:.3g} | {share} |")
-    print(f"\npeak memory {peak_gigabytes(device):.1f} GB")
+        share = f"{100 * value / total:.1f} %" if name in counted else ""
+        columns = " | ".join(f"{size:.2f}" for size in memory[name]) if name in memory else " | "
+        print(f"| {name} | {value:.3g} | {share} | {columns} |")
+    print(f"\npeak memory {peak:.1f} GB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=("full", "small"), default="full")
+    parser.add_argument("--model", choices=MODELS, default="full")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     args = parser.parse_args()
-    pipe = create_full_pipeline() if args.model == "full" else create_small_pipeline()
+    pipe = MODELS[args.model]()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipe.to(device)
     if args.dtype != "float32":

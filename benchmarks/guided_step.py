@@ -1,12 +1,13 @@
 """
 A guided step of the full-size AudioX beside the same maths from diffusers' parts, in float32 on a CPU.
 
-    python benchmarks/guided_step.py [--rounds 5] [--layers 24]
+    python benchmarks/guided_step.py [--rounds 5] [--layers 24] [--matmul_precision highest|high|medium]
 
 The other side is diffusers' `StableAudioDiTModel` of the same size, with the same random weights, called as
 `StableAudioPipeline` calls it: latents and contexts of both halves of guidance in one batch, rotary tables made once.
 Both take their steps in turn, in one process, and give the same velocity. Peak memory is that of a process of its own
 for each side. The floor is the time that the step's matrix products would take at the rate of a large one (2048 rows).
+The precision is that of `torch.set_float32_matmul_precision`.
 """
 
 import argparse
@@ -141,6 +142,7 @@ def compare(layers: int, rounds: int) -> None:
             side.step(latents, timestep)
         operations = counter.get_total_flops()
         command = [sys.executable, __file__, "--peak_memory", name, "--layers", str(layers)]
+        command += ["--matmul_precision", torch.get_float32_matmul_precision()]
         peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         median = statistics.median(seconds[name][WARM_UP:])
         print(f"| {name} | {median:.2f} | {operations / 1e9:.0f} | {operations / rate:.2f} | {peak:.2f} |")
@@ -154,8 +156,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=24)
+    parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
     parser.add_argument("--peak_memory", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    torch.set_float32_matmul_precision(args.matmul_precision)
     if args.peak_memory:
         peak_memory(args.peak_memory, args.layers)
     else:

@@ -1,0 +1,207 @@
+"""
+What each trade of exactness for time costs: a table of speed and deviation for audiox-tiny, on a CPU.
+
+    python benchmarks/trades.py [--seeds 2] [--only WORD ...]
+
+All trades make the same sounds (four prompts, each with some seeds) in turns, from text to waveform. Speed is the
+median over the sounds of the plain pipeline's time over that of the trade. Deviations are means over the sounds: of the
+latents, the root mean square of the difference over that of the reference; of the sounds, `log_mel_distance`. They are
+given to the plain pipeline (float32, 25 steps, guidance 3, third order, eta 0) and to the same with 100 steps. "another
+seed" tells how far two sounds of one prompt are apart.
+
+The speeds are of a transformer of 3 M, of which the Python around it is a good part: those of the released size are
+in `step_variants.py`. Rows that need torchao are left out where that is not installed.
+"""
+
+import argparse
+import ast
+import contextlib
+import io
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from diffusers import (
+    FasterCacheConfig,
+    FirstBlockCacheConfig,
+    MagCacheConfig,
+    PyramidAttentionBroadcastConfig,
+    TaylorSeerCacheConfig,
+)
+from diffusers.utils import is_torchao_available
+
+from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
+from audiox_diffusers.media import log_mel_distance
+from audiox_diffusers.training.quantization import quantization_config
+
+MODEL = "audiox-tiny"
+PROMPTS = ("three bell strikes", "rain", "a bird, then a drum", "an engine")
+STEPS = 25
+REFERENCE_STEPS = 100
+
+# A pipeline, and what it is called with.
+Trade = tuple[AudioXPipeline, dict]
+
+
+def load(**kwargs) -> AudioXPipeline:
+    pipe = AudioXPipeline.from_pretrained(MODEL, **kwargs)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def steps(count: int, order: int) -> Trade:
+    pipe = load()
+    pipe.scheduler = AudioXDPMSolverSDEScheduler.from_config(pipe.scheduler.config, solver_order=order)
+    return pipe, {"num_inference_steps": count}
+
+
+def guided(first: int, end: int) -> Trade:
+    """Guidance in the steps `first` to `end` alone. A callback sets it for the step after its own."""
+    pipe = load()
+    scale = pipe.config.default_guidance_scale
+
+    def at(step: int) -> float:
+        return scale if first <= step < end else 1.0
+
+    def set_guidance(pipe: AudioXPipeline, step: int, timestep: torch.Tensor, tensors: dict) -> dict:
+        pipe._guidance_scale = at(step + 1)
+        return tensors
+
+    return pipe, {"guidance_scale": at(0), "callback_on_step_end": set_guidance}
+
+
+def cached(config) -> Trade:
+    pipe = load()
+    pipe.transformer.enable_cache(config)
+    return pipe, {}
+
+
+def mag_cached(threshold: float) -> Trade:
+    """With the ratios of one sound."""
+    pipe, printed = load(), io.StringIO()
+    pipe.transformer.enable_cache(MagCacheConfig(num_inference_steps=STEPS, calibrate=True))
+    with contextlib.redirect_stdout(printed):
+        pipe(PROMPTS[0], generator=torch.Generator().manual_seed(100), output_type="latent")
+    pipe.transformer.disable_cache()
+    ratios = ast.literal_eval(next(line for line in printed.getvalue().splitlines() if line.startswith("[1.0")))
+    pipe.transformer.enable_cache(
+        MagCacheConfig(num_inference_steps=STEPS, threshold=threshold, max_skip_steps=3, mag_ratios=ratios)
+    )
+    return pipe, {}
+
+
+def taylor(interval: int) -> Trade:
+    layers = [r"transformer_blocks\.\d+\.(attn1|attn2|ff)"]
+    return cached(TaylorSeerCacheConfig(cache_interval=interval, cache_identifiers=layers))
+
+
+def skipping(config_class: type, **kwargs) -> Trade:
+    """One of the caches that skip attention in a range of times, here below 0.9."""
+    pipe = load()
+    pipe.transformer.enable_cache(
+        config_class(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(0.0, 0.9),
+            current_timestep_callback=lambda: pipe.scheduler.timesteps[pipe.scheduler.step_index].item(),
+            **kwargs,
+        )
+    )
+    return pipe, {}
+
+
+def layerwise_casting() -> Trade:
+    pipe = load()
+    pipe.transformer.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32)
+    return pipe, {}
+
+
+def compiled() -> Trade:
+    pipe = load()
+    pipe.transformer.compile_repeated_blocks(fullgraph=True)
+    return pipe, {}
+
+
+TRADES: dict[str, Callable[[], Trade]] = {
+    "plain": lambda: (load(), {}),
+    "bfloat16": lambda: (load(dtype=torch.bfloat16), {}),
+    "float16": lambda: (load(dtype=torch.float16), {}),
+    "transformer's weights kept in float8": layerwise_casting,
+    "compile_repeated_blocks()": compiled,
+    "FirstBlockCache, threshold 0.1": lambda: cached(FirstBlockCacheConfig(threshold=0.1)),
+    "FirstBlockCache, threshold 0.2": lambda: cached(FirstBlockCacheConfig(threshold=0.2)),
+    "MagCache, threshold 0.06": lambda: mag_cached(0.06),
+    "MagCache, threshold 0.2": lambda: mag_cached(0.2),
+    "TaylorSeer, every 2nd step": lambda: taylor(2),
+    "TaylorSeer, every 3rd step": lambda: taylor(3),
+    "PyramidAttentionBroadcast": lambda: skipping(
+        PyramidAttentionBroadcastConfig,
+        cross_attention_block_skip_range=3,
+        cross_attention_timestep_skip_range=(0.0, 0.9),
+    ),
+    "FasterCache, attention alone": lambda: skipping(
+        FasterCacheConfig, is_guidance_distilled=True, tensor_format="BCHW"
+    ),
+    "no guidance": lambda: (load(), {"guidance_scale": 1.0}),
+    "guidance in the first half": lambda: guided(0, STEPS // 2),
+    "guidance in the second half": lambda: guided(STEPS // 2, STEPS),
+    "guidance in the middle half": lambda: guided(STEPS // 4, 3 * STEPS // 4),
+}
+if is_torchao_available():
+    TRADES["torchao, int8 weights"] = lambda: (
+        load(quantization_config=quantization_config("torchao_int8", torch.float32)),
+        {},
+    )
+for count, order in itertools.product((10, STEPS, 50, REFERENCE_STEPS), (1, 2, 3)):
+    if (count, order) != (STEPS, 3):
+        TRADES[f"{count} steps, order {order}"] = lambda count=count, order=order: steps(count, order)
+
+
+@torch.no_grad()
+def make(trade: Trade, prompt: str, seed: int) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Seconds, latents and sound."""
+    pipe, kwargs = trade
+    started = time.perf_counter()
+    generator = torch.Generator().manual_seed(seed)
+    latents = pipe(prompt, generator=generator, output_type="latent", **kwargs).audios
+    sound = pipe.vae.decode(latents).sample[0]
+    return time.perf_counter() - started, latents, sound
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="the trades with one of these words in their names")
+    args = parser.parse_args()
+
+    references = ("plain", f"{REFERENCE_STEPS} steps, order 3")
+    names = [name for name in TRADES if name in references or not args.only or any(word in name for word in args.only)]
+    trades = {name: TRADES[name]() for name in names}
+    for trade in trades.values():
+        make(trade, PROMPTS[0], 0)
+    rate = trades["plain"][0].vae.config.sampling_rate
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    deviations: dict[str, list[list[float]]] = {name: [] for name in (*names, "another seed")}
+    for prompt, seed in itertools.product(PROMPTS, range(args.seeds)):
+        made = {name: make(trade, prompt, seed) for name, trade in trades.items()}
+        for name in names:
+            speeds[name].append(made["plain"][0] / made[name][0])
+        made["another seed"] = make(trades["plain"], prompt, 1000 + seed)
+        for name, (_, latents, sound) in made.items():
+            row = []
+            for _, wanted, reference in (made[reference] for reference in references):
+                row.append(((latents - wanted).square().mean() / wanted.square().mean()).sqrt().item())
+                row.append(log_mel_distance(sound, reference, rate))
+            deviations[name].append(row)
+
+    print(f"CPU, {torch.get_num_threads()} threads, {len(PROMPTS) * args.seeds} sounds of {MODEL}\n")
+    print("| | speed | latents, to plain | log-mel, to plain | latents, to 100 steps | log-mel, to 100 steps |")
+    print("|---|---|---|---|---|---|")
+    for name, rows in deviations.items():
+        speed = f"{statistics.median(speeds[name]):.2f}" if name in speeds else ""
+        print(f"| {name} | {speed} | " + " | ".join(f"{statistics.mean(c):.2g}" for c in zip(*rows)) + " |")
+
+
+if __name__ == "__main__":
+    main()
