@@ -153,9 +153,9 @@ def row(batch: Batch, number: int) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def predict(encoder: RecordEncoder, batch: Batch, trained=()) -> torch.Tensor:
+def predict(encoder: RecordEncoder, batch: Batch) -> torch.Tensor:
     timestep = torch.linspace(0.2, 0.9, len(batch.latents))
-    return AudioXTrainingModel(encoder, trained)(batch.noise, timestep, batch)
+    return AudioXTrainingModel(encoder)(batch.noise, timestep, batch)
 
 
 # What a batch holds
@@ -422,18 +422,28 @@ def available(encoder: RecordEncoder) -> tuple[str, ...]:
     return tuple(name for name in names if name != "vae" or not encoder.reads_waveforms)
 
 
-def as_read(sample: Sample) -> Sample:
-    """With the caption that the plan chose alone, as it comes from a reader."""
-    record: Record = sample.record
-    captions = [record.captions[int(sample.plan.caption * len(record.captions))]] if sample.plan.text else []
-    return replace(sample, record=replace(record, captions=captions))
+def with_trained(encoder: RecordEncoder, *names: str) -> RecordEncoder:
+    return RecordEncoder(encoder.pipe, encoder.device, encoder.video_prompt, names)
+
+
+def read_batch(encoder: RecordEncoder, samples: dict[str, Sample]) -> Batch:
+    """With the caption that the plan chose alone, as it comes from a reader, and what the encoder encodes of it."""
+    read = []
+    for sample in samples.values():
+        record: Record = sample.record
+        captions = [record.captions[int(sample.plan.caption * len(record.captions))]] if sample.plan.text else []
+        record = replace(record, captions=captions)
+        (encoded,) = encoder.encode([record])
+        read.append(replace(sample, record=record, encoded=encoded))
+    return maker(encoder).make(read)
 
 
 def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
-    batch = maker(any_encoder).make([as_read(sample) for sample in samples.values()])
+    batch = read_batch(any_encoder, samples)
     frozen, heard = predict(any_encoder, batch), batch.samples[0].record.waveform.clone()
     for name in available(any_encoder):
-        trained = predict(any_encoder, batch, (name,))
+        encoder = with_trained(any_encoder, name)
+        trained = predict(encoder, read_batch(encoder, samples))
         for number, plan_name in enumerate(samples):
             # What the VAE encodes has its span silenced before, and so differs where the span begins and ends.
             tolerance = 0.1 if (name, plan_name) == ("vae", "inpainting") else 1e-4
@@ -441,10 +451,27 @@ def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
     assert all(torch.equal(sample.record.waveform, heard) for sample in batch.samples)
 
 
+@pytest.mark.parametrize(
+    "name, network", [("text_encoder", "encoder"), ("image_encoder", "vision_model"), ("vae", "encoder")]
+)
+def test_trained_encoders_encode_once(encoder, media, name, network):
+    """The VAE twice: the sound to learn, and the prompt."""
+    (sample,) = read(encoder, media, text=True, video=True, audio="previous")
+    record = replace(sample.record, captions=["a bell"], image=None)
+    trained, calls = with_trained(encoder, name), []
+    make = maker(trained).make
+    handle = getattr(getattr(encoder.pipe, name), network).register_forward_hook(lambda *_: calls.append(name))
+    (encoded,) = trained.encode([record])
+    predict(trained, make([replace(sample, record=record, encoded=encoded)]))
+    handle.remove()
+    assert len(calls) == (2 if name == "vae" else 1)
+
+
 def test_gradients_reach_what_is_trained(any_encoder, samples):
-    batch = maker(any_encoder).make([as_read(sample) for sample in samples.values()])
     names = available(any_encoder)
-    model = AudioXTrainingModel(any_encoder, names)
+    trained = with_trained(any_encoder, *names)
+    batch = read_batch(trained, samples)
+    model = AudioXTrainingModel(trained)
     model(batch.noise, torch.full((len(samples),), 0.5), batch).pow(2).mean().backward()
     for module in (model.transformer, model.conditioner, *(model.encoders[name] for name in names)):
         parameters = module.encoder.parameters() if module is any_encoder.pipe.vae else module.parameters()
@@ -456,6 +483,6 @@ def test_gradients_reach_what_is_trained(any_encoder, samples):
 def test_a_vae_without_part_in_the_prompts_is_not_trained(any_encoder):
     if any_encoder.reads_waveforms:
         with pytest.raises(ValueError, match="--train_vae: .* not through the VAE"):
-            AudioXTrainingModel(any_encoder, ("vae",))
+            AudioXTrainingModel(with_trained(any_encoder, "vae"))
     else:
-        assert "vae" in AudioXTrainingModel(any_encoder, ("vae",)).encoders
+        assert "vae" in AudioXTrainingModel(with_trained(any_encoder, "vae")).encoders

@@ -308,6 +308,14 @@ def test_bad_records_are_listed(train, scenes, tmp_path):
     assert [json.loads(line)["skipped"] for line in log] == [0, 1, 1, 1]
 
 
+def test_a_folder_with_the_skipped_rows_of_a_vae_can_be_used_again(train, tmp_path):
+    """They are of no step."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "skipped.jsonl").write_text('{"dataset": "sounds", "row": 3, "reason": "is silent"}\n')
+    assert list(train("out", 1)) == [1]
+    assert (tmp_path / "out" / "skipped.jsonl").read_text() == ""
+
+
 def test_too_many_bad_records_end_the_run(train, scenes):
     with pytest.raises(ValueError, match="--max_bad_records 5.*is too short: 2.0. s, needs 3 s"):
         train("out", 1, "--min_seconds", 3, "--max_bad_records", 5)

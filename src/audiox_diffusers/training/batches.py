@@ -28,7 +28,8 @@ class Batch:
 
     Attributes:
         latents, noise: `[B, C, L]`, float32.
-        embeds: inputs of the conditioner; zeros for what is absent.
+        embeds: inputs of the conditioner; zeros for what is absent, and what stands for absent modalities in the place
+            of what trained encoders give.
         text_mask: `[B, num_text_tokens]`, 0 where a token is masked.
         video_mask: `[B, num_video_frames, num_frame_tokens]`, 0 where a patch is masked.
         context_mask: `[B]`, 0 where the whole context is dropped.
@@ -119,14 +120,16 @@ class BatchMaker:
 
     def _text(self, sample: Sample) -> torch.Tensor:
         plan, embeds = sample.plan, sample.encoded.text_embeds
-        if plan.text:
+        if plan.text and embeds is not None:
             return embeds[int(plan.caption * len(embeds))]
         return self.absent.video_text if plan.video or plan.image else self.absent.no_text
 
     def _pictures(self, sample: Sample, name: str) -> torch.Tensor:
         plan, config = sample.plan, self.config
         if plan.video or plan.image:
-            return getattr(sample.encoded, f"{'video' if plan.video else 'image'}_{name}")
+            embeds = getattr(sample.encoded, f"{'video' if plan.video else 'image'}_{name}")
+            if embeds is not None:
+                return embeds
         if name == "sync_embeds":
             return torch.zeros(config.num_sync_tokens, config.condition_dim)
         return torch.zeros(config.num_video_frames, config.num_frame_tokens, config.condition_dim)
@@ -134,7 +137,7 @@ class BatchMaker:
     def _audio_latents(self, sample: Sample, noise: torch.Tensor) -> torch.Tensor:
         """Zeros without audio where the model has learned tokens for that, the latents of silence where it has not."""
         plan, encoded, length = sample.plan, sample.encoded, self.config.num_audio_latents
-        if plan.audio is None:
+        if plan.audio is None or (plan.audio == "previous" and encoded.previous_mean is None):
             learned = self.config.audio_type == "audio_autoencoder"
             return torch.zeros_like(self.absent.silence) if learned else self.absent.silence
         if plan.audio == "previous":

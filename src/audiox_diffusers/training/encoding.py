@@ -11,7 +11,7 @@ from .records import Pictures, Record
 @dataclass
 class Encoded:
     """
-    What the encoders make of a record; what it lacks is `None`.
+    What the frozen encoders make of a record; what it lacks, or a trained encoder is to give, is `None`.
 
     Attributes:
         latent_mean, latent_std: `[C, N]`, posterior of the sound, at least as long as a window and an audio prompt.
@@ -65,12 +65,15 @@ class RecordEncoder:
         pipe: the pipeline.
         device: where the encoders are.
         video_prompt: the text that a picture has that comes without one.
+        trained: names of the components that [`AudioXTrainingModel`] encodes with, for gradients, instead of `encode`.
+            Of the VAE that is what audio prompts go through; the sound to learn is encoded here.
     """
 
-    def __init__(self, pipe: AudioXPipeline, device: torch.device, video_prompt: str):
+    def __init__(self, pipe: AudioXPipeline, device: torch.device, video_prompt: str, trained: tuple[str, ...] = ()):
         self.pipe = pipe
         self.device = device
         self.video_prompt = video_prompt
+        self.trained = trained
         self.reads_waveforms = pipe.conditioner.config.audio_type == "mel_spec"
 
     @torch.no_grad()
@@ -84,24 +87,30 @@ class RecordEncoder:
 
     @torch.no_grad()
     def encode(self, records: list[Record]) -> list[Encoded]:
-        """What is there of each record."""
+        """What is there of each record, but for what the trained encoders give."""
         mean, std = self.posterior(torch.stack([record.waveform for record in records]))
         encoded = [Encoded(*posterior) for posterior in zip(mean, std, strict=True)]
 
+        if "text_encoder" not in self.trained:
+            self._encode_captions(records, encoded)
+        for record, item in zip(records, encoded, strict=True):
+            for name, pictures in (("video", record.video), ("image", record.image)):
+                if pictures is not None and "image_encoder" not in self.trained:
+                    setattr(item, f"{name}_embeds", self.frames(pictures))
+                if pictures is not None and "sync_encoder" not in self.trained:
+                    setattr(item, f"{name}_sync_embeds", self.sync_frames(pictures))
+            if record.previous is not None and "vae" not in self.trained:
+                self._encode_previous(record, item)
+            if self.reads_waveforms:
+                item.waveform = record.waveform[:, : self.pipe.conditioner.config.audio_prompt_samples]
+        return encoded
+
+    def _encode_captions(self, records: list[Record], encoded: list[Encoded]) -> None:
         texts = [text for record in records for text in record.captions]
         embeds = iter(self.texts(texts) if texts else ())
         for record, item in zip(records, encoded, strict=True):
             if record.captions:
                 item.text_embeds = torch.stack([next(embeds) for _ in record.captions])
-            for name, pictures in (("video", record.video), ("image", record.image)):
-                if pictures is not None:
-                    setattr(item, f"{name}_embeds", self.frames(pictures))
-                    setattr(item, f"{name}_sync_embeds", self.sync_frames(pictures))
-            if record.previous is not None:
-                self._encode_previous(record, item)
-            if self.reads_waveforms:
-                item.waveform = record.waveform[:, : self.pipe.conditioner.config.audio_prompt_samples]
-        return encoded
 
     def _encode_previous(self, record: Record, item: Encoded) -> None:
         if self.reads_waveforms:

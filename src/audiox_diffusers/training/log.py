@@ -1,6 +1,7 @@
 """What is reported of a run, in lines of JSON: each step, and each record that cannot be used."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,4 +28,5 @@ def cut_log(path: Path, step: int) -> None:
 
 def _is_of(line: str, step: int) -> bool:
     # The last one is cut off where the disk was full or the run was killed; its step is taken again.
-    return line.endswith("\n") and json.loads(line)["step"] <= step
+    # What names no step, such as a row that a VAE was not trained on, is of another run.
+    return line.endswith("\n") and json.loads(line).get("step", math.inf) <= step

@@ -13,9 +13,8 @@ class AudioXTrainingModel(nn.Module):
     Conditioner and transformer, and the encoders that are trained with them.
 
     Args:
-        encoder: of the records; its pipeline holds the networks.
-        trained_encoders: names of the pipeline's components that are trained too. The VAE is trained through the audio
-            prompts: latents that the loss itself is measured on must not follow it.
+        encoder: of the records; its pipeline holds the networks, and those that it calls trained are trained too. The
+            VAE is trained through the audio prompts: latents that the loss itself is measured on must not follow it.
         autocast_dtype: of mixed precision, `None` for none. accelerate autocasts neither with FSDP2 nor with DeepSpeed.
 
     Raises:
@@ -25,16 +24,15 @@ class AudioXTrainingModel(nn.Module):
     def __init__(
         self,
         encoder: RecordEncoder,
-        trained_encoders: tuple[str, ...] = (),
         autocast_dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if "vae" in trained_encoders and encoder.reads_waveforms:
+        if "vae" in encoder.trained and encoder.reads_waveforms:
             raise ValueError("--train_vae: the model reads audio prompts as mel spectrograms, not through the VAE")
         pipe = encoder.pipe
         self.transformer = pipe.transformer
         self.conditioner = pipe.conditioner
-        self.encoders = nn.ModuleDict({name: getattr(pipe, name) for name in trained_encoders})
+        self.encoders = nn.ModuleDict({name: getattr(pipe, name) for name in encoder.trained})
         self.autocast_dtype = autocast_dtype
         self._encoder = encoder
         # What FSDP shards one by one where its config names nothing. accelerate refuses names that are not in the model.

@@ -93,7 +93,7 @@ class Trainer:
         datasets = self.tuning.open_datasets()
         sources = [dataset.source for dataset in datasets]
         reader = build_reader(args, pipe, datasets)
-        self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt)
+        self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.tuning.encoders)
         if args.cache_latents is None:
             absent = self.encoder.absent()
         else:
@@ -151,7 +151,7 @@ class Trainer:
         args, accelerator = self.args, self.accelerator
         self.tuning.prepare_model(self.pipe)
         self.strategy.prepare(accelerator)
-        model = AudioXTrainingModel(self.encoder, self.tuning.encoders, half_dtype(accelerator))
+        model = AudioXTrainingModel(self.encoder, half_dtype(accelerator))
         if accelerator.is_fsdp2:
             # It refuses parameters without an axis to shard, such as the gates of the fusion. With one they do the same.
             for parameter in model.parameters():
