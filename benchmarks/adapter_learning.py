@@ -15,8 +15,8 @@ noise, dense in time and frequency, because the distance counts every dB, howeve
 noise that a VAE leaves outweighs all else, and a model that made the clips exactly would be no nearer than another. So it
 is with scenes, of which most is silence; hence the second measure of these.
 
-Then adapters are fused, mixed and unloaded, and it is told how far that is from what it should be. Options that this
-command does not know go to the training; those that come last hold.
+Then the adapter is unloaded, after which the base should be as it was to the last bit, and fused, after which it should
+make what it made before. Options that this command does not know go to the training; those that come last hold.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def distance(sounds: list[np.ndarray], clips: list[Clip], rate: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", nargs="?", default=EMBEDDED_MODEL, help="a folder or a Hub id")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=800)
     options, others = parser.parse_known_args()
 
     pipe = AudioXPipeline.from_pretrained(options.base)
@@ -121,9 +121,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         before = distances()
+        weights = {key: value.clone() for key, value in pipe.transformer.state_dict().items()}
         arguments = ["--pretrained_model_name_or_path", options.base, "--dataset"]
         arguments += [write_zorbles(folder / "clips", seconds, rate), "--output_dir", folder / "adapter"]
-        arguments += ["--max_train_steps", options.steps, "--train_batch_size", 4, "--learning_rate", 2e-3]
+        arguments += ["--max_train_steps", options.steps, "--train_batch_size", 4]
+        arguments += ["--learning_rate", 2e-3, "--lr_scheduler", "cosine"]
         arguments += ["--rank", 16, "--target_modules", *TARGETS]
         arguments += ["--task_weights", *(f"{task}=0" for task in ("inpainting", "completion"))]
         arguments += ["--with_prior_preservation", "--num_class_sounds", 32, "--class_prompt"]
@@ -134,6 +136,13 @@ def main() -> None:
         took = time.perf_counter() - started
         pipe.load_lora_weights(folder / "adapter")
         after = distances()
+        pipe.unload_lora_weights()
+        back = all(torch.equal(value, weights[key]) for key, value in pipe.transformer.state_dict().items())
+        again = distances() == before
+        pipe.load_lora_weights(folder / "adapter")
+        loose = torch.stack(make(pipe, [CAPTION] * BATCH, seconds, output_type="latent"))
+        pipe.fuse_lora()
+        fused = torch.stack(make(pipe, [CAPTION] * BATCH, seconds, output_type="latent"))
 
     print(f"\n{options.steps} steps in {took / 60:.1f} minutes, the sounds of prior preservation among them")
     names = ("new sound", "own captions", "own captions, to scenes through the VAE")
@@ -143,6 +152,8 @@ def main() -> None:
             f"{what}: log-mel distance {first:.3f} before, {last:.3f} after, ratio {last / first:.3f}"
             f" (goal: below {goal:g}), floor {floor:.3f}"
         )
+    print(f"unloaded, the base is as it was: {back}, its distances too: {again}")
+    print(f"fused, latents of about 1 change by at most {(fused - loose).abs().max():.1e} (goal: below 1e-4)")
 
 
 if __name__ == "__main__":
