@@ -266,6 +266,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def one_line(error: Exception) -> str:
+    """The message of an error without its line breaks, or the name of its class if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

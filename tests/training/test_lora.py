@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXPipeline
 from audiox_diffusers.media import load_audio
-from audiox_diffusers.training import LoraTuning, Trainer, export, main, parse_args, quantization
+from audiox_diffusers.training import LoraTuning, Trainer, export, lora, main, parse_args, quantization
 from audiox_diffusers.training.arguments import build_parser
 from audiox_diffusers.training.early_stopping import EarlyStopping
 from audiox_diffusers.training.lora import conditioner_parameters
@@ -520,8 +520,10 @@ def test_quantization_is_asked_for_where_it_cannot_be_had(capsys, monkeypatch):
         monkeypatch.setitem(quantization.QUANTIZATIONS, name, (package, lambda: False))
         assert f"--quantization {name} needs {package}: pip install" in refused(capsys, "--quantization", name)
         monkeypatch.setitem(quantization.QUANTIZATIONS, name, (package, lambda: True))
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name in ("bnb_8bit", "bnb_4bit"):
         assert f"--quantization {name} needs a GPU" in refused(capsys, "--quantization", name)
+    assert parse("--quantization", "torchao_int8").quantization == "torchao_int8"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert parse("--quantization", "bnb_4bit").quantization == "bnb_4bit"
     said = refused(capsys, "--quantization", "bnb_8bit", "--init_lora_weights", "pissa")
@@ -539,6 +541,30 @@ def test_quantization_reaches_the_pipeline(monkeypatch, pipe):
     assert asked["dtype"] == {**half, "default": torch.float32}
     mapping = asked["quantization_config"].quant_mapping
     assert set(mapping) == {"transformer"} and mapping["transformer"].load_in_8bit
+
+
+def test_an_adapter_of_a_quantized_base_is_for_the_whole_one(train_lora, trainers, monkeypatch, pipe, tmp_path):
+    """What diffusers writes into the config of a quantized network is no JSON, and no part of how it is built."""
+    monkeypatch.setitem(quantization.QUANTIZATIONS, "torchao_int8", ("torchao", lambda: True))
+    monkeypatch.setattr(lora, "quantization_config", lambda name, dtype: None)
+    load = AudioXPipeline.from_pretrained
+
+    def load_quantized(*args, quantization_config, **options):
+        quantized = load(*args, **options)
+        quantized.transformer.register_to_config(quantization_config=object())
+        return quantized
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AudioXPipeline, "from_pretrained", load_quantized)
+        train_lora("out", 1, "--quantization", "torchao_int8")
+    assert "quantization_config" not in config_of(tmp_path / "out")["base_model.transformer"]
+    pipe.load_lora_weights(tmp_path / "out")
+
+
+def test_a_quantized_base_and_half_precision_do_not_go_together_on_a_cpu(train_lora, monkeypatch):
+    monkeypatch.setitem(quantization.QUANTIZATIONS, "torchao_int8", ("torchao", lambda: True))
+    with pytest.raises(ValueError, match="--quantization torchao_int8 .*float32.*got --mixed_precision bf16"):
+        train_lora("out", 1, "--quantization", "torchao_int8", "--mixed_precision", "bf16")
 
 
 def test_unknown_modules(train_lora, tmp_path):

@@ -184,18 +184,22 @@ class Bench:
 
     @cached_property
     def scenes(self) -> list[Scene]:
+        """Those with text, video or both to ask for them by."""
         return [self.mixed(index) for index in range(self.count)]
 
     @cached_property
     def scenes_by_text(self) -> list[Item]:
+        """Scenes, asked for by their captions."""
         return [Item(scene, index, prompt=scene.caption()) for index, scene in enumerate(self.scenes)]
 
     @cached_property
     def scenes_by_video(self) -> list[Item]:
+        """The same scenes, asked for by their videos."""
         return [Item(scene, index, video=self.frames(scene)) for index, scene in enumerate(self.scenes)]
 
     @cached_property
     def scenes_by_both(self) -> list[Item]:
+        """The same scenes, asked for by caption and video."""
         return [replace(item, prompt=item.scene.caption()) for item in self.scenes_by_video]
 
     @cached_property
@@ -229,10 +233,12 @@ class Bench:
 
     @cached_property
     def silences_by_text(self) -> list[Item]:
+        """Scenes without events, a quarter as many as there are items, at least one, asked for by their captions."""
         return [Item(scene, index, prompt=scene.caption()) for index, scene in enumerate(self._empty_scenes)]
 
     @cached_property
     def silences_by_video(self) -> list[Item]:
+        """The same, asked for by their videos."""
         return [Item(scene, index, video=self.frames(scene)) for index, scene in enumerate(self._empty_scenes)]
 
     @cached_property
@@ -241,6 +247,7 @@ class Bench:
 
     @property
     def half(self) -> int:
+        """Half as many as there are items, at least one."""
         return max(1, self.count // 2)
 
 

@@ -34,6 +34,7 @@ class Figure:
 
     @classmethod
     def of(cls, scores: Sequence[Score], rendered: Score | None = None, decoded: Score | None = None) -> "Figure":
+        """From the scores of one measure, one a seed, and those of the true sounds and of these through the VAE."""
         values = tuple(score.value for score in scores)
         chances = [score.chance for score in scores if score.chance is not None]
         return cls(
@@ -65,6 +66,7 @@ class Report:
     seconds_per_clip: float
 
     def to_json(self) -> str:
+        """All that it holds, with a line break at the end."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def table(self) -> str:
@@ -109,6 +111,7 @@ class SweepReport:
     rows: list[dict[str, Any]]
 
     def to_json(self) -> str:
+        """All that it holds, with a line break at the end."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def table(self) -> str:
@@ -129,10 +132,12 @@ class SweepReport:
 
 
 def show(value: float | None) -> str:
+    """Three decimals; nothing for `None`."""
     return "" if value is None else f"{value:.3f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """Cells, padded to columns of even width."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     rule = ["-" * width for width in widths]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in (header, rule, *rows)]

@@ -147,6 +147,7 @@ def check_options(tasks: Sequence[str] | None, seeds: int, count: int) -> list[s
 
 
 def open_bench(pipe: AudioXPipeline, count: int, sounds: str | os.PathLike | None) -> Bench:
+    """The items for a pipeline: `count` of each task, with the recordings of `sounds` if that is given."""
     rate = render_rate(pipe.vae.config.sampling_rate)
     return Bench.for_pipeline(pipe, count, None if sounds is None else load_recordings(sounds, rate))
 

@@ -40,4 +40,5 @@ def against_others(
 
 
 def mean(values: Sequence[float]) -> float:
+    """Of at least one value."""
     return sum(values) / len(values)

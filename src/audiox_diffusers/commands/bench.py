@@ -15,6 +15,7 @@ SEEDS, COUNT = 3, 40
 
 
 def run(args: Namespace) -> int:
+    """`audiox bench`; the exit status."""
     if args.sweep:
         given = [name for name in ("steps", "guidance", "eta", "clips") if getattr(args, name) is not None]
         if given:

@@ -16,6 +16,7 @@ from .quiet import quiet_libraries
 
 
 def run(args: Namespace) -> int:
+    """`audiox convert`; the exit status."""
     target = Path(args.target)
     _check_folder(target)
     if args.push_to_hub is not None:

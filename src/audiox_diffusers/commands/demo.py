@@ -64,6 +64,7 @@ SECTIONS = (
 
 
 def run(args: Namespace) -> int:
+    """`audiox demo`; the exit status."""
     folder = Path(args.output)
     sections = [
         Section(title, text, [Example(command, read_request(read_command(command))) for command in commands])
@@ -83,6 +84,7 @@ def run(args: Namespace) -> int:
 
 
 def read_command(command: str) -> Namespace:
+    """The arguments of a command line that is written without `audiox`."""
     return build_parser().parse_args(shlex.split(command))
 
 

@@ -16,6 +16,7 @@ from .sounds import Request, Settings, write
 
 
 def run(args: Namespace) -> int:
+    """`audiox edit`; the exit status."""
     with quiet_libraries():
         make = partial(make_edit, edit=read_edit(args))
         return run_once(args, read_request(args), Settings.from_args(args), make, AudioXInpaintPipeline)

@@ -19,6 +19,7 @@ LEFT_OUT = dict.fromkeys(("transformer", "vae", "text_encoder", "tokenizer", "sc
 
 
 def run(args: Namespace) -> int:
+    """`audiox features`; the exit status."""
     videos, output = [Path(video) for video in args.videos], Path(args.output)
     with quiet_libraries():
         if len(videos) > 1 or output.is_dir():

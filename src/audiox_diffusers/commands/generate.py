@@ -9,6 +9,7 @@ from .sounds import Settings, make
 
 
 def run(args: Namespace) -> int:
+    """`audiox generate`; the exit status."""
     with quiet_libraries():
         if args.batch is not None:
             return batch.run(args)

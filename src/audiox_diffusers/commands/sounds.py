@@ -37,6 +37,7 @@ class Request:
     length: float | None = None
 
     def check(self) -> None:
+        """`ValueError` if the output cannot be written as asked, or nothing is given to make a sound of."""
         suffix = self.output.suffix.lower()
         if suffix not in AUDIO_FORMATS and suffix not in VIDEO_FORMATS:
             known = ", ".join([*AUDIO_FORMATS, *VIDEO_FORMATS])

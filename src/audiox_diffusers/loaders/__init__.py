@@ -5,13 +5,14 @@ from .checkpoint_mapping import (
     fold_weight_norm,
 )
 from .hub_names import on_hub, public_name
-from .lora import CHANGES_BASE, AudioXLoraLoaderMixin
+from .lora import CHANGES_BASE, AudioXLoraLoaderMixin, architecture
 from .original_checkpoint import check_weights, fill_component, load_components, transformer_config
 from .original_config import component_configs
 
 __all__ = [
     "CHANGES_BASE",
     "AudioXLoraLoaderMixin",
+    "architecture",
     "check_weights",
     "component_configs",
     "convert_state_dict",

@@ -1,6 +1,7 @@
 """LoRA adapters: loading, saving, mixing and fusing, as in every pipeline of diffusers."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -317,9 +318,13 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             self.conditioner.unfuse_lora()
 
 
+def architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a network's config tells how it is built, and neither where it came from nor how its weights are kept."""
+    return {key: value for key, value in config.items() if key[0] != "_" and key != "quantization_config"}
+
+
 def _describe(model: torch.nn.Module) -> dict[str, Any]:
-    config = {key: value for key, value in model.config.items() if not key.startswith("_")}
-    return {"_class_name": type(model).__name__, **config}
+    return {"_class_name": type(model).__name__, **architecture(model.config)}
 
 
 def _features(module: torch.nn.Module, side: str) -> int | None:

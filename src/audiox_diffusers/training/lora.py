@@ -101,6 +101,12 @@ class LoraTuning(FullTuning):
                 "an adapter has next to nothing that could be sharded; run without FSDP and DeepSpeed, on one GPU or"
                 " with DDP"
             )
+        quantization, device = self.args.quantization, accelerator.device.type
+        if quantization is not None and device == "cpu" and accelerator.mixed_precision != "no":
+            raise ValueError(
+                f"--quantization {quantization} goes with float32 alone on a CPU, got --mixed_precision"
+                f" {accelerator.mixed_precision}"
+            )
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
         """
@@ -254,7 +260,7 @@ def _add_adapter(group) -> None:
         help="train the conditioner's projections and empty features too, whole; they come into the same file",
     )
     group.add_argument(
-        "--quantization", choices=tuple(QUANTIZATIONS), help="of the base model's transformer; needs a GPU"
+        "--quantization", choices=tuple(QUANTIZATIONS), help="of the base model's transformer; bnb needs a GPU"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from diffusers import ModelMixin
 from transformers import PreTrainedModel
 
+from ..loaders import architecture
 from ..pipelines import AudioXPipeline
 from .arguments import masking_config
 from .model import AudioXTrainingModel
@@ -149,9 +150,9 @@ def configs_of(pipe: AudioXPipeline, names: tuple[str, ...]) -> dict[str, dict[s
 
 
 def config_of(model: ModelMixin | PreTrainedModel) -> dict[str, Any]:
-    """The config of a network, as JSON holds it, without what tells where it was loaded from."""
+    """How a network is built, see [`architecture`], as JSON holds it."""
     config = json.loads(model.config.to_json_string()) if isinstance(model, PreTrainedModel) else dict(model.config)
-    return json.loads(json.dumps({key: value for key, value in config.items() if key[0] != "_"}))
+    return json.loads(json.dumps(architecture(config)))
 
 
 def cache_description(args: argparse.Namespace, pipe: AudioXPipeline, datasets: list[MixedDataset]) -> dict[str, Any]:
