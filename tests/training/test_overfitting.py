@@ -1,9 +1,9 @@
 """A model that has overfitted a few clips makes them when it is asked for them."""
 
 import json
-import operator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,11 +21,17 @@ SCENES = [
 NEXT = SCENES[1:] + SCENES[:1]
 
 
+def sound(number: int) -> np.ndarray:
+    """Of a scene, with noise some 50 dB below full scale, as a recording has it: beside digital silence all is far."""
+    clean = SCENES[number].audio()
+    return clean + 3e-3 * np.random.default_rng(number).standard_normal(clean.shape).astype(np.float32)
+
+
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
     folder, lines = tmp_path_factory.mktemp("clips"), []
-    for number, (heard, other) in enumerate(zip(SCENES, NEXT, strict=True)):
-        save_video(folder / f"{number}.mp4", other.frames(fps=20, size=32), heard.audio(), 16000, fps=20)
+    for number, other in enumerate(NEXT):
+        save_video(folder / f"{number}.mp4", other.frames(fps=20, size=32), sound(number), 16000, fps=20)
         lines.append(json.dumps({"file_name": f"{number}.mp4", "caption": other.caption()}) + "\n")
     (folder / "metadata.jsonl").write_text("".join(lines))
     return folder
@@ -34,24 +40,19 @@ def clips(tmp_path_factory) -> Path:
 def nearest(pipe: AudioXPipeline, **given) -> list[int]:
     """For each prompt the number of the scene whose sound is nearest to the one that is made."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(SCENES))]
-    sounds = torch.stack([torch.from_numpy(heard.audio()) for heard in SCENES])
     found = []
     for made in pipe(**given, generator=generators, num_inference_steps=10, guidance_scale=1.0).audios:
-        distances = [log_mel_distance(made, sound, pipe.vae.config.sampling_rate) for sound in sounds]
+        distances = [
+            log_mel_distance(made, sound(number), pipe.vae.config.sampling_rate) for number in range(len(SCENES))
+        ]
         found.append(distances.index(min(distances)))
     return found
 
 
 @pytest.mark.slow
 def test_an_overfitted_clip_is_made_by_its_caption_and_by_its_video(train, clips, tmp_path):
-    options = [
-        "--pretrained_model_name_or_path",
-        "audiox-tiny",
-        "--dataset",
-        clips,
-        "--cache_latents",
-        tmp_path / "cache",
-    ]
+    options = ["--pretrained_model_name_or_path", "audiox-tiny", "--dataset", clips]
+    options += ["--cache_latents", tmp_path / "cache"]
     options += ["--task_weights", "text_video=0", "image=0", "inpainting=0", "completion=0"]
     options += ["--drop_text_rate", 0, "--drop_video_rate", 0, "--drop_context_rate", 0]
     options += ["--mask_text_rate", 0, "--mask_video_rate", 0]
@@ -59,11 +60,10 @@ def test_an_overfitted_clip_is_made_by_its_caption_and_by_its_video(train, clips
     options += ["--train_batch_size", len(SCENES), "--learning_rate", 1e-3, "--adam_beta2", 0.98]
     options += ["--lr_scheduler", "cosine", "--lr_warmup_steps", 20]
     losses = list(train("out", 250, *options).values())
-    assert sum(losses[-20:]) < 0.4 * sum(losses[:20])
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
 
     pipe = AudioXPipeline.from_pretrained(tmp_path / "out")
     pipe.set_progress_bar_config(disable=True)
-    right = range(len(SCENES))
-    # One may be taken for another of its kind; before training none is right.
-    for given in ({"prompt": [other.caption() for other in NEXT]}, {"video": [clips / f"{n}.mp4" for n in right]}):
-        assert sum(map(operator.eq, nearest(pipe, **given), right)) >= len(SCENES) - 1
+    right = list(range(len(SCENES)))
+    assert nearest(pipe, prompt=[other.caption() for other in NEXT]) == right
+    assert nearest(pipe, video=[clips / f"{number}.mp4" for number in right]) == right
