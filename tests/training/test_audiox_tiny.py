@@ -225,6 +225,11 @@ def test_heads_look_at_the_frame_of_their_time(untrained):
     assert attention_to_own_frame(untrained, 5) < 0.3
 
 
+def test_the_model_of_the_package_still_does():
+    pipe = AudioXPipeline.from_pretrained("audiox-tiny")
+    assert min(attention_to_own_frame(pipe, block) for block in (2, 3, 4)) > 0.9
+
+
 @pytest.mark.slow
 def test_positions_are_held_while_the_rest_is_trained(untrained, data, tmp_path, monkeypatch):
     untrained.save_pretrained(tmp_path / "base")

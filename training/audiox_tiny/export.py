@@ -19,9 +19,14 @@ FOLDER = Path(__file__).parents[2] / "src" / "audiox_diffusers" / "embedded" / E
 def main() -> None:
     parser = argparse.ArgumentParser(description="Put a trained pipeline into the package.", allow_abbrev=False)
     parser.add_argument("source", type=Path, help="folder of the pipeline")
+    parser.add_argument("--encoders", type=Path, required=True, help="folder of the pipeline with T5 and CLIP")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write; by default that of the package")
     args = parser.parse_args()
-    AudioXPipeline.from_pretrained(args.source).to(torch.float16).save_pretrained(args.output)
+    base = AudioXPipeline.from_pretrained(args.encoders)
+    pipe = AudioXPipeline.from_pretrained(
+        args.source, text_encoder=base.text_encoder, image_encoder=base.image_encoder
+    )
+    pipe.to(torch.float16).save_pretrained(args.output)
     for path in (args.output / "model_index.json", *args.output.glob("*/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)

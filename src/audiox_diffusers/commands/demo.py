@@ -57,7 +57,8 @@ SECTIONS = (
     ),
     (
         "A gap filled",
-        "The sound of an engine is silent from 1.5 to 2.5 seconds. That second is made, the rest stays as it is.",
+        "The sound of an engine is silent from 1.5 to 2.5 seconds. That second is made, the rest stays as it is."
+        " Of four seeds one leaves half of it silent; this is another.",
         ('edit --audio gap.wav --prompt "an engine" --inpaint 1.5-2.5 --seed 1 --output filled.wav',),
     ),
 )
