@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.embedded import EMBEDDED_MODEL
 from audiox_diffusers.media import log_mel_distance, save_audio
 from audiox_diffusers.scenes import random_scene
@@ -60,7 +61,7 @@ def zorble(seed: int, seconds: float, rate: int) -> np.ndarray:
     sound = np.zeros((frames + 1) * hop)
     for frame, piece in enumerate(pieces):
         sound[frame * hop : frame * hop + 2 * hop] += piece
-    return (0.3 * sound[:count] / np.abs(sound[:count]).max() * 3).clip(-1, 1).astype(np.float32)
+    return (0.9 * sound[:count] / np.abs(sound[:count]).max()).astype(np.float32)
 
 
 def write_zorbles(folder: Path, seconds: float, rate: int) -> Path:
@@ -84,19 +85,16 @@ def make(pipe: AudioXPipeline, captions: list[str], seconds: float, **options) -
     return sounds
 
 
-@torch.no_grad()
 def through_vae(pipe: AudioXPipeline, clips: list[Clip]) -> list[Clip]:
     """The clips as the VAE gives them back."""
-    back = []
-    for clip in clips:
-        latents = pipe.vae.encode(torch.from_numpy(clip.sound)[None]).latent_dist.mode()
-        back.append(Clip(clip.caption, pipe.vae.decode(latents).sample[0, :, : clip.sound.shape[-1]].numpy()))
-    return back
+    return [Clip(clip.caption, reconstruct(pipe.vae, clip.sound)) for clip in clips]
 
 
 def distance(sounds: list[np.ndarray], clips: list[Clip], rate: int) -> float:
     """The mean log-mel distance of sounds to the clips in the same places."""
-    return float(np.mean([log_mel_distance(sound, clip.sound, rate) for sound, clip in zip(sounds, clips)]))
+    return float(
+        np.mean([log_mel_distance(sound, clip.sound, rate) for sound, clip in zip(sounds, clips, strict=True)])
+    )
 
 
 def main() -> None:
@@ -146,7 +144,8 @@ def main() -> None:
 
     print(f"\n{options.steps} steps in {took / 60:.1f} minutes, the sounds of prior preservation among them")
     names = ("new sound", "own captions", "own captions, to scenes through the VAE")
-    floors = [distance([c.sound for c in back], clips, rate) for back, clips in ((new_back, new), (own_back, own))]
+    pairs = ((new_back, new), (own_back, own))
+    floors = [distance([clip.sound for clip in found], clips, rate) for found, clips in pairs]
     for what, first, last, floor, goal in zip(names, before, after, [*floors, 0.0], (0.33, 1.1, 1.1)):
         print(
             f"{what}: log-mel distance {first:.3f} before, {last:.3f} after, ratio {last / first:.3f}"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from model_sizes import components
+from process_memory import process_gigabytes
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
 from audiox_diffusers.models import AudioXContext
@@ -45,8 +46,7 @@ def gigabytes(device: torch.device, peak: bool) -> float:
     """Memory of the process, or what torch has allocated on the GPU, now or at its peak since `reset_peak`."""
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 1e9
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM" if peak else "VmRSS"].split()[0]) * 1024 / 1e9
+    return process_gigabytes("VmHWM" if peak else "VmRSS")
 
 
 def reset_peak(device: torch.device) -> None:

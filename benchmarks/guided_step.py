@@ -15,11 +15,11 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
 from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from process_memory import process_gigabytes
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiox_diffusers import AudioXTransformer2DModel
@@ -97,9 +97,7 @@ def peak_memory(name: str, layers: int) -> None:
     side.start(context)
     for time_left in (0.9, 0.6, 0.3):
         side.step(latents, torch.tensor([time_left]))
-    # Not of `resource`: a process inherits that of the one that started it.
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    print(int(status["VmHWM"].split()[0]) * 1024 / 1e9)
+    print(process_gigabytes("VmHWM"))
 
 
 @torch.no_grad()

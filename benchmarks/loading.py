@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from clip_parts import create_full_pipeline
+from process_memory import process_gigabytes
 
 from audiox_diffusers import AudioXPipeline
 
@@ -25,15 +26,10 @@ from audiox_diffusers import AudioXPipeline
 ROWS = (("float32", None), ("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16"))
 
 
-def gigabytes(status: str) -> float:
-    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(lines[status].split()[0]) * 1024 / 1e9
-
-
 @torch.no_grad()
 def load(folder: Path, dtype: str | None) -> None:
     """Print seconds, private memory after it, and the peak of resident memory, in GB above that of the imports."""
-    before, peak_before = gigabytes("RssAnon"), gigabytes("VmHWM")
+    before, peak_before = process_gigabytes("RssAnon"), process_gigabytes("VmHWM")
     started = time.perf_counter()
     pipe = AudioXPipeline.from_pretrained(folder, dtype=None if dtype is None else getattr(torch, dtype))
     seconds = time.perf_counter() - started
@@ -41,7 +37,7 @@ def load(folder: Path, dtype: str | None) -> None:
         if isinstance(component, torch.nn.Module):
             for weight in component.parameters():
                 weight.sum()
-    print(seconds, gigabytes("RssAnon") - before, gigabytes("VmHWM") - peak_before)
+    print(seconds, process_gigabytes("RssAnon") - before, process_gigabytes("VmHWM") - peak_before)
 
 
 def save(folder: Path) -> None:

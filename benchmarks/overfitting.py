@@ -14,6 +14,7 @@ import json
 import mimetypes
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,11 @@ import torch
 import torch.nn.functional as F
 
 from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.media import load_audio, log_mel_distance
 from audiox_diffusers.training import Trainer, parse_args
+from audiox_diffusers.training.export import read_log
+from audiox_diffusers.training.log import LOG
 from audiox_diffusers.training.masking import TASKS
 
 TRAINED = ("text", "video")
@@ -66,7 +70,7 @@ def train(
     arguments += ["--lr_scheduler", "cosine", "--lr_warmup_steps", 20]
     arguments += ["--dataloader_num_workers", 0, "--checkpointing_steps", 10**9]
     Trainer(parse_args([*map(str, arguments), *others])).train()
-    return [json.loads(line)["loss"] for line in (output / "log.jsonl").read_text().splitlines()]
+    return [report["loss"] for report in read_log(output / LOG)]
 
 
 def make(pipe: AudioXPipeline, asked: list[Clip], text: bool) -> np.ndarray:
@@ -76,16 +80,7 @@ def make(pipe: AudioXPipeline, asked: list[Clip], text: bool) -> np.ndarray:
     return pipe(**given, generator=generators, guidance_scale=1.0).audios
 
 
-@torch.no_grad()
-def through_vae(pipe: AudioXPipeline, clips: list[Clip]) -> torch.Tensor:
-    """The clips as nothing that is made can be nearer: `[clips, channels, window_samples]`."""
-    latents = pipe.vae.encode(torch.stack([clip.sound for clip in clips])).latent_dist.mode()
-    return pipe.vae.decode(latents).sample
-
-
-def distances(
-    made: np.ndarray | torch.Tensor, asked: list[Clip], clips: list[Clip], sampling_rate: int
-) -> torch.Tensor:
+def distances(made: Iterable[np.ndarray], asked: list[Clip], clips: list[Clip], sampling_rate: int) -> torch.Tensor:
     """From what is made for each asked clip to each clip, over the seconds that the asked one lasts: `[asked, clips]`."""
     rows = []
     for sound, right in zip(made, asked, strict=True):
@@ -133,7 +128,8 @@ def main() -> None:
                 print_row(
                     f"{what} alone, {when}", distances(make(pipe, asked, what == "caption"), asked, clips, rate), rows
                 )
-    print_row("the clips, through the VAE", distances(through_vae(after, clips), clips, clips, rate), everything)
+    through_vae = [reconstruct(after.vae, clip.sound.numpy()) for clip in clips]
+    print_row("the clips, through the VAE", distances(through_vae, clips, clips, rate), everything)
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def make_vae():
 
 
 @pytest.fixture(scope="module")
-def make_model(scripts_find_each_other):
+def make_model():
     return load_script("make_model")
 
 
@@ -233,25 +233,11 @@ def test_the_model_of_the_package_still_does():
 @pytest.mark.slow
 def test_positions_are_held_while_the_rest_is_trained(untrained, data, tmp_path, monkeypatch):
     untrained.save_pretrained(tmp_path / "base")
-    options = [
-        "--pretrained_model_name_or_path",
-        tmp_path / "base",
-        "--dataset",
-        data,
-        "--output_dir",
-        tmp_path / "out",
-    ]
+    options = ["--pretrained_model_name_or_path", tmp_path / "base", "--dataset", data]
+    options += ["--output_dir", tmp_path / "out"]
     options += ["--train_batch_size", 4, "--max_train_steps", 3, "--dataloader_num_workers", 0]
-    options += [
-        "--lr_warmup_steps",
-        0,
-        "--adam_weight_decay",
-        0,
-        "--learning_rate",
-        "1e-2",
-        "--task_weights",
-        "video=4",
-    ]
+    options += ["--lr_warmup_steps", 0, "--adam_weight_decay", 0, "--learning_rate", "1e-2"]
+    options += ["--task_weights", "video=4"]
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, options)])
     train = load_script("train")
     train.main(tuning=train.HeldPositions)

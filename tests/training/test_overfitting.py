@@ -40,11 +40,9 @@ def clips(tmp_path_factory) -> Path:
 def nearest(pipe: AudioXPipeline, **given) -> list[int]:
     """For each prompt the number of the scene whose sound is nearest to the one that is made."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(SCENES))]
-    found = []
+    sounds, found = [sound(number) for number in range(len(SCENES))], []
     for made in pipe(**given, generator=generators, num_inference_steps=10, guidance_scale=1.0).audios:
-        distances = [
-            log_mel_distance(made, sound(number), pipe.vae.config.sampling_rate) for number in range(len(SCENES))
-        ]
+        distances = [log_mel_distance(made, right, pipe.vae.config.sampling_rate) for right in sounds]
         found.append(distances.index(min(distances)))
     return found
 

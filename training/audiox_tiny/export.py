@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 import torch
+from transformers import CLIPVisionModelWithProjection, T5EncoderModel
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.embedded import EMBEDDED_MODEL
@@ -22,9 +23,10 @@ def main() -> None:
     parser.add_argument("--encoders", type=Path, required=True, help="folder of the pipeline with T5 and CLIP")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write; by default that of the package")
     args = parser.parse_args()
-    base = AudioXPipeline.from_pretrained(args.encoders)
     pipe = AudioXPipeline.from_pretrained(
-        args.source, text_encoder=base.text_encoder, image_encoder=base.image_encoder
+        args.source,
+        text_encoder=T5EncoderModel.from_pretrained(args.encoders, subfolder="text_encoder"),
+        image_encoder=CLIPVisionModelWithProjection.from_pretrained(args.encoders, subfolder="image_encoder"),
     )
     pipe.to(torch.float16).save_pretrained(args.output)
     for path in (args.output / "model_index.json", *args.output.glob("*/config.json")):

@@ -1,6 +1,6 @@
 """
 The model that audiox-tiny is trained from: a tokenizer, a T5 and a CLIP that know scenes, a trained VAE, and a
-conditioner and a transformer with random weights.
+conditioner and a transformer whose weights are random but for what `positions.py` tells of.
 
 `python training/audiox_tiny/make_model.py base --data data.parquet --vae vae/vae` writes it as a pipeline.
 
@@ -37,6 +37,7 @@ from audiox_diffusers.pipelines.conditioning import VIDEO_PROMPT
 from audiox_diffusers.scenes import IMPACTS, Scene, random_scene, scene_seed
 from audiox_diffusers.scenes.pictures import flash
 from audiox_diffusers.schedulers import AudioXDPMSolverSDEScheduler
+from audiox_diffusers.training.objective import objective_for
 
 SECONDS = 4.0
 SEED = 1_000_000  # of the scenes that the encoders learn from
@@ -245,9 +246,9 @@ def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
     blocks = transformer.transformer_blocks[READING_BLOCKS]
     hooks = [block.norm2.register_forward_hook(lambda _, __, output: seen.append(output[:, 1:])) for block in blocks]
     time = torch.linspace(0.3, 1, scenes)
-    angle = time[:, None, None] * math.pi / 2
+    noised = objective_for(pipe.scheduler).add_noise(latents, torch.randn_like(latents), time)
     context = pipe.conditioner(video_embeds=embeds).condition_embeds
-    transformer(angle.cos() * latents + angle.sin() * torch.randn_like(latents), time, context)
+    transformer(noised, time, context)
     for hook in hooks:
         hook.remove()
 
@@ -255,7 +256,7 @@ def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
     frame_waves = waves(torch.arange(NUM_VIDEO_FRAMES) / VIDEO_FPS, latent_rate, transformer.rotary_dim)
     frame_waves = frame_waves.repeat_interleave(2, dim=0)
     keys = fit(transformer.context_embed(context)[:, : len(frame_waves)], frame_waves)
-    for block, hidden_states in zip(blocks, seen):
+    for block, hidden_states in zip(blocks, seen, strict=True):
         attn = block.attn2
         # Fifteen for each pair of waves that agree, before the softmax.
         strength = math.sqrt(15 * math.sqrt(attn.head_dim))

@@ -5,8 +5,8 @@ Rotary embeddings tell tokens how far apart they are, and where the time token i
 size of audiox-tiny takes thousands of steps to make of that which frame of a video is its own, and unlearns in a hundred
 what it is given and does not use yet.
 
-`WAVES` and two more channels of the hidden states are kept for it. All frames have a constant in one, the time token in
-another. From these, the self-attention of the second and third block attends to the time token the more, the nearer its
+`WAVES` and two more channels of the hidden states are kept for it. All tokens have a constant in one, the time token
+alone in another. From these, the self-attention of the second and third block attends to the time token the more, the nearer its
 distance is to a multiple of a length: sines and cosines of 8, 2.5, 1.4 and 0.8 seconds. In the third to the fifth block
 the first head of the cross-attention has them as its queries.
 
@@ -23,7 +23,7 @@ from audiox_diffusers.models import AudioXConditioner, AudioXTransformer2DModel
 
 RATES = (6, 4, 3, 2)  # of the rotations of the transformer's heads
 WAVES = 2 * len(RATES)
-HERE, TIME = -WAVES - 2, -WAVES - 1  # channels of the constants of frames and of the time token
+HERE, TIME = -WAVES - 2, -WAVES - 1  # channels of the constants of all tokens and of the time token
 # Large, beside what training adds to the hidden states: layer norms divide by the size of all of it.
 HERE_SIZE, TIME_SIZE = 16.0, 150.0
 SHARPNESS, LOUDNESS = 0.25, 8.0
@@ -73,8 +73,8 @@ def build_in_positions(transformer: AudioXTransformer2DModel) -> None:
 
 def hold_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXConditioner) -> None:
     """
-    Let what [`build_in_positions`] built in, what reads it, and the context of videos that it is compared with, get no
-    gradients.
+    Let what [`build_in_positions`] built in, what reads it, and the context that it is compared with, get no gradients:
+    of videos all of it, of text and sound its projection.
     """
     blocks = transformer.transformer_blocks
     # A time token that grew would drown the constant in it.

@@ -21,11 +21,7 @@ class AudioXTrainingModel(nn.Module):
         ValueError: the VAE is to be trained, and the model reads audio prompts without it.
     """
 
-    def __init__(
-        self,
-        encoder: RecordEncoder,
-        autocast_dtype: torch.dtype | None = None,
-    ):
+    def __init__(self, encoder: RecordEncoder, autocast_dtype: torch.dtype | None = None):
         super().__init__()
         if "vae" in encoder.trained and encoder.reads_waveforms:
             raise ValueError("--train_vae: the model reads audio prompts as mel spectrograms, not through the VAE")
