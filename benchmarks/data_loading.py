@@ -17,7 +17,7 @@ import torch
 from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.small_model import create_small_pipeline
 from audiox_diffusers.training import Trainer, parse_args
-from audiox_diffusers.training.loading import RecordBatches, load_batches
+from audiox_diffusers.training.data.loading import RecordBatches, load_batches
 
 BATCH = 8
 

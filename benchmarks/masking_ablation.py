@@ -24,7 +24,7 @@ from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import load_audio, log_mel_distance
 from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.training import Trainer, parse_args
-from audiox_diffusers.training.masking import TASKS
+from audiox_diffusers.training.data.masking import TASKS
 from audiox_diffusers.training.objective import VelocityObjective, diffusion_loss
 
 CLASSES = ("bell", "drum", "rain", "siren")

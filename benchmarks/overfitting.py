@@ -26,9 +26,9 @@ from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.media import load_audio, log_mel_distance
 from audiox_diffusers.training import Trainer, parse_args
+from audiox_diffusers.training.data.masking import TASKS
 from audiox_diffusers.training.export import read_log
 from audiox_diffusers.training.log import LOG
-from audiox_diffusers.training.masking import TASKS
 
 TRAINED = ("text", "video")
 HIDING = ("drop_text_rate", "drop_video_rate", "mask_text_rate", "mask_video_rate", "drop_context_rate")

@@ -34,7 +34,7 @@ from diffusers.utils import is_torchao_available
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
 from audiox_diffusers.media import log_mel_distance
-from audiox_diffusers.training.quantization import quantization_config
+from audiox_diffusers.training.methods.quantization import quantization_config
 
 MODEL = "audiox-tiny"
 PROMPTS = ("three bell strikes", "rain", "a bird, then a drum", "an engine")

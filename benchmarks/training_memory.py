@@ -43,7 +43,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from audiox_diffusers.models.attention_audiox import AudioXEncoderBlock
 from audiox_diffusers.models.transformer_audiox import AudioXTransformerBlock
 from audiox_diffusers.models.transformer_audiox_mm import AudioXMMTransformerBlock
-from audiox_diffusers.training.lora import TARGETS
+from audiox_diffusers.training.methods.lora import TARGETS
 
 GPUS = 8
 RESERVE = 2e9

@@ -1,6 +1,6 @@
 """Numbers as training data. Worker processes import this module."""
 
-from audiox_diffusers.training.records import BadRecord
+from audiox_diffusers.training.data.records import BadRecord
 
 
 class Numbers:

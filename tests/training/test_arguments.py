@@ -6,7 +6,7 @@ import pytest
 
 from audiox_diffusers.training import FullTuning, arguments, main, parse_args
 from audiox_diffusers.training.arguments import MASKING_RATES, build_parser, masking_config
-from audiox_diffusers.training.masking import TASKS, MaskingConfig
+from audiox_diffusers.training.data.masking import TASKS, MaskingConfig
 
 NEEDED = ["--pretrained_model_name_or_path", "model", "--dataset", "data", "--output_dir", "out"]
 NEEDED += ["--max_train_steps", "10"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from audiox_diffusers.media import MediaError, load_audio, save_audio
-from audiox_diffusers.training.sources import DatasetSource
+from audiox_diffusers.training.data.sources import DatasetSource
 
 FOLDER = Path(__file__).resolve().parents[2] / "training" / "free_sounds"
 COLUMNS = ["package", "path", "caption", "licence", "copyright"]

@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from audiox_diffusers.models import AudioXAutoencoderOobleck
-from audiox_diffusers.training import autoencoder
-from audiox_diffusers.training.autoencoder import HELD_OUT_SEGMENTS, draw_segments, hold_out, load_sounds
-from audiox_diffusers.training.spectral_loss import spectral_loss
+from audiox_diffusers.training.vae import trainer as autoencoder
+from audiox_diffusers.training.vae.loss import spectral_loss
+from audiox_diffusers.training.vae.trainer import HELD_OUT_SEGMENTS, draw_segments, hold_out, load_sounds
 
 CONFIG = Path(__file__).parents[1] / "configs" / "vae_16khz_mono.json"
 HOP, WINDOW, BANDS = 160, 320, 80  # samples, samples, of 100 Hz

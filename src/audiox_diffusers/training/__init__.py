@@ -5,9 +5,9 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from . import arguments
-from .lora import LoraTuning
+from .methods.full import FullTuning
+from .methods.lora import LoraTuning
 from .trainer import Trainer
-from .tuning import FullTuning
 
 __all__ = ["FullTuning", "LoraTuning", "Trainer", "main", "parse_args"]
 

@@ -9,9 +9,9 @@ from typing import Any
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
 from ..pipelines.conditioning import VIDEO_PROMPT
+from .data.masking import TASKS, MaskingConfig
+from .data.records import COLUMNS
 from .lr_schedules import LR_SCHEDULERS
-from .masking import TASKS, MaskingConfig
-from .records import COLUMNS
 
 MASKING_RATES = {
     "drop_text_rate": "share of captions that are dropped",

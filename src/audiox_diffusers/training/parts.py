@@ -11,9 +11,9 @@ from transformers import PreTrainedModel
 from ..loaders import architecture
 from ..pipelines import AudioXPipeline
 from .arguments import masking_config
-from .model import AudioXTrainingModel
-from .records import COLUMNS, RecordReader, WindowSpec
-from .sources import DatasetSource
+from .data.records import COLUMNS, RecordReader, WindowSpec
+from .data.sources import DatasetSource
+from .methods.model import AudioXTrainingModel
 
 ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 

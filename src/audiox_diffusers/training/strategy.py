@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 
-from .batches import Batch
+from .data.batches import Batch
 from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjective, diffusion_loss
 
 

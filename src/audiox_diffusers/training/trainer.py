@@ -22,15 +22,16 @@ from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from .arguments import as_json, masking_config
-from .batches import Batch, BatchMaker, Sample
 from .checkpoints import open_checkpoint, save_checkpoint, write_json, write_run
-from .encoding import RecordEncoder
+from .data.batches import Batch, BatchMaker, Sample
+from .data.encoding import RecordEncoder
+from .data.latent_cache import CacheReader, read_absent, write_cache
+from .data.loading import LoadedBatch, RecordBatches, load_batches
 from .interruption import Interruption, stopped_at
-from .latent_cache import CacheReader, read_absent, write_cache
-from .loading import LoadedBatch, RecordBatches, load_batches
 from .log import LOG, SKIPPED, cut_log, write_report
 from .lr_schedules import get_lr_scheduler
-from .model import AudioXTrainingModel
+from .methods.full import FullTuning
+from .methods.model import AudioXTrainingModel
 from .parts import (
     ENCODERS,
     build_optimizer,
@@ -38,7 +39,6 @@ from .parts import (
     cache_description,
     configs_of,
 )
-from .tuning import FullTuning
 from .validation import Validation
 
 DATA = "data-{}.json"

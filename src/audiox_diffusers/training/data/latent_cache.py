@@ -20,7 +20,7 @@ from safetensors.torch import load, load_file, save, save_file
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from ..media.files import replacing
+from ...media.files import replacing
 from .batches import Sample
 from .encoding import Absent, Encoded, RecordEncoder
 from .loading import start_workers

@@ -13,16 +13,16 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
-from ..loaders import CHANGES_BASE, public_name
-from ..pipelines import AudioXPipeline
-from .arguments import check_above_0, check_at_least, check_share, place
+from ...loaders import CHANGES_BASE, public_name
+from ...pipelines import AudioXPipeline
+from ..arguments import check_above_0, check_at_least, check_share, place
+from ..export import CARD, read_log, staged, upload
+from ..parts import MixedDataset, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
 from .early_stopping import EarlyStopping, build_early_stopping
-from .export import CARD, read_log, staged, upload
+from .full import FullTuning
 from .lora_card import lora_card, make_samples
-from .parts import MixedDataset, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
 from .prior import PriorPreservationStrategy, open_prior_sounds, write_prior_sounds
 from .quantization import QUANTIZATIONS, check_quantization, quantization_config
-from .tuning import FullTuning
 
 FILE = "pytorch_lora_weights.safetensors"
 SAMPLES = "samples"

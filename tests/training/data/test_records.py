@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.training.masking import MaskingConfig
-from audiox_diffusers.training.records import BadRecord, RecordReader, WindowSpec
-from audiox_diffusers.training.streaming import RowKey
+from audiox_diffusers.training.data.masking import MaskingConfig
+from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
+from audiox_diffusers.training.data.streaming import RowKey
 
 SECONDS = 8.0
 SPEC = WindowSpec(

@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from audiox_diffusers.media import load_audio, save_audio
-from audiox_diffusers.training.sources import DatasetSource
+from audiox_diffusers.training.data.sources import DatasetSource
 
 
 @pytest.fixture

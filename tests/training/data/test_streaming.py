@@ -4,9 +4,9 @@ from itertools import islice
 import pytest
 from number_rows import NumberReader, Numbers
 
-from audiox_diffusers.training.loading import RecordBatches, load_batches
-from audiox_diffusers.training.records import BadRecord
-from audiox_diffusers.training.streaming import BrokenShard, MixedRowStream, RowStream
+from audiox_diffusers.training.data.loading import RecordBatches, load_batches
+from audiox_diffusers.training.data.records import BadRecord
+from audiox_diffusers.training.data.streaming import BrokenShard, MixedRowStream, RowStream
 
 
 def stream(source, number=0, total=1, seed=0, buffer=4) -> RowStream:

@@ -20,12 +20,12 @@ from audiox_diffusers.small_model import (
     SAMPLING_RATE,
     create_small_pipeline,
 )
-from audiox_diffusers.training.batches import Batch, BatchMaker, Sample
-from audiox_diffusers.training.encoding import RecordEncoder
-from audiox_diffusers.training.masking import MaskingConfig, Plan
-from audiox_diffusers.training.model import AudioXTrainingModel
-from audiox_diffusers.training.records import Record, RecordReader, WindowSpec
-from audiox_diffusers.training.streaming import RowKey
+from audiox_diffusers.training.data.batches import Batch, BatchMaker, Sample
+from audiox_diffusers.training.data.encoding import RecordEncoder
+from audiox_diffusers.training.data.masking import MaskingConfig, Plan
+from audiox_diffusers.training.data.records import Record, RecordReader, WindowSpec
+from audiox_diffusers.training.data.streaming import RowKey
+from audiox_diffusers.training.methods.model import AudioXTrainingModel
 
 VIDEO_PROMPT = "a picture"
 WINDOW = NUM_FRAMES * HOP_LENGTH

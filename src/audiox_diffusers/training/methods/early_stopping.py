@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from diffusers.utils import logging
 
-from ..pipelines import AudioXPipeline
-from .batches import BatchMaker, Sample
-from .encoding import Absent, RecordEncoder
-from .masking import MaskingConfig
+from ...pipelines import AudioXPipeline
+from ..data.batches import BatchMaker, Sample
+from ..data.encoding import Absent, RecordEncoder
+from ..data.masking import MaskingConfig
+from ..data.records import BadRecord, RecordReader, WindowSpec
+from ..data.sources import DatasetSource
+from ..data.streaming import RowKey, read_shard
+from ..parts import find_columns
+from ..strategy import DiffusionStrategy
 from .model import AudioXTrainingModel
-from .parts import find_columns
-from .records import BadRecord, RecordReader, WindowSpec
-from .sources import DatasetSource
-from .strategy import DiffusionStrategy
-from .streaming import RowKey, read_shard
 
 logger = logging.get_logger(__name__)
 

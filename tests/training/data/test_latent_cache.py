@@ -12,13 +12,13 @@ from PIL import Image
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio
-from audiox_diffusers.training import latent_cache
-from audiox_diffusers.training.encoding import RecordEncoder
-from audiox_diffusers.training.latent_cache import CacheReader, Parts, read_absent, write_cache
-from audiox_diffusers.training.masking import MaskingConfig
-from audiox_diffusers.training.records import BadRecord, RecordReader, WindowSpec
-from audiox_diffusers.training.sources import DatasetSource
-from audiox_diffusers.training.streaming import RowKey, read_shard
+from audiox_diffusers.training.data import latent_cache
+from audiox_diffusers.training.data.encoding import RecordEncoder
+from audiox_diffusers.training.data.latent_cache import CacheReader, Parts, read_absent, write_cache
+from audiox_diffusers.training.data.masking import MaskingConfig
+from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
+from audiox_diffusers.training.data.sources import DatasetSource
+from audiox_diffusers.training.data.streaming import RowKey, read_shard
 
 COLUMNS = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt", "task")}
 KEEP_ALL = dict.fromkeys(("drop_text_rate", "drop_video_rate", "drop_audio_rate"), 0.0)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from ..pipelines import AudioXPipeline
+from ...pipelines import AudioXPipeline
 from .records import Pictures, Record
 
 

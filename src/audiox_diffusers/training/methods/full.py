@@ -9,11 +9,10 @@ import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from ..pipelines import AudioXPipeline
-from .early_stopping import EarlyStopping
-from .export import export_pipeline, push_to_hub
-from .objective import TimestepSampler, objective_for
-from .parts import (
+from ...pipelines import AudioXPipeline
+from ..export import export_pipeline, push_to_hub
+from ..objective import TimestepSampler, objective_for
+from ..parts import (
     ENCODERS,
     MixedDataset,
     enable_gradient_checkpointing,
@@ -21,7 +20,8 @@ from .parts import (
     open_datasets,
     open_pipeline,
 )
-from .strategy import DiffusionStrategy
+from ..strategy import DiffusionStrategy
+from .early_stopping import EarlyStopping
 
 
 class FullTuning:

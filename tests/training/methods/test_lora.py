@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXPipeline
 from audiox_diffusers.media import load_audio
-from audiox_diffusers.training import LoraTuning, Trainer, export, lora, main, parse_args, quantization
+from audiox_diffusers.training import LoraTuning, Trainer, export, main, parse_args
 from audiox_diffusers.training.arguments import build_parser
-from audiox_diffusers.training.early_stopping import EarlyStopping
-from audiox_diffusers.training.lora import conditioner_parameters
-from audiox_diffusers.training.lora_card import lora_card
+from audiox_diffusers.training.methods import lora, quantization
+from audiox_diffusers.training.methods.early_stopping import EarlyStopping
+from audiox_diffusers.training.methods.lora import conditioner_parameters
+from audiox_diffusers.training.methods.lora_card import lora_card
 
 FILE = "pytorch_lora_weights.safetensors"
 NEEDED = ["--pretrained_model_name_or_path", "someone/audiox", "--dataset", "someone/sounds"]
@@ -594,7 +595,7 @@ def test_an_export_that_fails_leaves_what_was_there(train_lora, tmp_path, monkey
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr("audiox_diffusers.training.lora.lora_card", fail)
+    monkeypatch.setattr("audiox_diffusers.training.methods.lora.lora_card", fail)
     with pytest.raises(OSError, match="no space left"):
         train_lora("out", 1, "--rank", 3)
     assert (tmp_path / "out" / FILE).read_bytes() == before and not (tmp_path / "out" / ".model").exists()

@@ -9,11 +9,11 @@ import torch
 from diffusers.utils import logging
 from huggingface_hub import ModelCardData
 
-from ..loaders import on_hub, public_name
-from ..media import save_audio
-from ..pipelines import AudioXPipeline
-from ..pipelines.prompt_files import read_prompt_file
-from .model_card import TAGS, model_name, settings, training_section
+from ...loaders import on_hub, public_name
+from ...media import save_audio
+from ...pipelines import AudioXPipeline
+from ...pipelines.prompt_files import read_prompt_file
+from ..model_card import TAGS, model_name, settings, training_section
 
 logger = logging.get_logger(__name__)
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from audiox_diffusers.training.spectral_loss import spectral_loss
+from audiox_diffusers.training.vae.loss import spectral_loss
 
 
 def test_spectral_loss_of_known_sounds():

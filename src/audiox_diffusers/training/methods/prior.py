@@ -11,15 +11,15 @@ import torch.nn as nn
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from ..media import save_audio
-from ..media.files import replacing
-from ..pipelines import AudioXPipeline
-from .batches import Batch
-from .parts import MixedDataset
-from .records import COLUMNS
-from .seeds import generator_for
-from .sources import DatasetSource
-from .strategy import DiffusionStrategy
+from ...media import save_audio
+from ...media.files import replacing
+from ...pipelines import AudioXPipeline
+from ..data.batches import Batch
+from ..data.records import COLUMNS
+from ..data.seeds import generator_for
+from ..data.sources import DatasetSource
+from ..parts import MixedDataset
+from ..strategy import DiffusionStrategy
 
 METADATA = "metadata.jsonl"
 

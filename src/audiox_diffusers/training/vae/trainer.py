@@ -13,21 +13,21 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from tqdm.auto import tqdm
 
-from ..filter_bank import start_from_filter_bank
-from ..media import MediaError, load_audio
-from ..models import AudioXAutoencoderOobleck
-from .arguments import check_above_0, check_at_least, check_folder, check_not_negative, check_seed
-from .checkpoints import open_checkpoint, save_checkpoint, write_run
-from .export import staged
-from .interruption import Interruption, stopped_at
-from .log import LOG, SKIPPED, cut_log, write_report
-from .lr_schedules import get_lr_scheduler
-from .parts import config_of
-from .records import BadRecord, stored_media
-from .seeds import generator_for
-from .sources import DatasetSource
-from .spectral_loss import LONGEST_WINDOW, spectral_loss
-from .streaming import BrokenShard, read_shard
+from ...filter_bank import start_from_filter_bank
+from ...media import MediaError, load_audio
+from ...models import AudioXAutoencoderOobleck
+from ..arguments import check_above_0, check_at_least, check_folder, check_not_negative, check_seed
+from ..checkpoints import open_checkpoint, save_checkpoint, write_run
+from ..data.records import BadRecord, stored_media
+from ..data.seeds import generator_for
+from ..data.sources import DatasetSource
+from ..data.streaming import BrokenShard, read_shard
+from ..export import staged
+from ..interruption import Interruption, stopped_at
+from ..log import LOG, SKIPPED, cut_log, write_report
+from ..lr_schedules import get_lr_scheduler
+from ..parts import config_of
+from .loss import LONGEST_WINDOW, spectral_loss
 
 FIRST_SCALE = -4.0  # of the posterior, before the softplus: a little noise to begin with
 HELD_OUT = 10  # of so many sounds the first one is not trained on, but measured

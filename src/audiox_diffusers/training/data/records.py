@@ -8,8 +8,8 @@ import fsspec
 import torch
 import torch.nn.functional as F
 
-from ..media import MediaBytes, MediaError, load_audio, load_image, load_video, media_duration, resize_frames
-from ..pipelines import AudioXPipeline
+from ...media import MediaBytes, MediaError, load_audio, load_image, load_video, media_duration, resize_frames
+from ...pipelines import AudioXPipeline
 from .masking import MaskingConfig, Plan, draw_plan
 from .seeds import generator_for
 from .streaming import BrokenShard, RowKey

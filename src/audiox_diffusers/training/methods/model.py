@@ -3,9 +3,9 @@
 import torch
 import torch.nn as nn
 
-from .batches import Batch
-from .encoding import RecordEncoder
-from .records import Record
+from ..data.batches import Batch
+from ..data.encoding import RecordEncoder
+from ..data.records import Record
 
 
 class AudioXTrainingModel(nn.Module):

@@ -15,9 +15,9 @@ from datasets import Dataset
 
 from audiox_diffusers import AudioXAutoencoderOobleck
 from audiox_diffusers.media import save_audio
-from audiox_diffusers.training.autoencoder import VaeTrainer, build_parser, main, parse_args
+from audiox_diffusers.training.vae.trainer import VaeTrainer, build_parser, main, parse_args
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CONFIG = {
     "_class_name": "AudioXAutoencoderOobleck",
     "encoder_hidden_size": 2,

@@ -5,7 +5,7 @@ from itertools import chain, combinations
 import pytest
 import torch
 
-from audiox_diffusers.training.masking import (
+from audiox_diffusers.training.data.masking import (
     TASKS,
     MaskingConfig,
     Plan,

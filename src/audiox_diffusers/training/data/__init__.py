@@ -1,0 +1,1 @@
+"""Data: from a record to a batch."""
