@@ -10,8 +10,8 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_BF16"
 
 import pytest
 import torch
+from helpers import letter_tokenizer
 from safetensors.torch import load_file
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from audiox_diffusers import AudioXPipeline, load_original_checkpoint
@@ -76,12 +76,7 @@ def any_manifest(request) -> tuple[str, dict, dict[str, torch.Tensor]]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of letters for the small text encoder, which knows 64 tokens."""
-    vocab = {"<pad>": 0, "</s>": 1, "<unk>": 2} | {c: i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz ,.'", 3)}
-    letters = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    letters.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    letters.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=letters, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    return letter_tokenizer()
 
 
 @pytest.fixture

@@ -1,13 +1,9 @@
 import av
 import numpy as np
 import pytest
-import torch
+from helpers import tone
 
 from audiox_diffusers.media import MediaBytes, MediaError, load_audio, media_duration, save_audio, save_video
-
-
-def tone(seconds, rate):
-    return 0.5 * torch.sin(torch.arange(round(seconds * rate)) * 0.05)
 
 
 def black(seconds):

@@ -4,13 +4,10 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers import tone
 from PIL import Image
 
 from audiox_diffusers.media import MediaBytes, MediaError, load_audio, load_image, load_video, save_audio, save_video
-
-
-def tone(seconds, rate=16000):
-    return 0.5 * torch.sin(torch.arange(round(seconds * rate)) * 0.05)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from helpers import normal
 
 from audiox_diffusers import (
     AudioXAutoencoderOobleck,
@@ -11,10 +12,6 @@ from audiox_diffusers import (
     AudioXTransformer2DModel,
     SynchformerVisionModel,
 )
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def build(model_class: type, config: dict) -> torch.nn.Module:

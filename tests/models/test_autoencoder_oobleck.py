@@ -1,5 +1,6 @@
 import pytest
 import torch
+from helpers import normal
 
 from audiox_diffusers import AudioXAutoencoderOobleck
 
@@ -14,10 +15,6 @@ def model(autoencoder_case):
 @pytest.fixture
 def sample(autoencoder_case):
     return autoencoder_case.inputs()["sample"]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from helpers import seeded
 from safetensors.torch import load_file
 
 from audiox_diffusers import (
@@ -106,10 +107,6 @@ def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     save_video(path, frames, fps=25)
     return path
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_every_task_and_round_trip(release, family_pipe, clip, tmp_path, close):

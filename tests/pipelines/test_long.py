@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
+from helpers import seeded
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXMMTransformer2DModel
 from audiox_diffusers.media import save_video
@@ -16,10 +17,6 @@ from audiox_diffusers.pipelines.windows import prompt_shares, window_starts, win
 RATE = 44100
 WINDOW, HOP = 24, 8  # latent frames of the small checkpoint's window, samples of a frame
 LONG = 700 / RATE
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

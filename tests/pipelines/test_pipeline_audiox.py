@@ -7,6 +7,7 @@ from accelerate import cpu_offload
 from diffusers import FirstBlockCacheConfig
 from diffusers.callbacks import PipelineCallback
 from diffusers.hooks import apply_group_offloading
+from helpers import seeded
 from peft import LoraConfig
 from PIL import Image
 
@@ -15,10 +16,6 @@ from audiox_diffusers.media import save_audio, save_video
 
 WINDOW = 192  # samples of the small checkpoint's window
 FRAMES = 4
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from helpers import seeded
 
 from audiox_diffusers import (
     AudioXDPMSolverSDEScheduler,
@@ -18,10 +19,6 @@ from audiox_diffusers.pipelines.editing import crossfade, edit_regions, frame_st
 
 RATE, HOP, WINDOW = 44100, 8, 24
 SAMPLES = 500  # of the sound, more than two windows of the small checkpoint
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from helpers import normal
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler
 
@@ -17,10 +18,6 @@ CONFIGS = [
     {"solver_order": 2},
     {"num_train_timesteps": 100},
 ]
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def velocity_of(denoised, sample, sigma):

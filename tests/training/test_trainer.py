@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_equal
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
@@ -25,11 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 def weights(folder: Path, name: str = "transformer") -> dict[str, torch.Tensor]:
     (file,) = (folder / name).glob("*.safetensors")
     return load_file(file)
-
-
-def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
 def differs(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:

@@ -4,6 +4,7 @@ from itertools import chain, combinations
 
 import pytest
 import torch
+from helpers import seeded
 
 from audiox_diffusers.training.data.masking import (
     TASKS,
@@ -22,10 +23,6 @@ KEEP_ALL = dict.fromkeys(
 )
 RATES = (*KEEP_ALL, "audio_mask_min", "audio_mask_max")
 DRAWS = 4000
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def plans(config: MaskingConfig, available=EVERYTHING, task: str | None = None, count: int = DRAWS) -> list[Plan]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import assert_equal
 from huggingface_hub import ModelCard, RepoUrl
 from safetensors.torch import load_file
 
@@ -37,11 +38,6 @@ def generate(pipe: AudioXPipeline, prompt: str = "a bell", **options) -> torch.T
 def config_of(folder: Path) -> dict:
     _, metadata = AudioXPipeline.lora_state_dict(str(folder), return_lora_metadata=True)
     return metadata
-
-
-def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    assert actual.keys() == expected.keys()
-    assert all(torch.equal(actual[key], expected[key]) for key in expected)
 
 
 @pytest.fixture
