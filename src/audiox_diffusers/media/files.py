@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
-from uuid import uuid4
 
 import av
 from av.audio.frame import AudioFrame
@@ -17,6 +16,8 @@ from av.frame import Frame
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 from diffusers.utils import logging
+
+from ..atomic import check_target, replacing  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
@@ -99,19 +100,6 @@ def check_source(path: str | os.PathLike | MediaBytes) -> None:
         raise MediaError(f"{path}: the file is empty")
 
 
-def check_target(path: Path) -> None:
-    """Raise a built-in `OSError` naming the folder (or the path) unless a file can be put at `path`."""
-    folder = path.parent
-    if not folder.exists():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    if not folder.is_dir():
-        raise NotADirectoryError(f"{folder}: not a folder")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder}: folder is not writable")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, cannot be replaced by a file")
-
-
 @contextmanager
 def open_media(path: str | os.PathLike | MediaBytes) -> Iterator[InputContainer]:
     """Open a media file for reading and close it at the end; for errors see `check_source`, `MediaError` otherwise."""
@@ -181,15 +169,3 @@ def decode(container: InputContainer, stream: Stream, path: str | os.PathLike | 
                     passed_over()
                 expected = frame.pts + frame.samples / frame.sample_rate / stream.time_base
             yield frame
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A hidden temporary path beside `path`, moved over it at the end, or removed if anything is raised."""
-    temporary = path.with_name(f".{uuid4().hex}{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -20,15 +20,14 @@ from av.video.reformatter import ColorRange, Colorspace
 from av.video.stream import VideoStream
 from diffusers.utils import logging
 
+from ..atomic import check_target, replacing
 from .audio import resample_pieces
 from .files import (
     MediaError,
     check_positive,
     check_sampling_rate,
-    check_target,
     open_media,
     picture_stream,
-    replacing,
 )
 
 logger = logging.get_logger(__name__)
