@@ -25,7 +25,7 @@ from .arguments import as_json, masking_config
 from .checkpoints import open_checkpoint, save_checkpoint, write_json, write_run
 from .data.batches import Batch, BatchMaker, Sample
 from .data.encoding import RecordEncoder
-from .data.latent_cache import CacheReader, read_absent, write_cache
+from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
 from .interruption import Interruption, stopped_at
 from .log import LOG, SKIPPED, cut_log, write_report
@@ -95,7 +95,7 @@ class Trainer:
         reader = build_reader(args, pipe, datasets)
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.tuning.encoders)
         if args.cache_latents is None:
-            absent = self.encoder.absent()
+            null_embeddings = self.encoder.null_embeddings()
         else:
             description = {**cache_description(args, pipe, datasets), **self.tuning.cache_description()}
             sources = write_cache(
@@ -107,17 +107,17 @@ class Trainer:
                 args.dataloader_num_workers,
                 accelerator,
             )
-            reader, absent = CacheReader(reader), read_absent(args.cache_latents)
+            reader, null_embeddings = CacheReader(reader), read_null_embeddings(args.cache_latents)
         self.strategy = self.tuning.build_strategy(pipe)
         self.early_stopping = self.tuning.build_early_stopping(
-            pipe, self.encoder, absent, self.strategy, accelerator.device
+            pipe, self.encoder, null_embeddings, self.strategy, accelerator.device
         )
         if args.cache_latents is not None:
             self._move_encoders(torch.device("cpu"))
         self.maker = BatchMaker(
             pipe.conditioner.config,
             (pipe.transformer.config.in_channels, pipe.transformer.config.sample_size),
-            absent,
+            null_embeddings,
             masking_config(args),
             args.seed,
             accelerator.device,
@@ -273,7 +273,8 @@ class Trainer:
         if self.args.cache_latents is None:
             encoded = self.encoder.encode(samples)
             samples = [
-                Sample(record.key, record.plan, item, record) for record, item in zip(samples, encoded, strict=True)
+                Sample(record.key, record.task_spec, item, record)
+                for record, item in zip(samples, encoded, strict=True)
             ]
         return self.maker.make(samples)
 

@@ -22,7 +22,7 @@ from audiox_diffusers.small_model import (
 )
 from audiox_diffusers.training.data.batches import Batch, BatchMaker, Sample
 from audiox_diffusers.training.data.encoding import RecordEncoder
-from audiox_diffusers.training.data.masking import MaskingConfig, Plan
+from audiox_diffusers.training.data.masking import MaskingConfig, TaskSpec
 from audiox_diffusers.training.data.records import Record, RecordReader, WindowSpec
 from audiox_diffusers.training.data.streaming import RowKey
 from audiox_diffusers.training.methods.model import AudioXTrainingModel
@@ -99,7 +99,7 @@ def media(tmp_path_factory) -> dict[str, str]:
 
 
 def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample]:
-    """One sample of a row that has everything, with this plan."""
+    """One sample of a row that has everything, with this task spec."""
     columns = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt")}
     row = {
         "audio": media["target.wav"],
@@ -111,12 +111,12 @@ def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample
     reader = RecordReader(WindowSpec.of(encoder.pipe), [columns], MaskingConfig(), "start", 1.0, 0)
     record = reader.read(RowKey(0, 0, 0, 0), row, everything=True)
     (encoded,) = encoder.encode([record])
-    return [Sample(record.key, plan(**chosen), encoded, replace(record, plan=plan(**chosen)))]
+    return [Sample(record.key, task_spec(**chosen), encoded, replace(record, task_spec=task_spec(**chosen)))]
 
 
-def plan(**chosen) -> Plan:
+def task_spec(**chosen) -> TaskSpec:
     nothing = dict(task="text", text=False, caption=0.0, video=False, image=False, audio=None, audio_span=None)
-    return Plan(**{**nothing, "drop_context": False, **chosen})
+    return TaskSpec(**{**nothing, "drop_context": False, **chosen})
 
 
 PLANS = {
@@ -133,7 +133,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def samples(any_encoder, media) -> dict[str, Sample]:
-    """Of every plan, each with a key of its own."""
+    """Of every task spec, each with a key of its own."""
     made = {}
     for number, (name, chosen) in enumerate(PLANS.items()):
         (sample,) = read(any_encoder, media, **chosen)
@@ -143,7 +143,7 @@ def samples(any_encoder, media) -> dict[str, Sample]:
 
 def maker(encoder: RecordEncoder, masking: MaskingConfig = NO_MASKS, seed: int = 0) -> BatchMaker:
     config = encoder.pipe.conditioner.config
-    return BatchMaker(config, (HOP_LENGTH, NUM_FRAMES), encoder.absent(), masking, seed, torch.device("cpu"))
+    return BatchMaker(config, (HOP_LENGTH, NUM_FRAMES), encoder.null_embeddings(), masking, seed, torch.device("cpu"))
 
 
 def row(batch: Batch, number: int) -> dict[str, torch.Tensor]:
@@ -267,7 +267,7 @@ def test_the_silenced_span_of_inpainting(any_encoder, samples):
     if any_encoder.reads_waveforms:
         prompt, whole, silence = batch["audio_waveform"], samples["inpainting"].record.waveform, torch.zeros(1, WINDOW)
     else:
-        prompt, whole, silence = batch["audio_latents"], batch["latents"], any_encoder.absent().silence
+        prompt, whole, silence = batch["audio_latents"], batch["latents"], any_encoder.null_embeddings().silence
     length = prompt.shape[1]
     span = slice(round(0.25 * length), round(0.6 * length))
     assert torch.equal(prompt[:, span], silence[:, span])
@@ -322,7 +322,7 @@ def test_draws_are_of_the_posteriors_and_independent(encoder, media):
     draws = torch.stack([batch[name].flatten() for name in ("latents", "noise", "audio_latents")])
     assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.06
     assert (draws.std(1) - 1).abs().max() < 0.05 and draws.mean(1).abs().max() < 0.05
-    inpainted = replace(sample, plan=plan(audio="target", audio_span=(0.0, 0.0)))
+    inpainted = replace(sample, task_spec=task_spec(audio="target", audio_span=(0.0, 0.0)))
     batch = row(maker(encoder).make([inpainted]), 0)
     assert torch.equal(batch["audio_latents"], batch["latents"]), (
         "the prompt is the target, and not another draw of it"
@@ -336,13 +336,13 @@ def test_draws_depend_on_the_key_and_the_seed_alone(encoder, media):
     names = ("latents", "noise", "text_mask", "video_mask")
 
     def draws(sample: Sample, seed: int = 0) -> list[torch.Tensor]:
-        torch.manual_seed(len(sample.plan.task))
+        torch.manual_seed(len(sample.task_spec.task))
         batch = row(maker(encoder, masking, seed).make([sample]), 0)
         return [batch[name] for name in names]
 
     first = draws(sample)
     for chosen in PLANS.values():
-        again = draws(replace(sample, plan=plan(**{**chosen, "task": "completion"})))
+        again = draws(replace(sample, task_spec=task_spec(**{**chosen, "task": "completion"})))
         assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     keys = [RowKey(*(int(place == other) for place in range(4))) for other in range(4)]
     others = [draws(replace(sample, key=key)) for key in keys] + [draws(sample, seed=1)]
@@ -427,11 +427,13 @@ def with_trained(encoder: RecordEncoder, *names: str) -> RecordEncoder:
 
 
 def read_batch(encoder: RecordEncoder, samples: dict[str, Sample]) -> Batch:
-    """With the caption that the plan chose alone, as it comes from a reader, and what the encoder encodes of it."""
+    """With the caption that the task spec chose alone, as it comes from a reader, and what the encoder encodes of it."""
     read = []
     for sample in samples.values():
         record: Record = sample.record
-        captions = [record.captions[int(sample.plan.caption * len(record.captions))]] if sample.plan.text else []
+        captions = (
+            [record.captions[int(sample.task_spec.caption * len(record.captions))]] if sample.task_spec.text else []
+        )
         record = replace(record, captions=captions)
         (encoded,) = encoder.encode([record])
         read.append(replace(sample, record=record, encoded=encoded))

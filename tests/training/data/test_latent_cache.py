@@ -14,7 +14,7 @@ from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.training.data import latent_cache
 from audiox_diffusers.training.data.encoding import RecordEncoder
-from audiox_diffusers.training.data.latent_cache import CacheReader, Parts, read_absent, write_cache
+from audiox_diffusers.training.data.latent_cache import CacheReader, Parts, read_null_embeddings, write_cache
 from audiox_diffusers.training.data.masking import MaskingConfig
 from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
 from audiox_diffusers.training.data.sources import DatasetSource
@@ -138,15 +138,17 @@ def test_rows_are_what_the_encoders_make_of_them(cache, pipe, encoder, media, mo
             sample = CacheReader(reader(pipe)).read(key, cached)
             assert sample.key == key and sample.record is None
             if number < 4 or epoch == 0:  # what there is of a longer record depends on where the window is
-                assert sample.plan == reader(pipe).read(key, row).plan
+                assert sample.task_spec == reader(pipe).read(key, row).task_spec
             tensors = sample.encoded.tensors()
             assert tensors.keys() == expected.tensors().keys()
             for name, tensor in expected.tensors().items():
                 assert torch.equal(tensors[name], tensor), name
         kinds |= expected.tensors().keys()
     assert kinds >= {"text_embeds", "video_embeds", "image_embeds", "previous_mean", "previous_std", "latent_mean"}
-    absent = read_absent(tmp_path / "cache")
-    assert all(torch.equal(value, getattr(absent, name)) for name, value in vars(encoder.absent()).items())
+    null_embeddings = read_null_embeddings(tmp_path / "cache")
+    assert all(
+        torch.equal(value, getattr(null_embeddings, name)) for name, value in vars(encoder.null_embeddings()).items()
+    )
 
 
 def test_bad_rows_keep_their_place(cache, pipe, media):
@@ -171,7 +173,7 @@ def test_a_broken_video_spoils_the_tasks_with_video_alone(cache, pipe, media, vi
     row = {"audio": media["a.wav"], "caption": "a", "video": media.get(video, video)}
     (cached,) = cache(Rows([row])).rows(0)
     key = RowKey(0, 0, 0, 0)
-    assert CacheReader(reader(pipe, "text")).read(key, cached).plan.task == "text"
+    assert CacheReader(reader(pipe, "text")).read(key, cached).task_spec.task == "text"
     for task in ("video", "text_video", "inpainting"):
         with pytest.raises(BadRecord, match=f"{video}: {reason}"):
             CacheReader(reader(pipe, task)).read(key, cached)
@@ -182,7 +184,7 @@ def test_rows_are_kept_for_tasks_of_other_runs(cache, pipe, media):
     key = RowKey(0, 0, 0, 0)
     with pytest.raises(BadRecord, match="`task_weights` are 0 for all tasks that are possible"):
         CacheReader(reader(pipe, "text")).read(key, cached)
-    assert CacheReader(reader(pipe, "inpainting")).read(key, cached).plan.task == "inpainting"
+    assert CacheReader(reader(pipe, "inpainting")).read(key, cached).task_spec.task == "inpainting"
 
 
 def test_a_shard_that_breaks(cache, pipe, sounds):
@@ -317,6 +319,6 @@ def test_shards_are_kept(cache, pipe, encoder, media, tmp_path):
             key = RowKey(0, 0, shard, number)
             plain = reader(pipe, "text", columns=columns).read(key, row)
             sample = CacheReader(reader(pipe, "text")).read(key, made)
-            assert sample.plan == plain.plan
+            assert sample.task_spec == plain.task_spec
             mean, _ = encoder.posterior(plain.waveform[None])
             assert torch.equal(sample.encoded.latent_mean, mean[0])

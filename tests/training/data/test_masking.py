@@ -9,9 +9,9 @@ from helpers import seeded
 from audiox_diffusers.training.data.masking import (
     TASKS,
     MaskingConfig,
-    Plan,
+    TaskSpec,
     draw_masks,
-    draw_plan,
+    draw_task_spec,
     mask_audio_latents,
 )
 
@@ -25,9 +25,11 @@ RATES = (*KEEP_ALL, "audio_mask_min", "audio_mask_max")
 DRAWS = 4000
 
 
-def plans(config: MaskingConfig, available=EVERYTHING, task: str | None = None, count: int = DRAWS) -> list[Plan]:
-    """A plan for each seed."""
-    return [draw_plan(config, frozenset(available), seeded(seed), task) for seed in range(count)]
+def task_specs(
+    config: MaskingConfig, available=EVERYTHING, task: str | None = None, count: int = DRAWS
+) -> list[TaskSpec]:
+    """A task spec for each seed."""
+    return [draw_task_spec(config, frozenset(available), seeded(seed), task) for seed in range(count)]
 
 
 def assert_share(hits: int, count: int, share: float) -> None:
@@ -61,81 +63,83 @@ def test_the_tasks():
 @pytest.mark.parametrize("available", SUBSETS, ids=lambda available: "+".join(sorted(available)))
 def test_the_tasks_that_are_possible(available):
     possible = {task for task in TASKS if NEEDS[task] <= available}
-    assert {plan.task for plan in plans(MaskingConfig(), available, count=200)} == possible
+    assert {task_spec.task for task_spec in task_specs(MaskingConfig(), available, count=200)} == possible
     for task in TASKS:
         if task in possible:
-            assert draw_plan(MaskingConfig(), available, seeded(0), task).task == task
+            assert draw_task_spec(MaskingConfig(), available, seeded(0), task).task == task
         else:
             missing = " and ".join(sorted(NEEDS[task]))
             with pytest.raises(ValueError, match=f"`task` '{task}' needs {missing}"):
-                draw_plan(MaskingConfig(), available, seeded(0), task)
+                draw_task_spec(MaskingConfig(), available, seeded(0), task)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_what_a_task_uses(task):
-    for plan in plans(MaskingConfig(**KEEP_ALL), task=task, count=50):
-        assert (plan.text, plan.video, plan.image, plan.audio) == USES[task]
-        assert (plan.audio_span is not None) == (plan.audio == "target")
-        assert not plan.drop_context
+    for task_spec in task_specs(MaskingConfig(**KEEP_ALL), task=task, count=50):
+        assert (task_spec.text, task_spec.video, task_spec.image, task_spec.audio) == USES[task]
+        assert (task_spec.audio_span is not None) == (task_spec.audio == "target")
+        assert not task_spec.drop_context
 
 
 @pytest.mark.parametrize("available", SUBSETS, ids=lambda available: "+".join(sorted(available)))
 def test_a_plan_uses_only_what_there_is(available):
-    for plan in plans(MaskingConfig(**KEEP_ALL), available, count=50):
-        text, video, image, audio = USES[plan.task]
-        assert plan.text == (text and "caption" in available)
-        assert plan.video == (video and "video" in available)
-        assert plan.image == (image and "image" in available)
-        assert plan.audio == audio
+    for task_spec in task_specs(MaskingConfig(**KEEP_ALL), available, count=50):
+        text, video, image, audio = USES[task_spec.task]
+        assert task_spec.text == (text and "caption" in available)
+        assert task_spec.video == (video and "video" in available)
+        assert task_spec.image == (image and "image" in available)
+        assert task_spec.audio == audio
 
 
 def test_tasks_are_drawn_by_weight():
     weights = {"text": 1.0, "video": 0.0, "text_video": 2.0, "image": 0.5, "inpainting": 4.0, "completion": 0.5}
-    drawn = Counter(plan.task for plan in plans(MaskingConfig(task_weights=weights)))
+    drawn = Counter(task_spec.task for task_spec in task_specs(MaskingConfig(task_weights=weights)))
     for task, weight in weights.items():
         assert_share(drawn[task], DRAWS, weight / 8)
 
 
 def test_weights_among_the_possible_tasks():
     weights = {"text": 1.0, "inpainting": 3.0, "completion": 100.0}
-    drawn = Counter(plan.task for plan in plans(MaskingConfig(task_weights=weights), {"caption", "video"}))
+    drawn = Counter(
+        task_spec.task for task_spec in task_specs(MaskingConfig(task_weights=weights), {"caption", "video"})
+    )
     assert set(drawn) == {"text", "inpainting"}, "nor one that has no weight"
     assert_share(drawn["text"], DRAWS, 1 / 4)
 
 
 def test_all_tasks_alike_by_default():
-    drawn = Counter(plan.task for plan in plans(MaskingConfig()))
+    drawn = Counter(task_spec.task for task_spec in task_specs(MaskingConfig()))
     for task in TASKS:
         assert_share(drawn[task], DRAWS, 1 / 6)
 
 
 def test_a_task_that_is_given_needs_no_weight():
     config = MaskingConfig(task_weights={"text": 1.0})
-    assert draw_plan(config, EVERYTHING, seeded(0), "completion").task == "completion"
+    assert draw_task_spec(config, EVERYTHING, seeded(0), "completion").task == "completion"
 
 
 def test_no_task_is_possible():
     config = MaskingConfig(task_weights={"text": 1.0, "image": 1.0})
     with pytest.raises(ValueError, match="`task_weights` are 0 .* video, inpainting: the sample has video"):
-        draw_plan(config, frozenset({"video"}), seeded(0))
+        draw_task_spec(config, frozenset({"video"}), seeded(0))
     with pytest.raises(ValueError, match="the sample has sound alone"):
-        draw_plan(config, frozenset(), seeded(0))
+        draw_task_spec(config, frozenset(), seeded(0))
 
 
 @pytest.mark.parametrize("task", ["music", "", 3, ["text"]])
 def test_unknown_task(task):
     with pytest.raises(ValueError, match="`task` must be one of text, video, .*, got"):
-        draw_plan(MaskingConfig(), EVERYTHING, seeded(0), task)
+        draw_task_spec(MaskingConfig(), EVERYTHING, seeded(0), task)
 
 
 def test_modalities_are_dropped_at_their_rates():
     config = MaskingConfig(drop_text_rate=0.1, drop_video_rate=0.3, drop_audio_rate=0.6, drop_context_rate=0.2)
-    drawn = plans(config, task="completion")
+    drawn = task_specs(config, task="completion")
     text, video, audio, context = (
-        [not plan.text for plan in drawn],
-        [not plan.video for plan in drawn],
-        [plan.audio is None for plan in drawn],
-        [plan.drop_context for plan in drawn],
+        [not task_spec.text for task_spec in drawn],
+        [not task_spec.video for task_spec in drawn],
+        [task_spec.audio is None for task_spec in drawn],
+        [task_spec.drop_context for task_spec in drawn],
     )
     for dropped, rate in ((text, 0.1), (video, 0.3), (audio, 0.6), (context, 0.2)):
         assert_share(sum(dropped), DRAWS, rate)
@@ -146,23 +150,25 @@ def test_modalities_are_dropped_at_their_rates():
 
 
 def test_pictures_are_dropped_at_the_rate_of_videos():
-    drawn = plans(MaskingConfig(drop_video_rate=0.3, drop_text_rate=0.0), task="image")
-    assert_share(sum(not plan.image for plan in drawn), DRAWS, 0.3)
-    assert all(plan.text for plan in drawn)
+    drawn = task_specs(MaskingConfig(drop_video_rate=0.3, drop_text_rate=0.0), task="image")
+    assert_share(sum(not task_spec.image for task_spec in drawn), DRAWS, 0.3)
+    assert all(task_spec.text for task_spec in drawn)
 
 
 def test_rates_of_one():
     dropped = {name: 1.0 for name in KEEP_ALL if name.startswith("drop")}
     for task in TASKS:
-        for plan in plans(MaskingConfig(**dropped), task=task, count=20):
-            assert not (plan.text or plan.video or plan.image)
-            assert plan.audio is None and plan.audio_span is None
-            assert plan.drop_context
+        for task_spec in task_specs(MaskingConfig(**dropped), task=task, count=20):
+            assert not (task_spec.text or task_spec.video or task_spec.image)
+            assert task_spec.audio is None and task_spec.audio_span is None
+            assert task_spec.drop_context
 
 
 def test_span_of_the_audio_prompt():
     config = MaskingConfig(drop_audio_rate=0.0, audio_mask_min=0.2, audio_mask_max=0.6)
-    spans = torch.tensor([plan.audio_span for plan in plans(config, task="inpainting")], dtype=torch.float64)
+    spans = torch.tensor(
+        [task_spec.audio_span for task_spec in task_specs(config, task="inpainting")], dtype=torch.float64
+    )
     start, end = spans.unbind(1)
     share = end - start
     assert (start >= 0).all() and (end <= 1).all()
@@ -177,29 +183,29 @@ def test_span_of_the_audio_prompt():
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_span_of_one_length(share):
     config = MaskingConfig(drop_audio_rate=0.0, audio_mask_min=share, audio_mask_max=share)
-    for plan in plans(config, task="inpainting", count=100):
-        start, end = plan.audio_span
+    for task_spec in task_specs(config, task="inpainting", count=100):
+        start, end = task_spec.audio_span
         assert end - start == pytest.approx(share)
         assert 0 <= start <= end <= 1
 
 
 def test_choice_of_a_caption():
-    drawn = plans(MaskingConfig())
-    chosen = Counter(int(plan.caption * 5) for plan in drawn)
+    drawn = task_specs(MaskingConfig())
+    chosen = Counter(int(task_spec.caption * 5) for task_spec in drawn)
     assert set(chosen) == set(range(5))
     for number in range(5):
         assert_share(chosen[number], DRAWS, 1 / 5)
 
 
 def test_a_plan_depends_on_the_seed_alone():
-    assert plans(MaskingConfig(), count=50) == plans(MaskingConfig(), count=50)
-    assert len({plan.caption for plan in plans(MaskingConfig(), count=50)}) == 50
+    assert task_specs(MaskingConfig(), count=50) == task_specs(MaskingConfig(), count=50)
+    assert len({task_spec.caption for task_spec in task_specs(MaskingConfig(), count=50)}) == 50
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = draw_plan(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
+    first = draw_task_spec(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    again = draw_plan(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
+    again = draw_task_spec(MaskingConfig(), EVERYTHING, seeded(5)), *draw_masks(MaskingConfig(), seeded(5), 8, 4, 6)
     assert again[0] == first[0] and torch.equal(again[1], first[1]) and torch.equal(again[2], first[2])
 
 
@@ -213,8 +219,8 @@ def test_a_plan_takes_the_same_draws_whatever_it_is():
         outcomes = set()
         for case in cases:
             generator = seeded(seed)
-            plan = draw_plan(*case[:2], generator, case[2])
-            outcomes.add((plan.caption, plan.drop_context, torch.rand((), generator=generator).item()))
+            task_spec = draw_task_spec(*case[:2], generator, case[2])
+            outcomes.add((task_spec.caption, task_spec.drop_context, torch.rand((), generator=generator).item()))
         assert len(outcomes) == 1
 
 

@@ -105,7 +105,7 @@ def test_the_previous_sound_ends_where_the_window_begins(media):
 def test_an_audio_prompt_of_its_own(media):
     row = {"audio": media["ramp.wav"], "audio_prompt": media["short.wav"]}
     record = reader("completion").read(key(), row)
-    assert record.plan.audio == "previous"
+    assert record.task_spec.audio == "previous"
     assert time_of(record.previous[0, 2000]) == pytest.approx(SECONDS - 0.25, abs=0.02)
     assert not record.previous[0, 4000:].any()
 
@@ -175,7 +175,7 @@ def test_only_what_is_needed_is_decoded(media):
 def test_a_task_of_its_own(media):
     row = {"audio": media["ramp.wav"], "caption": "a ramp", "task": "inpainting"}
     record = reader("text").read(key(), row)
-    assert record.plan.task == "inpainting" and record.plan.audio == "target"
+    assert record.task_spec.task == "inpainting" and record.task_spec.audio == "target"
 
 
 @pytest.mark.parametrize(

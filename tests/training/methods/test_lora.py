@@ -352,7 +352,7 @@ def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):
     found = held_out_losses(tmp_path / "out")
     stopping = trainers[0].early_stopping
     assert len(stopping.samples) == 8 * 7 and len(set(found)) == 3
-    assert not any(sample.plan.drop_context for sample in stopping.samples)
+    assert not any(sample.task_spec.drop_context for sample in stopping.samples)
     batch = stopping.maker.make(stopping.samples[:8])
     assert batch.text_mask.all() and batch.video_mask.all()
     assert not torch.equal(batch.noise[0], batch.noise[7])  # the same clip in another draw

@@ -1,11 +1,11 @@
-"""Encoded records and their plans -> the tensors of one training step."""
+"""Encoded records and their task specs -> the tensors of one training step."""
 
 from dataclasses import dataclass
 
 import torch
 
-from .encoding import Absent, Encoded
-from .masking import MaskingConfig, Plan, draw_masks, mask_audio_latents
+from .encoding import Encoded, NullEmbeddings
+from .masking import MaskingConfig, TaskSpec, draw_masks, mask_audio_latents
 from .records import Record
 from .seeds import generator_for
 from .streaming import RowKey
@@ -16,7 +16,7 @@ class Sample:
     """An encoded record; `record` is there unless it comes from a cache."""
 
     key: RowKey
-    plan: Plan
+    task_spec: TaskSpec
     encoded: Encoded
     record: Record | None = None
 
@@ -55,7 +55,7 @@ class BatchMaker:
     Args:
         conditioner_config: of the [`AudioXConditioner`].
         latent_shape: `(C, L)` of a window.
-        absent: the embeddings of what is not there.
+        null_embeddings: the embeddings of what is not there.
         masking: rates of the masks.
         seed: of all draws.
         device: where the batch is needed.
@@ -65,14 +65,14 @@ class BatchMaker:
         self,
         conditioner_config,
         latent_shape: tuple[int, int],
-        absent: Absent,
+        null_embeddings: NullEmbeddings,
         masking: MaskingConfig,
         seed: int,
         device: torch.device,
     ):
         self.config = conditioner_config
         self.latent_shape = latent_shape
-        self.absent = absent
+        self.null_embeddings = null_embeddings
         self.masking = masking
         self.seed = seed
         self.device = device
@@ -89,14 +89,14 @@ class BatchMaker:
                 self.masking, generator, config.num_text_tokens, config.num_video_frames, config.num_frame_tokens
             )
             audio_noise = posterior_noise[:, : config.num_audio_latents]
-            if sample.plan.audio == "previous":
+            if sample.task_spec.audio == "previous":
                 audio_noise = torch.randn(audio_noise.shape, generator=generator)
             row = {
                 "latents": self._latents(sample.encoded, posterior_noise),
                 "noise": noise,
                 "text_mask": text_mask,
                 "video_mask": video_mask,
-                "context_mask": torch.tensor(0.0 if sample.plan.drop_context else 1.0),
+                "context_mask": torch.tensor(0.0 if sample.task_spec.drop_context else 1.0),
                 "audio_noise": audio_noise,
                 "text_embeds": self._text(sample),
                 "video_embeds": self._pictures(sample, "embeds"),
@@ -119,15 +119,15 @@ class BatchMaker:
         return mean + std * noise[:, :length].to(mean.device)
 
     def _text(self, sample: Sample) -> torch.Tensor:
-        plan, embeds = sample.plan, sample.encoded.text_embeds
-        if plan.text and embeds is not None:
-            return embeds[int(plan.caption * len(embeds))]
-        return self.absent.video_text if plan.video or plan.image else self.absent.no_text
+        task_spec, embeds = sample.task_spec, sample.encoded.text_embeds
+        if task_spec.text and embeds is not None:
+            return embeds[int(task_spec.caption * len(embeds))]
+        return self.null_embeddings.video_text if task_spec.video or task_spec.image else self.null_embeddings.no_text
 
     def _pictures(self, sample: Sample, name: str) -> torch.Tensor:
-        plan, config = sample.plan, self.config
-        if plan.video or plan.image:
-            embeds = getattr(sample.encoded, f"{'video' if plan.video else 'image'}_{name}")
+        task_spec, config = sample.task_spec, self.config
+        if task_spec.video or task_spec.image:
+            embeds = getattr(sample.encoded, f"{'video' if task_spec.video else 'image'}_{name}")
             if embeds is not None:
                 return embeds
         if name == "sync_embeds":
@@ -136,20 +136,20 @@ class BatchMaker:
 
     def _audio_latents(self, sample: Sample, noise: torch.Tensor) -> torch.Tensor:
         """Zeros without audio where the model has learned tokens for that, the latents of silence where it has not."""
-        plan, encoded, length = sample.plan, sample.encoded, self.config.num_audio_latents
-        if plan.audio is None or (plan.audio == "previous" and encoded.previous_mean is None):
+        task_spec, encoded, length = sample.task_spec, sample.encoded, self.config.num_audio_latents
+        if task_spec.audio is None or (task_spec.audio == "previous" and encoded.previous_mean is None):
             learned = self.config.audio_type == "audio_autoencoder"
-            return torch.zeros_like(self.absent.silence) if learned else self.absent.silence
-        if plan.audio == "previous":
+            return torch.zeros_like(self.null_embeddings.silence) if learned else self.null_embeddings.silence
+        if task_spec.audio == "previous":
             return encoded.previous_mean + encoded.previous_std * noise.to(encoded.previous_mean.device)
         mean, std = encoded.latent_mean[:, :length], encoded.latent_std[:, :length]
         latents = mean + std * noise.to(mean.device)
-        return mask_audio_latents(latents, self.absent.silence.to(latents.device), plan.audio_span)
+        return mask_audio_latents(latents, self.null_embeddings.silence.to(latents.device), task_spec.audio_span)
 
     def _audio_waveform(self, sample: Sample) -> torch.Tensor:
-        plan, encoded = sample.plan, sample.encoded
-        if plan.audio is None:
+        task_spec, encoded = sample.task_spec, sample.encoded
+        if task_spec.audio is None:
             return torch.zeros_like(encoded.waveform)
-        if plan.audio == "previous":
+        if task_spec.audio == "previous":
             return encoded.previous_waveform
-        return mask_audio_latents(encoded.waveform, torch.zeros_like(encoded.waveform), plan.audio_span)
+        return mask_audio_latents(encoded.waveform, torch.zeros_like(encoded.waveform), task_spec.audio_span)

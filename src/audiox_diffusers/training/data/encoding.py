@@ -42,7 +42,7 @@ class Encoded:
 
 
 @dataclass
-class Absent:
+class NullEmbeddings:
     """
     What stands for absent modalities.
 
@@ -77,13 +77,13 @@ class RecordEncoder:
         self.reads_waveforms = pipe.conditioner.config.audio_type == "mel_spec"
 
     @torch.no_grad()
-    def absent(self) -> Absent:
+    def null_embeddings(self) -> NullEmbeddings:
         """The embeddings of what is not there."""
         no_text, video_text = self.texts(["", self.video_prompt])
         conditioner, vae = self.pipe.conditioner.config, self.pipe.vae
         silence = torch.zeros(1, vae.config.audio_channels, conditioner.audio_prompt_samples, device=self.device)
         mode = vae.encode(silence.to(vae.dtype)).latent_dist.mode()[0]
-        return Absent(no_text, video_text, mode[:, : conditioner.num_audio_latents])
+        return NullEmbeddings(no_text, video_text, mode[:, : conditioner.num_audio_latents])
 
     @torch.no_grad()
     def encode(self, records: list[Record]) -> list[Encoded]:

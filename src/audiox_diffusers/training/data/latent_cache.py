@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ...media.files import replacing
 from .batches import Sample
-from .encoding import Absent, Encoded, RecordEncoder
+from .encoding import Encoded, NullEmbeddings, RecordEncoder
 from .loading import start_workers
 from .masking import MaskingConfig
 from .records import BadRecord, Record, RecordReader, needs
@@ -31,8 +31,8 @@ from .streaming import BrokenShard, RowKey, RowSource, read_shard
 # Rows of one file: about 60 MB at full size.
 ROWS = 16
 DESCRIPTION = "cache.json"
-ABSENT = "absent.safetensors"
-# Of a row: its tensors as safetensors, what a plan is drawn from, why it cannot be used, or why parts of it cannot.
+NULL_EMBEDDINGS = "absent.safetensors"
+# Of a row: its tensors as safetensors, what a task spec is drawn from, why it cannot be used, or why parts of it cannot.
 SCHEMA = pa.schema(
     [
         ("tensors", pa.binary()),
@@ -67,7 +67,7 @@ class CacheSource:
 
 
 class CacheReader:
-    """Samples from rows of a cache, with plans that `reader` draws."""
+    """Samples from rows of a cache, with task specs that `reader` draws."""
 
     def __init__(self, reader: RecordReader):
         self.reader = reader
@@ -78,16 +78,16 @@ class CacheReader:
             raise BadRecord(row.reason)
         if row["error"] is not None:
             raise BadRecord(row["error"])
-        plan = self.reader.plan(key, frozenset(row["available"]), row["task"])
+        task_spec = self.reader.task_spec(key, frozenset(row["available"]), row["task"])
         for name, reason in row["broken"]:
-            if name in needs(plan):
+            if name in needs(task_spec):
                 raise BadRecord(reason)
-        return Sample(key, plan, Encoded(**load(row["tensors"])))
+        return Sample(key, task_spec, Encoded(**load(row["tensors"])))
 
 
-def read_absent(folder: Path) -> Absent:
+def read_null_embeddings(folder: Path) -> NullEmbeddings:
     """The embeddings of absent modalities that belong to a cache."""
-    return Absent(**load_file(folder / ABSENT))
+    return NullEmbeddings(**load_file(folder / NULL_EMBEDDINGS))
 
 
 def write_cache(
@@ -126,9 +126,10 @@ def write_cache(
             for number in range(len(sources)):
                 (folder / f"source-{number:03}").mkdir(parents=True, exist_ok=True)
             _write_description(path, description, complete=False)
-            with replacing(folder / ABSENT) as temporary:
+            with replacing(folder / NULL_EMBEDDINGS) as temporary:
                 save_file(
-                    {name: value.cpu().contiguous() for name, value in vars(encoder.absent()).items()}, temporary
+                    {name: value.cpu().contiguous() for name, value in vars(encoder.null_embeddings()).items()},
+                    temporary,
                 )
         accelerator.wait_for_everyone()
         _write_parts(folder, sources, reader, encoder, num_workers, accelerator)

@@ -85,7 +85,7 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TaskSpec:
     """
     What a sample is trained on.
 
@@ -109,9 +109,9 @@ class Plan:
     drop_context: bool
 
 
-def draw_plan(
+def draw_task_spec(
     config: MaskingConfig, available: frozenset[str], generator: torch.Generator, task: str | None = None
-) -> Plan:
+) -> TaskSpec:
     """
     Draw what a sample is trained on.
 
@@ -134,7 +134,7 @@ def draw_plan(
     audio = _AUDIO.get(task) if next(draws) >= config.drop_audio_rate else None
     share = config.audio_mask_min + (config.audio_mask_max - config.audio_mask_min) * next(draws)
     start = (1 - share) * next(draws)
-    return Plan(
+    return TaskSpec(
         task=task,
         text=text,
         caption=caption,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ...media import MediaBytes, MediaError, load_audio, load_image, load_video, media_duration, resize_frames
 from ...pipelines import AudioXPipeline
-from .masking import MaskingConfig, Plan, draw_plan
+from .masking import MaskingConfig, TaskSpec, draw_task_spec
 from .seeds import generator_for
 from .streaming import BrokenShard, RowKey
 
@@ -88,18 +88,18 @@ class Record:
 
     Attributes:
         key: of the row.
-        plan: what it is trained on.
-        available: what the row has to draw a plan from, see [`draw_plan`].
+        task_spec: what it is trained on.
+        available: what the row has to draw a task spec from, see [`draw_task_spec`].
         task: the one that the row asks for.
         waveform: `[channels, num_samples]`, silence after its end.
-        captions: those of these seconds, or the one that the plan chose.
+        captions: those of these seconds, or the one that the task spec chose.
         video, image: as far as they are there and wanted.
         previous: `[channels, prompt_samples]`, the sound before, for completion.
         broken: what is there but could not be decoded, and why.
     """
 
     key: RowKey
-    plan: Plan
+    task_spec: TaskSpec
     available: frozenset[str]
     task: str | None
     waveform: torch.Tensor
@@ -121,7 +121,7 @@ class RecordReader:
         masking: how tasks are drawn.
         crop: `"random"` places the window anywhere in the record, anew in every epoch, `"start"` at its start.
         min_seconds: shorter records are refused.
-        seed: of the crops and the plans.
+        seed: of the crops and the task specs.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class RecordReader:
 
     def read(self, key: RowKey, row: Mapping[str, Any] | BrokenShard, everything: bool = False) -> Record:
         """
-        Decode what the plan of a row needs, or `everything` that a later plan may need.
+        Decode what the task spec of a row needs, or `everything` that a later task spec may need.
 
         Raises:
             BadRecord: the row cannot be trained on.
@@ -173,16 +173,16 @@ class RecordReader:
         }
         available = frozenset(name for name in there if there[name])
         task = row.get("task")
-        plan = self.plan(key, available, task)
+        task_spec = self.task_spec(key, available, task)
 
         waveform = self._sound(sound, offset, seconds, self.spec.num_samples)
         if waveform.abs().max() < SILENCE:
             raise BadRecord("is silent")
-        record = Record(key, plan, available, task, waveform)
+        record = Record(key, task_spec, available, task, waveform)
         if everything:
             record.captions = captions
-        elif plan.text:
-            record.captions = [captions[int(plan.caption * len(captions))]]
+        elif task_spec.text:
+            record.captions = [captions[int(task_spec.caption * len(captions))]]
         decoders = {
             "video": lambda: self._frames(video, offset),
             "image": lambda: self._picture(image),
@@ -194,14 +194,14 @@ class RecordReader:
                     setattr(record, name, decode())
                 except (MediaError, OSError, BadRecord) as error:
                     record.broken[name] = str(error)
-            elif name in needs(plan):
+            elif name in needs(task_spec):
                 setattr(record, name, decode())
         return record
 
-    def plan(self, key: RowKey, available: frozenset[str], task: Any = None) -> Plan:
+    def task_spec(self, key: RowKey, available: frozenset[str], task: Any = None) -> TaskSpec:
         """What a row that has `available` is trained on."""
         try:
-            return draw_plan(self.masking, available, generator_for(self.seed, "plan", *key), task)
+            return draw_task_spec(self.masking, available, generator_for(self.seed, "plan", *key), task)
         except ValueError as error:
             raise BadRecord(str(error)) from None
 
@@ -332,9 +332,9 @@ def stored_media(value: Any, name: str) -> str | MediaBytes | None:
     return path if data is None else MediaBytes(data, path or name)
 
 
-def needs(plan: Plan) -> set[str]:
-    """What has to be decoded for a plan, beside sound and text."""
-    wanted = {"video": plan.video, "image": plan.image, "previous": plan.audio == "previous"}
+def needs(task_spec: TaskSpec) -> set[str]:
+    """What has to be decoded for a task spec, beside sound and text."""
+    wanted = {"video": task_spec.video, "image": task_spec.image, "previous": task_spec.audio == "previous"}
     return {name for name in wanted if wanted[name]}
 
 

@@ -9,7 +9,7 @@ from diffusers.utils import logging
 
 from ...pipelines import AudioXPipeline
 from ..data.batches import BatchMaker, Sample
-from ..data.encoding import Absent, RecordEncoder
+from ..data.encoding import NullEmbeddings, RecordEncoder
 from ..data.masking import MaskingConfig
 from ..data.records import BadRecord, RecordReader, WindowSpec
 from ..data.sources import DatasetSource
@@ -83,7 +83,7 @@ def build_early_stopping(
     args: argparse.Namespace,
     pipe: AudioXPipeline,
     encoder: RecordEncoder,
-    absent: Absent,
+    null_embeddings: NullEmbeddings,
     strategy: DiffusionStrategy,
     device: torch.device,
 ) -> EarlyStopping:
@@ -113,16 +113,16 @@ def build_early_stopping(
         (encoded,) = encoder.encode([record])
         for name, tensor in encoded.tensors().items():
             setattr(encoded, name, tensor.cpu())
-        clips.append(Sample(key, record.plan, encoded, record))
+        clips.append(Sample(key, record.task_spec, encoded, record))
     if not clips:
         raise ValueError(f"--held_out {args.held_out} has no clip that can be used: {reason}")
     samples = [
-        Sample(clip.key._replace(epoch=draw), clip.plan, clip.encoded, clip.record)
+        Sample(clip.key._replace(epoch=draw), clip.task_spec, clip.encoded, clip.record)
         for draw in range(DRAWS)
         for clip in clips
     ]
     size = (pipe.transformer.config.in_channels, pipe.transformer.config.sample_size)
-    maker = BatchMaker(pipe.conditioner.config, size, absent, masking, args.seed, device)
+    maker = BatchMaker(pipe.conditioner.config, size, null_embeddings, masking, args.seed, device)
     return EarlyStopping(samples, maker, strategy, args.train_batch_size, args.early_stopping_patience)
 
 

@@ -68,8 +68,8 @@ class AudioXTrainingModel(nn.Module):
             if encoder in self.encoders:
                 pictures = [self._pictures(sample.record) for sample in samples]
                 rows = [
-                    absent if picture is None else encode(picture).to(absent.dtype)
-                    for picture, absent in zip(pictures, batch.embeds[name], strict=True)
+                    null if picture is None else encode(picture).to(null.dtype)
+                    for picture, null in zip(pictures, batch.embeds[name], strict=True)
                 ]
                 embeds[name] = torch.stack(rows)
         if "vae" in self.encoders and "audio_latents" in batch.embeds:
@@ -77,27 +77,27 @@ class AudioXTrainingModel(nn.Module):
         return embeds
 
     def _text(self, record: Record) -> str:
-        if record.plan.text:
+        if record.task_spec.text:
             return record.captions[0]
-        return self._encoder.video_prompt if record.plan.video or record.plan.image else ""
+        return self._encoder.video_prompt if record.task_spec.video or record.task_spec.image else ""
 
     @staticmethod
     def _pictures(record: Record):
-        if record.plan.video:
+        if record.task_spec.video:
             return record.video
-        return record.image if record.plan.image else None
+        return record.image if record.task_spec.image else None
 
     def _audio_latents(self, batch: Batch, index: int) -> torch.Tensor:
         """The prompt encoded anew, from sound whose masked span is silent."""
-        record, absent = batch.samples[index].record, batch.embeds["audio_latents"][index]
-        if record.plan.audio is None:
-            return absent
-        if record.plan.audio == "previous":
+        record, null = batch.samples[index].record, batch.embeds["audio_latents"][index]
+        if record.task_spec.audio is None:
+            return null
+        if record.task_spec.audio == "previous":
             waveform = record.previous
         else:
             waveform = record.waveform[:, : self.conditioner.config.audio_prompt_samples].clone()
-            first, last = (round(share * waveform.shape[1]) for share in record.plan.audio_span)
+            first, last = (round(share * waveform.shape[1]) for share in record.task_spec.audio_span)
             waveform[:, first:last] = 0
         mean, std = self._encoder.posterior(waveform[None])
-        length = absent.shape[1]
-        return (mean[0, :, :length] + std[0, :, :length] * batch.audio_noise[index]).to(absent.dtype)
+        length = null.shape[1]
+        return (mean[0, :, :length] + std[0, :, :length] * batch.audio_noise[index]).to(null.dtype)
