@@ -1,4 +1,4 @@
-"""The bench on pipelines whose answers are known: right, those of other scenes, and silence."""
+"""The bench on pipelines with known output: true sounds, sounds of other scenes, and silence."""
 
 import json
 
@@ -28,7 +28,7 @@ REQUESTS = (
 
 
 def make_pipeline() -> AudioXPipeline:
-    """With windows of 4 s at 16 kHz, and a VAE that gives sounds back as they are."""
+    """Create a pipeline with windows of 4 s at 16 kHz and a VAE that reconstructs sounds exactly."""
     pipe = create_small_pipeline()
     pipe.vae.register_to_config(sampling_rate=16000)
     pipe.transformer.register_to_config(sample_size=500)
@@ -47,7 +47,7 @@ def bench(pipe) -> Bench:
 
 
 def key(prompt=None, video=None, image=None, audio=None):
-    """What a request is known by: the video if there is one."""
+    """Return the bytes or text that identify a request: the video if there is one."""
     if video is not None or image is not None:
         return (video if image is None else image).tobytes()
     return prompt if audio is None else audio[0].tobytes()
@@ -55,8 +55,8 @@ def key(prompt=None, video=None, image=None, audio=None):
 
 def answer_with(monkeypatch, bench: Bench, step: int = 0, level: float = 1.0) -> list[dict]:
     """
-    Let pipelines answer with the true sound of each request, or of the one `step` further in its list. Returns the
-    arguments of all calls to come.
+    Make pipelines return the true sound of each request, or that of the item `step` further in its list. Returns a
+    list to which each call adds its arguments.
     """
     answers, calls = {}, []
     for name in REQUESTS:
@@ -88,7 +88,7 @@ def values(report, task: str) -> dict[str, float]:
     return {name: figure.mean for name, figure in report.tasks[task].items()}
 
 
-def test_true_sounds_are_right(pipe, bench, monkeypatch):
+def test_true_sounds_score_1(pipe, bench, monkeypatch):
     answer_with(monkeypatch, bench)
     report = run_bench(pipe, seeds=1, count=COUNT)
     for task in ("text", "image", "silence"):
@@ -98,7 +98,6 @@ def test_true_sounds_are_right(pipe, bench, monkeypatch):
     assert audio["gap filled"] > 0.8 and audio["distance"] < 0.01
     assert audio["continued"] == audio["gap class"] == audio["around"] == 1
     assert min(value for name, value in missing.items() if name != "onset F1, text") > 0.95
-    # The VAE gives all back, and MP3 does not.
     assert values(report, "vae")["log-mel distance"] < values(report, "vae")["of 64 kbit/s MP3"] < 1
     for figures in (report.tasks[task] for task in report.tasks if task != "vae"):
         assert all(figure.rendered > 0.8 for name, figure in figures.items() if name != "distance")
@@ -108,7 +107,7 @@ def test_true_sounds_are_right(pipe, bench, monkeypatch):
         assert min(scores["class of clips"], scores["class of events"], scores["onset F1"]) > 0.8
 
 
-def test_sounds_of_other_scenes_are_at_chance(pipe, bench, monkeypatch):
+def test_sounds_of_other_scenes_score_by_chance(pipe, bench, monkeypatch):
     answer_with(monkeypatch, bench, step=1)
     report = run_bench(pipe, ["text", "video", "image", "audio"], seeds=1, count=COUNT, ceilings=False)
     text, video, image, audio = (report.tasks[task] for task in ("text", "video", "image", "audio"))
@@ -121,7 +120,7 @@ def test_sounds_of_other_scenes_are_at_chance(pipe, bench, monkeypatch):
         assert figure.chance < 0.45
 
 
-def test_silence_is_right_where_nothing_happens(pipe, bench, monkeypatch):
+def test_silence_scores_0_except_for_rest(pipe, bench, monkeypatch):
     answer_with(monkeypatch, bench, level=0.0)
     report = run_bench(pipe, ["text", "video", "image", "audio", "silence"], seeds=1, count=COUNT, ceilings=False)
     assert set(values(report, "text").values()) == {0.0}
@@ -131,7 +130,7 @@ def test_silence_is_right_where_nothing_happens(pipe, bench, monkeypatch):
     assert report.tasks["silence"]["text"].chance == 1
 
 
-def test_each_item_has_its_own_noise_and_is_made_once(pipe, bench, monkeypatch):
+def test_each_item_has_its_own_noise_and_is_generated_once(pipe, bench, monkeypatch):
     calls = answer_with(monkeypatch, bench)
     scheduler = pipe.scheduler
     options = {"num_inference_steps": 7, "guidance_scale": 2.5, "eta": 0.25, "batch_size": 3}
@@ -139,14 +138,14 @@ def test_each_item_has_its_own_noise_and_is_made_once(pipe, bench, monkeypatch):
     assert pipe.scheduler is scheduler and scheduler.config.eta == 1.0
     assert {(call["steps"], call["guidance"], call["eta"]) for call in calls} == {(7, 2.5, 0.25)}
     sizes = [len(call["seeds"]) for call in calls]
-    assert max(sizes) == 3 and sum(sizes) == 2 * 3 * 4, "the task video finds its sounds made"
+    assert max(sizes) == 3 and sum(sizes) == 2 * 3 * 4, "the task video reuses sounds of the task missing"
     by_video = [seed for call in calls if set(call) >= {"video"} and "prompt" not in call for seed in call["seeds"]]
     assert sorted(by_video) == sorted(scene_seed(seed, noise) for seed in range(2) for noise in range(4))
     figure = report.tasks["video"]["onset F1"]
     assert len(figure.values) == 2 and figure.spread == 0 and figure.count == 4
 
 
-def test_swapped_captions_differ_in_the_class_words_alone(bench):
+def test_swapped_captions_differ_only_in_class_words(bench):
     for item, swapped in zip(bench.captions, bench.swapped_captions, strict=True):
         assert item.noise == swapped.noise and item.prompt != swapped.prompt
         before, after = ([event.sound for event in it.scene.events] for it in (item, swapped))
@@ -156,7 +155,7 @@ def test_swapped_captions_differ_in_the_class_words_alone(bench):
     assert kinds == [1] * 5 + [2] * 3
 
 
-def test_scenes_are_the_same_each_time_and_no_others(bench, pipe):
+def test_scenes_are_reproducible_and_unique(bench, pipe):
     again = Bench.for_pipeline(pipe, COUNT)
     assert [item.scene for item in again.captions] == [item.scene for item in bench.captions]
     assert again.scenes == bench.scenes
@@ -166,15 +165,15 @@ def test_scenes_are_the_same_each_time_and_no_others(bench, pipe):
     assert scene_seed(BENCH_SEED, 0) not in {scene_seed(0, index) for index in range(1000)}
 
 
-def test_video_is_what_a_file_would_show(bench):
-    """At each time the picture of the last frame at 25 a second, as [`load_video`] gives it."""
+def test_video_has_the_frames_of_a_file(bench):
+    """Each frame is the latest one of a video at 25 fps, as [`load_video`] chooses it."""
     item = bench.scenes_by_video[0]
     frames = item.scene.frames(25)
     assert item.video.shape == (20, 96, 96, 3)
     assert np.array_equal(item.video, frames[::5])
 
 
-def test_same_figures_with_a_real_pipeline_whatever_the_batch():
+def test_scores_do_not_depend_on_the_batch_size():
     pipe = create_small_pipeline()
     pipe.set_progress_bar_config(disable=True)
     options = {"seeds": 1, "count": 3, "num_inference_steps": 2, "ceilings": False}
@@ -183,7 +182,7 @@ def test_same_figures_with_a_real_pipeline_whatever_the_batch():
     assert reports[0].settings["seconds"] == 2.0 and reports[0].settings["sampling_rate"] == 8000
 
 
-def test_sweep_is_a_table_of_scores_against_time(pipe, bench, monkeypatch):
+def test_sweep(pipe, bench, monkeypatch):
     calls = answer_with(monkeypatch, bench)
     report = run_sweep(pipe, ["image"], count=2)
     assert len(report.rows) == 24
@@ -197,7 +196,7 @@ def test_sweep_is_a_table_of_scores_against_time(pipe, bench, monkeypatch):
     assert len(run_sweep(pipe, ["image"], count=2).rows) == 12
 
 
-def test_recorded_sounds_take_the_place_of_a_class(pipe, tmp_path):
+def test_recordings_replace_a_class(pipe, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "bell").mkdir()
     for index in range(2):
@@ -207,7 +206,7 @@ def test_recorded_sounds_take_the_place_of_a_class(pipe, tmp_path):
     assert report.detectors["as rendered"]["class of clips"] == 1
 
 
-def test_clips_of_a_folder(pipe, tmp_path):
+def test_clips_from_a_folder(pipe, tmp_path):
     time = np.arange(3 * 22050) / 22050
     (tmp_path / "more").mkdir()
     for name in ("a.wav", "more/b.flac"):
@@ -230,12 +229,12 @@ def test_clips_of_a_folder(pipe, tmp_path):
         ({"tasks": ["vae"], "clips": "missing"}, FileNotFoundError, "missing"),
     ],
 )
-def test_wrong_arguments_are_named(pipe, options, error, named):
+def test_wrong_arguments_are_refused(pipe, options, error, named):
     with pytest.raises(error, match=named):
         run_bench(pipe, **options)
 
 
-def test_models_that_cannot_be_measured_are_refused():
+def test_unsuitable_models_are_refused():
     short = make_pipeline()
     short.transformer.register_to_config(sample_size=249)
     with pytest.raises(ValueError, match="window.*2 s.*1.992"):
@@ -258,7 +257,7 @@ def test_command(tmp_path, capsys):
     options = ["--tasks", "image", "--count", 2, "--seeds", 2, "--steps", 2, "--guidance", 3, "--eta", 0.5]
     assert run(*options, "--output", output) == 0
     said = capsys.readouterr().out
-    assert "| image | class" in said and "the bench's own ears" in said
+    assert "| image | class" in said and "accuracy of the metrics" in said
     assert [path.name for path in output.iterdir()] == ["bench.json"]
     report = json.loads((output / "bench.json").read_text())
     assert report["settings"]["guidance_scale"] == 3 and report["settings"]["eta"] == 0.5

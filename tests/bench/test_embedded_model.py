@@ -1,4 +1,4 @@
-"""What the model of the package can do, on the bench: a few of its items, with fixed seeds."""
+"""Scores of the embedded model on a few items of the bench, with fixed seeds."""
 
 import pytest
 
@@ -16,31 +16,31 @@ def scores():
     return {task: {name: figure.mean for name, figure in figures.items()} for task, figures in report.tasks.items()}
 
 
-def test_text_steers(scores):
+def test_text(scores):
     assert scores["text"]["class, one"] >= 0.8
     assert scores["text"]["order"] >= 0.4
     assert scores["text"]["swap"] >= 0.6
 
 
-def test_videos_steer_and_keep_time(scores):
+def test_video(scores):
     assert scores["video"]["onset F1"] >= 0.8
     assert scores["video"]["class"] >= 0.9
     assert scores["video"]["count"] >= 0.7
 
 
-def test_pictures_steer(scores):
+def test_image(scores):
     assert scores["image"]["class"] >= 0.9
 
 
-def test_sound_is_continued_and_filled_in_kind(scores):
+def test_audio(scores):
     assert scores["audio"]["continued"] >= 0.8
     assert scores["audio"]["gap class"] >= 0.8
 
 
-def test_silence_is_kept(scores):
+def test_silence(scores):
     assert scores["silence"]["text"] >= 0.7
     assert scores["silence"]["video"] >= 0.7
 
 
-def test_the_vae_keeps_the_spectrum(scores):
+def test_vae(scores):
     assert scores["vae"]["log-mel distance"] < 6

@@ -1,4 +1,4 @@
-"""Measures of how well a model follows its prompts, on scenes with known answers, without another model to judge."""
+"""Metrics of how well a model follows its prompts, on scenes with known answers."""
 
 from .classifier import SoundClassifier
 from .items import BENCH_SEED, Bench, Item

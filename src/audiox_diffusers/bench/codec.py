@@ -1,4 +1,4 @@
-"""How well a VAE gives sounds back, beside MP3."""
+"""Reconstruction by a VAE, compared with MP3."""
 
 import os
 import tempfile
@@ -18,15 +18,15 @@ MP3_BIT_RATE = 64_000
 
 @torch.no_grad()
 def reconstruct(vae: AudioXAutoencoderOobleck, sound: np.ndarray) -> np.ndarray:
-    """A sound `[channels, samples]` at the VAE's rate, encoded to the posterior's mode and decoded; float32."""
+    """Encode a sound to the mode of the posterior and decode it: float32 `[channels, samples]` at the VAE's rate."""
     missing = -sound.shape[1] % vae.hop_length
     padded = torch.from_numpy(np.pad(sound, ((0, 0), (0, missing))))[None].to(vae.device, vae.dtype)
     decoded = vae.decode(vae.encode(padded).latent_dist.mode()).sample[0]
     return decoded[:, : sound.shape[1]].float().cpu().numpy()
 
 
-def through_mp3(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
-    """A sound `[channels, samples]` after MP3 of 64 kbit/s; as much of it as there is, followed by silence."""
+def mp3_round_trip(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Encode a sound `[channels, samples]` as MP3 with 64 kbit/s and decode it, cut or zero-padded to its length."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "sound.mp3"
         save_audio(file, sound.clip(-1, 1), sampling_rate, bit_rate=MP3_BIT_RATE)
@@ -37,17 +37,16 @@ def through_mp3(sound: np.ndarray, sampling_rate: int) -> np.ndarray:
 
 def score_vae(vae: AudioXAutoencoderOobleck, clips: Sequence[np.ndarray]) -> dict[str, Score]:
     """
-    The mean [`log_mel_distance`] of clips to what the VAE makes of them, and to what MP3 of 64 kbit/s does. Equal
-    sounds are at distance 0.
+    Return the mean [`log_mel_distance`] between clips and their reconstruction, by the VAE and by MP3 with 64 kbit/s.
 
     Args:
-        vae: the VAE.
-        clips: float `[channels, samples]` each, at its rate.
+        vae: The VAE.
+        clips: Float waveforms at the VAE's rate, shape `[channels, samples]` each.
     """
     rate = vae.config.sampling_rate
     distances = {
         "log-mel distance": [log_mel_distance(clip, reconstruct(vae, clip), rate) for clip in clips],
-        "of 64 kbit/s MP3": [log_mel_distance(clip, through_mp3(clip, rate), rate) for clip in clips],
+        "of 64 kbit/s MP3": [log_mel_distance(clip, mp3_round_trip(clip, rate), rate) for clip in clips],
     }
     return {name: Score(mean(values), None, len(clips)) for name, values in distances.items()}
 
@@ -56,23 +55,24 @@ def load_clips(
     folder: str | os.PathLike, count: int, sampling_rate: int, channels: int, seconds: float
 ) -> list[np.ndarray]:
     """
-    The beginnings of sounds and videos in a folder and the folders in it, in the order of their paths.
+    Load the beginnings of sounds and videos in a folder and its subfolders, in the order of their paths.
 
     Args:
-        folder: where they are.
-        count: how many to take at most.
-        sampling_rate, channels: what to bring them to.
-        seconds: how much of each to take at most.
+        folder: Folder with the files.
+        count: Maximum number of files.
+        sampling_rate: Sampling rate to resample to, in Hz.
+        channels: Number of channels to convert to.
+        seconds: Maximum length of each clip.
 
     Returns:
-        float32 `[channels, samples]` each.
+        Float32 waveforms, shape `[channels, samples]` each.
 
     Raises:
-        FileNotFoundError: there is no such folder, or no sound or video in it.
-        MediaError: a file cannot be read.
+        FileNotFoundError: If there is no such folder, or no sound or video in it.
+        MediaError: If a file cannot be read.
     """
     formats = AUDIO_FORMATS.keys() | VIDEO_FORMATS.keys()
     files = sorted(file for file in Path(folder).rglob("*") if file.suffix.lower() in formats)
     if not files:
-        raise FileNotFoundError(f"{folder}: no folder with sounds ({', '.join(sorted(formats))})")
+        raise FileNotFoundError(f"{folder}: no such folder, or no sounds in it ({', '.join(sorted(formats))})")
     return [load_audio(file, sampling_rate, channels, duration=seconds)[0].numpy() for file in files[:count]]

@@ -1,4 +1,4 @@
-"""Making the sounds that the bench judges."""
+"""Generation of the sounds that the bench scores."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -14,14 +14,18 @@ from .items import Bench, Item
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """
-    How sounds are made.
+    Options of the pipeline.
 
     Attributes:
-        num_inference_steps, guidance_scale: as of the pipeline; `None` for its own.
-        eta: amount of noise that the scheduler adds at each step, 0 to 1; `None` for its own.
-        batch_size: sounds that are made at a time.
+        num_inference_steps: Number of denoising steps; `None` for the pipeline's default.
+        guidance_scale: Guidance scale; `None` for the pipeline's default.
+        eta: Amount of noise that the scheduler adds at each step, from 0 to 1; `None` for the scheduler's own.
+        batch_size: Number of sounds generated at once.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     num_inference_steps: int | None = None
@@ -38,43 +42,39 @@ class Sampling:
             raise ValueError(f"`batch_size` must be 1 or more, got {self.batch_size!r}")
 
 
-class Studio:
+class SoundGenerator:
     """
-    Makes sounds with a pipeline, each request of a seed only once.
-
-    Args:
-        pipe: the pipeline.
-        bench: whose requests they are.
-        sampling: how they are made.
+    Generates the sounds of items with a pipeline and keeps them, so that each item and seed is generated once.
 
     Attributes:
-        made: how many sounds were made so far.
-        seconds: how long that took.
+        num_generated: Number of sounds generated so far.
+        seconds: Time that it took.
     """
 
-    def __init__(self, pipe: AudioXPipeline, bench: Bench, sampling: Sampling):
-        self.pipe, self.bench, self.sampling = pipe, bench, sampling
-        self.made, self.seconds = 0, 0.0
+    def __init__(self, pipe: AudioXPipeline, bench: Bench, options: SamplingOptions):
+        self.pipe, self.bench, self.options = pipe, bench, options
+        self.num_generated, self.seconds = 0, 0.0
         self._sounds: dict[tuple[Item, int], np.ndarray] = {}
 
-    def sounds(self, items: Sequence[Item], seed: int) -> list[np.ndarray]:
-        """A sound for each request, as [`~bench.hearing.listen`] gives it."""
+    def generate(self, items: Sequence[Item], seed: int) -> list[np.ndarray]:
+        """Return a preprocessed sound for each item."""
         missing = [item for item in items if (item, seed) not in self._sounds]
         start = time.perf_counter()
-        with scheduler_with_eta(self.pipe, self.sampling.eta):
-            for first in range(0, len(missing), self.sampling.batch_size):
-                batch = missing[first : first + self.sampling.batch_size]
-                for item, sound in zip(batch, self._make(batch, seed), strict=True):
-                    self._sounds[item, seed] = self.bench.listen(sound)
-        self.made, self.seconds = self.made + len(missing), self.seconds + time.perf_counter() - start
+        with scheduler_with_eta(self.pipe, self.options.eta):
+            for first in range(0, len(missing), self.options.batch_size):
+                batch = missing[first : first + self.options.batch_size]
+                for item, sound in zip(batch, self._run_pipeline(batch, seed), strict=True):
+                    self._sounds[item, seed] = self.bench.preprocess(sound)
+        self.num_generated += len(missing)
+        self.seconds += time.perf_counter() - start
         return [self._sounds[item, seed] for item in items]
 
-    def _make(self, items: Sequence[Item], seed: int) -> np.ndarray:
-        """`[B, channels, samples]`."""
+    def _run_pipeline(self, items: Sequence[Item], seed: int) -> np.ndarray:
+        """Return the waveforms `[B, channels, samples]`."""
         prompts = {name: [getattr(item, name) for item in items] for name in ("prompt", "video", "image", "audio")}
         options = {
-            "num_inference_steps": self.sampling.num_inference_steps,
-            "guidance_scale": self.sampling.guidance_scale,
+            "num_inference_steps": self.options.num_inference_steps,
+            "guidance_scale": self.options.guidance_scale,
         }
         return self.pipe(
             **{name: values for name, values in prompts.items() if any(value is not None for value in values)},
@@ -87,13 +87,13 @@ class Studio:
 
 @contextmanager
 def scheduler_with_eta(pipe: AudioXPipeline, eta: float | None) -> Iterator[None]:
-    """Give a pipeline a scheduler with another `eta` for a while; `ValueError` if its scheduler has none."""
+    """Set the `eta` of a pipeline's scheduler within the context; raise `ValueError` if the scheduler has no `eta`."""
     if eta is None:
         yield
         return
     scheduler = pipe.scheduler
     if "eta" not in scheduler.config:
-        raise ValueError(f"`eta` is given, and {type(scheduler).__name__} has none")
+        raise ValueError(f"`eta` is given, but {type(scheduler).__name__} does not have it")
     pipe.scheduler = type(scheduler).from_config(scheduler.config, eta=eta)
     try:
         yield

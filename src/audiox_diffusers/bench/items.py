@@ -1,4 +1,4 @@
-"""What the bench asks a model for: scenes with known answers, in the form that the model takes."""
+"""Scenes with known answers, as prompts for a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,34 +13,33 @@ from ..pipelines import AudioXPipeline
 from ..scenes import IMPACTS, LASTING, Event, Recordings, Scene, random_scene, scene_seed
 from ..scenes.scene import IMPACT_SECONDS
 from ..scenes.sounds import LOWEST_SAMPLING_RATE
-from .classifier import CLASSES, SoundClassifier, learn_classifier
-from .hearing import listen
+from .classifier import CLASSES, SoundClassifier, train_classifier
+from .features import preprocess
 
-# Scenes of the bench are those of `write_scenes(folder, n, seed)` with a seed from here to 4 above. Nothing is to be
-# trained on them.
+# The scenes of the bench have the seeds of `write_scenes(folder, n, seed)` from here to 4 above. Do not train on them.
 BENCH_SEED = 9_000_000
 
-# Numbers that are added to it for scenes of each kind.
+# Added to the seed for each kind of scene.
 ONE_CLASS, TWO_CLASSES, MIXED, FULL, TEMPLATES = range(5)
 
 SHORTEST_WINDOW = 2.0  # seconds
-LONGEST = 10.0  # seconds of sound, as a pipeline makes by default
-PICTURE_FPS = 25  # of the videos that frames are taken from
-GAP = (0.4, 0.65)  # of an audio prompt, to be filled
-ATTEMPTS = 1000  # at a scene that is as it should be
-SMALLEST_REST = 0.3  # seconds between sounds of one class, so that they are heard as two
+LONGEST = 10.0  # seconds, the pipelines' default
+PICTURE_FPS = 25  # of the videos that the model's frames are taken from
+GAP = (0.4, 0.65)  # start and end, as shares of the audio prompt
+ATTEMPTS = 1000  # seeds reserved for each scene
+SMALLEST_REST = 0.3  # seconds between two events of one class, so that they can be told apart
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
     """
-    A request for a sound.
+    A prompt for the model, and the scene that it should generate.
 
     Attributes:
-        scene: what is to be heard.
-        noise: which of the noises of a seed the sound begins with.
-        prompt, video, image, audio: as the pipeline takes them; what is not given is `None`.
-        gap: seconds from start to end that are silenced in `audio`, if any.
+        scene: Scene with the true sound.
+        noise: Number of the initial noise among those of a seed.
+        prompt, video, image, audio: Inputs of the pipeline; `None` for those not given.
+        gap: Start and end of the silenced part of `audio` in seconds, if any.
     """
 
     scene: Scene
@@ -55,17 +54,17 @@ class Item:
 @dataclass(frozen=True, eq=False)
 class Bench:
     """
-    Scenes in the form that a model takes, and the ears to judge what it makes of them. Scenes, requests and classifier
-    depend on these attributes alone; each is made once.
+    Items of all tasks for one model, and the classifier for its sounds. They depend on the attributes alone and are
+    created on first use.
 
     Attributes:
-        sampling_rate: of the model's sound, in Hz.
-        channels: of the model's sound.
-        seconds: length of the sounds to make.
-        video_fps: frames a second of the model's video.
-        prompt_seconds: length of the model's audio prompt.
-        count: items of each task.
-        recordings: in the place of synthesised sounds, at `render_rate(sampling_rate)`.
+        sampling_rate: Sampling rate of the model in Hz.
+        channels: Number of audio channels of the model.
+        seconds: Length of the sounds to generate.
+        video_fps: Frame rate of the model's video input.
+        prompt_seconds: Length of the model's audio prompt.
+        count: Number of items for each task.
+        recordings: Recordings that replace synthesised sounds, at `render_rate(sampling_rate)`.
     """
 
     sampling_rate: int
@@ -78,7 +77,7 @@ class Bench:
 
     @classmethod
     def for_pipeline(cls, pipe: AudioXPipeline, count: int, recordings: Recordings | None = None) -> "Bench":
-        """The bench for a pipeline; `ValueError` if its window is below 2 s or its rate below 8 kHz."""
+        """Create the bench for a pipeline; raise `ValueError` if its window is below 2 s or its rate below 8 kHz."""
         rate = pipe.vae.config.sampling_rate
         window = pipe.window_samples / rate
         if window < SHORTEST_WINDOW:
@@ -93,20 +92,20 @@ class Bench:
     # Scenes
 
     def one_class(self, index: int) -> Scene:
-        """One to three sounds of one class; the classes take turns."""
+        """Return a scene with one to three events of one class. The classes alternate."""
         return self._scene(ONE_CLASS, index, max_events=3, classes=[CLASSES[index % len(CLASSES)]])
 
     def two_classes(self, index: int) -> Scene:
-        """Sounds of one class, then of another: two to four."""
+        """Return a scene with events of one class, then of another: two to four in all."""
         classes = np.random.default_rng([BENCH_SEED, index]).choice(CLASSES, 2, replace=False).tolist()
         return self._scene(TWO_CLASSES, index, classes=classes, accept=lambda scene: len(order(scene)) == 2)
 
     def mixed(self, index: int) -> Scene:
-        """One to four sounds of any classes."""
+        """Return a scene with one to four events of any classes."""
         return self._scene(MIXED, index)
 
     def lasting(self, index: int) -> Scene:
-        """One lasting sound from start to end; the classes take turns."""
+        """Return a scene with one sound from start to end. The classes alternate."""
         name = sorted(LASTING)[index % len(LASTING)]
         return Scene([Event(name, 0.0, self.seconds)], self.seconds, scene_seed(BENCH_SEED + FULL, index))
 
@@ -118,50 +117,50 @@ class Bench:
         classes: list[str] | None = None,
         accept: Callable[[Scene], bool] = lambda scene: True,
     ) -> Scene:
-        """The first random scene of its kind and index that can be told by ear, and is to be accepted."""
+        """Return the first random scene of this kind and index that is countable and accepted."""
         for attempt in count():
             seed = scene_seed(BENCH_SEED + kind, ATTEMPTS * index + attempt)
             scene = random_scene(seed, self.seconds, max_events, classes)
             if is_countable(scene) and accept(scene):
                 return scene
 
-    # Their forms
+    # Inputs of the model
 
     def render(self, scene: Scene) -> np.ndarray:
-        """The sound of a scene as the model would make it, float32 `[channels, seconds * sampling_rate]`."""
+        """Render the sound of a scene in the model's format, float32 `[channels, seconds * sampling_rate]`."""
         rate = render_rate(self.sampling_rate)
         sound = torch.from_numpy(scene.audio(rate, self.channels, self.recordings))
         return resample_audio(sound, rate, self.sampling_rate)[:, : round(scene.seconds * self.sampling_rate)].numpy()
 
-    def listen(self, sound: np.ndarray) -> np.ndarray:
-        """A sound at the model's rate, as all measures take it."""
-        return listen(sound, self.sampling_rate)
+    def preprocess(self, sound: np.ndarray) -> np.ndarray:
+        """Convert a sound at the model's rate to the form that all metrics use."""
+        return preprocess(sound, self.sampling_rate)
 
     def frames(self, scene: Scene) -> np.ndarray:
-        """The video of a scene as the model would see it in a file: uint8 `[frames, 96, 96, 3]` at `video_fps`."""
+        """Return the video of a scene as read from a file, uint8 `[frames, 96, 96, 3]` at `video_fps`."""
         frames = scene.frames(PICTURE_FPS)
         times = np.arange(round(scene.seconds * self.video_fps)) / self.video_fps
         return frames[np.minimum((times * PICTURE_FPS + 1e-6).astype(int), len(frames) - 1)]
 
     @cached_property
     def classifier(self) -> SoundClassifier:
-        """Learned from single sounds that are in no other scene of the bench, at the model's rate."""
+        """Classifier trained on single sounds at the model's rate, which are in no scene of the bench."""
         if self.recordings is None:
             return _synthetic_classifier(self.sampling_rate)
-        return learn_classifier(self._template)
+        return train_classifier(self._template)
 
     def _template(self, name: str, index: int) -> np.ndarray:
         seed = scene_seed(BENCH_SEED + TEMPLATES, ATTEMPTS * CLASSES.index(name) + index)
         rng = np.random.default_rng(seed)
         start = rng.uniform(0, 0.3)
         duration = IMPACT_SECONDS[name] if name in IMPACTS else rng.uniform(0.4, 3)
-        return self.listen(self.render(Scene([Event(name, start, duration)], start + duration, seed)))
+        return self.preprocess(self.render(Scene([Event(name, start, duration)], start + duration, seed)))
 
-    # Requests
+    # Items
 
     @cached_property
     def captions(self) -> list[Item]:
-        """Captions of scenes of one class, three fifths of them, and of two."""
+        """Captions of scenes, three fifths with one class and the rest with two."""
         ones = max(1, round(0.6 * self.count))
         scenes = [self.one_class(index) for index in range(ones)]
         scenes += [self.two_classes(index) for index in range(self.count - ones)]
@@ -169,7 +168,7 @@ class Bench:
 
     @cached_property
     def swapped_captions(self) -> list[Item]:
-        """For each caption the one with other class words: the two of it exchanged, or another one in its place."""
+        """A copy of each caption with other class words: its two classes exchanged, or its one class replaced."""
         swapped = []
         for item in self.captions:
             names = order(item.scene)
@@ -184,43 +183,43 @@ class Bench:
 
     @cached_property
     def scenes(self) -> list[Scene]:
-        """Those with text, video or both to ask for them by."""
+        """Scenes for the tasks "video" and "missing"."""
         return [self.mixed(index) for index in range(self.count)]
 
     @cached_property
     def scenes_by_text(self) -> list[Item]:
-        """Scenes, asked for by their captions."""
+        """The captions of `scenes`."""
         return [Item(scene, index, prompt=scene.caption()) for index, scene in enumerate(self.scenes)]
 
     @cached_property
     def scenes_by_video(self) -> list[Item]:
-        """The same scenes, asked for by their videos."""
+        """The videos of `scenes`."""
         return [Item(scene, index, video=self.frames(scene)) for index, scene in enumerate(self.scenes)]
 
     @cached_property
     def scenes_by_both(self) -> list[Item]:
-        """The same scenes, asked for by caption and video."""
+        """The captions and videos of `scenes`."""
         return [replace(item, prompt=item.scene.caption()) for item in self.scenes_by_video]
 
     @cached_property
     def pictures(self) -> list[Item]:
-        """Stills of scenes of one class."""
+        """Stills of scenes with one class."""
         scenes = [self.one_class(index) for index in range(self.count)]
         return [Item(scene, index, image=scene.picture()) for index, scene in enumerate(scenes)]
 
     @cached_property
     def completions(self) -> list[Item]:
-        """What came before: half as many as there are items, at least one, of one class each."""
+        """Audio prompts to continue, of one class each."""
         before = replace(self, seconds=self.prompt_seconds)
         items = []
         for index in range(self.half):
-            prompt = before.one_class(self.count + index)  # others than those to be heard
+            prompt = before.one_class(self.count + index)  # not those that the model should generate
             items.append(Item(self.one_class(index), index, audio=(self.render(prompt), self.sampling_rate)))
         return items
 
     @cached_property
     def inpaintings(self) -> list[Item]:
-        """Lasting sounds with a gap in the middle: half as many as there are items, at least one."""
+        """Lasting sounds with a gap to fill."""
         items = []
         for index in range(self.half):
             scene = self.lasting(index)
@@ -233,12 +232,12 @@ class Bench:
 
     @cached_property
     def silences_by_text(self) -> list[Item]:
-        """Scenes without events, a quarter as many as there are items, at least one, asked for by their captions."""
+        """The captions of scenes without events: a quarter of `count`, at least one."""
         return [Item(scene, index, prompt=scene.caption()) for index, scene in enumerate(self._empty_scenes)]
 
     @cached_property
     def silences_by_video(self) -> list[Item]:
-        """The same, asked for by their videos."""
+        """The videos of the same scenes."""
         return [Item(scene, index, video=self.frames(scene)) for index, scene in enumerate(self._empty_scenes)]
 
     @cached_property
@@ -247,29 +246,29 @@ class Bench:
 
     @property
     def half(self) -> int:
-        """Half as many as there are items, at least one."""
+        """Half of `count`, at least one: number of completions and of inpaintings."""
         return max(1, self.count // 2)
 
 
 @lru_cache(maxsize=4)
 def _synthetic_classifier(sampling_rate: int) -> SoundClassifier:
-    """Learning takes seconds, and while a model is trained it is measured again and again."""
+    """Return the classifier for a rate, cached: training it takes seconds."""
     bench = Bench(sampling_rate, 1, seconds=LONGEST, video_fps=1.0, prompt_seconds=LONGEST, count=1)
-    return learn_classifier(bench._template)
+    return train_classifier(bench._template)
 
 
 def render_rate(sampling_rate: int) -> int:
-    """The rate that scenes are rendered at for a model of another."""
+    """Return the rate at which scenes are rendered for a model: synthesis needs at least 16 kHz."""
     return max(sampling_rate, LOWEST_SAMPLING_RATE)
 
 
 def order(scene: Scene) -> list[str]:
-    """The classes in the order in which they are heard, as a caption names them: repeated ones once."""
+    """Return the classes of a scene in order, without repetitions, as its caption names them."""
     return [name for name, _ in groupby(event.sound for event in scene.events)]
 
 
 def is_countable(scene: Scene) -> bool:
-    """Whether no sound is followed at once by one of its class, so that the two are heard as one."""
+    """Return whether there are at least 0.3 s between two neighbouring events of one class."""
     return all(
         after.sound != event.sound or after.start - event.start - event.duration >= SMALLEST_REST
         for event, after in zip(scene.events, scene.events[1:])

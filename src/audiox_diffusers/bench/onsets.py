@@ -1,38 +1,38 @@
-"""When sounds begin, and how well that agrees with when they should."""
+"""Onset detection, and its F1."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
 
-from .hearing import HOP, band_levels, cut, is_silent
+from .features import HOP, band_levels, cut, is_silent
 
-TOLERANCE = 0.1  # seconds that an onset may be off by
+TOLERANCE = 0.1  # seconds between a detected and a true onset that match
 
-RANGE = 35.0  # dB below the loudest band of a clip, down to which sound counts
-LOUD_ENOUGH = -20.0  # dB, and at least this, as `band_levels` counts: what is at the threshold of silence, in one band
+RANGE = 35.0  # dB: levels further below the loudest band of a clip are raised to this
+FLOOR = -20.0  # dB of `band_levels`, at least: the level of one band at the threshold of silence
 LOOK_BACK = 0.23  # seconds, longer than the rests within the song of a bird
-RISE_FRAMES = 3  # that a rise may take: the window of the spectrogram is four long
-BAND_RADIUS = 2  # bands from which sound may have come, in a sweep
-RISING_BANDS = 4  # of 64, the ones that rise most: a pure tone rises in no more
+RISE_FRAMES = 3  # length of a rise: the window of the spectrogram is four frames long
+BAND_RADIUS = 2  # bands to either side that a sweep may have come from
+RISING_BANDS = 4  # of 64, those that rise most: a pure tone rises in no more
 THRESHOLD = 9.0  # dB
 APART = 0.1  # seconds between two onsets, at least
 
 
 def detect_onsets(sound: np.ndarray) -> list[float]:
     """
-    When something begins that was not heard before.
+    Detect the onsets of a sound.
 
-    In the manner of SuperFlux (Boeck and Widmer, "Maximum filter vibrato suppression for onset detection", 2013) the
-    level of each band is compared with the highest that it and its neighbours had in the last 0.23 s, so that neither
-    sweeps nor trills begin anything. Something begins where the four bands that rise most do so by 9 dB on average and
-    by more than at any time within 0.1 s, unless the 0.1 s that follow are silent.
+    As in SuperFlux (Boeck and Widmer, "Maximum filter vibrato suppression for onset detection", 2013), the level of
+    each band is compared with the maximum of the band and its neighbours over the last 0.23 s, so that sweeps and
+    trills cause no onsets. An onset is a local maximum within 0.1 s of the mean rise of the four bands that rise most,
+    above 9 dB, unless the following 0.1 s are silent.
 
     Args:
-        sound: as [`~bench.hearing.listen`] gives it, `[samples]` at 16 kHz.
+        sound: Sound as [`~bench.features.preprocess`] returns it, shape `[samples]`.
 
     Returns:
-        Seconds, rising: when half of each rise is reached.
+        Times in seconds at which half of each rise is reached, in ascending order.
     """
     rise = _rises(sound)
     radius = round(APART / HOP)
@@ -50,9 +50,9 @@ def detect_onsets(sound: np.ndarray) -> list[float]:
 
 
 def _rises(sound: np.ndarray) -> np.ndarray:
-    """dB `[frames]` by which the level rises, as [`detect_onsets`] tells."""
+    """Return the rise in level at each frame in dB, shape `[frames]`; see [`detect_onsets`]."""
     levels = band_levels(sound)
-    floor = max(levels.max().item() - RANGE, LOUD_ENOUGH)
+    floor = max(levels.max().item() - RANGE, FLOOR)
     levels = levels.clamp(min=floor)
     back = round(LOOK_BACK / HOP)
     before = F.max_pool1d(levels.T[None], 2 * BAND_RADIUS + 1, stride=1, padding=BAND_RADIUS)[0].T
@@ -62,14 +62,14 @@ def _rises(sound: np.ndarray) -> np.ndarray:
     return rises.topk(RISING_BANDS, dim=0).values.mean(dim=0).numpy()
 
 
-def count_hits(found: Sequence[float], true: Sequence[float]) -> int:
-    """How many pairs of a found and a true onset, each in one pair at most, are within 0.1 s of each other."""
-    found, true = sorted(found), sorted(true)
+def count_hits(detected: Sequence[float], true: Sequence[float]) -> int:
+    """Return the maximum number of disjoint pairs of a detected and a true onset within 0.1 s of each other."""
+    detected, true = sorted(detected), sorted(true)
     hits = i = j = 0
-    while i < len(found) and j < len(true):
-        if abs(found[i] - true[j]) <= TOLERANCE + 1e-9:
+    while i < len(detected) and j < len(true):
+        if abs(detected[i] - true[j]) <= TOLERANCE + 1e-9:
             hits, i, j = hits + 1, i + 1, j + 1
-        elif found[i] < true[j]:
+        elif detected[i] < true[j]:
             i += 1
         else:
             j += 1
@@ -78,13 +78,13 @@ def count_hits(found: Sequence[float], true: Sequence[float]) -> int:
 
 def onset_f1(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> float:
     """
-    F1 of onsets within 0.1 s, over all clips together: `2 hits / (found + true)`.
+    Return the F1 of onsets within 0.1 s over all clips together: `2 hits / (detected + true)`.
 
     Args:
-        pairs: the found and the true onsets of each clip, in seconds.
+        pairs: Detected and true onsets of each clip, in seconds.
 
     Returns:
-        0 to 1; 1 if there is nothing to find and nothing was found.
+        A number from 0 to 1; 1 if there are neither detected nor true onsets.
     """
-    total = sum(len(found) + len(true) for found, true in pairs)
-    return 2 * sum(count_hits(found, true) for found, true in pairs) / total if total else 1.0
+    total = sum(len(detected) + len(true) for detected, true in pairs)
+    return 2 * sum(count_hits(detected, true) for detected, true in pairs) / total if total else 1.0

@@ -1,4 +1,4 @@
-"""What came out, as a table and as JSON."""
+"""Results as a table and as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ class Figure:
     A score over several seeds.
 
     Attributes:
-        mean: over the seeds.
-        spread: standard deviation over the seeds; `None` of one seed.
-        values: of each seed.
-        chance: mean of the seeds' scores with the answers of other items, where that has a meaning.
-        count: of items.
-        rendered, decoded: the same score of the scenes' true sounds, as they are and through the VAE: the most that
-            can be expected. `None` if not measured.
+        mean: Mean over the seeds.
+        spread: Standard deviation over the seeds; `None` for one seed.
+        values: Score of each seed.
+        chance: Mean score by chance; `None` where that has no meaning.
+        count: Number of items.
+        rendered, decoded: Score of the scenes' true sounds, unchanged and after the VAE: the upper limits for a model.
+            `None` if not measured.
     """
 
     mean: float
@@ -34,7 +34,7 @@ class Figure:
 
     @classmethod
     def of(cls, scores: Sequence[Score], rendered: Score | None = None, decoded: Score | None = None) -> "Figure":
-        """From the scores of one measure, one a seed, and those of the true sounds and of these through the VAE."""
+        """Summarize the scores of each seed, of the true sounds, and of the true sounds after the VAE."""
         values = tuple(score.value for score in scores)
         chances = [score.chance for score in scores if score.chance is not None]
         return cls(
@@ -51,13 +51,13 @@ class Figure:
 @dataclass(frozen=True)
 class Report:
     """
-    The outcome of [`run_bench`].
+    Results of [`run_bench`].
 
     Attributes:
-        settings: what was asked for, and of what kind of model.
-        detectors: accuracy of the bench's own ears, for each way to make sounds worse.
-        tasks: figures of each task, by name.
-        seconds_per_clip: how long a sound took to make; 0 if none was made.
+        settings: Options of the run and properties of the model.
+        detectors: Accuracy of the metrics themselves on unchanged and on degraded true sounds.
+        tasks: Scores of each task by name.
+        seconds_per_clip: Mean time to generate a sound; 0 if none was generated.
     """
 
     settings: dict[str, Any]
@@ -66,11 +66,11 @@ class Report:
     seconds_per_clip: float
 
     def to_json(self) -> str:
-        """All that it holds, with a line break at the end."""
+        """Return the report as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def table(self) -> str:
-        """Markdown."""
+        """Return the report as Markdown tables."""
         rows = [
             [
                 task,
@@ -90,7 +90,7 @@ class Report:
         if self.detectors:
             names = list(next(iter(self.detectors.values())))
             rows = [[kind, *(show(scores[name]) for name in names)] for kind, scores in self.detectors.items()]
-            text += "\n\n" + markdown_table(["the bench's own ears", *names], rows)
+            text += "\n\n" + markdown_table(["accuracy of the metrics", *names], rows)
         if self.seconds_per_clip:
             text += f"\n\n{self.seconds_per_clip:.2f} s a clip"
         return text
@@ -99,23 +99,23 @@ class Report:
 @dataclass(frozen=True)
 class SweepReport:
     """
-    The outcome of [`run_sweep`].
+    Results of [`run_sweep`].
 
     Attributes:
-        settings: what was asked for.
-        rows: for each way to make sounds `guidance_scale`, `num_inference_steps`, `eta`, `seconds_per_clip`, `scores`
-            by name, and their `mean`.
+        settings: Options of the run.
+        rows: `guidance_scale`, `num_inference_steps`, `eta`, `seconds_per_clip`, `scores` by name and their `mean` for
+            each combination of options.
     """
 
     settings: dict[str, Any]
     rows: list[dict[str, Any]]
 
     def to_json(self) -> str:
-        """All that it holds, with a line break at the end."""
+        """Return the report as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def table(self) -> str:
-        """Markdown."""
+        """Return the report as Markdown tables."""
         names = list(self.rows[0]["scores"])
         rows = [
             [
@@ -132,12 +132,12 @@ class SweepReport:
 
 
 def show(value: float | None) -> str:
-    """Three decimals; nothing for `None`."""
+    """Format with three decimals; empty for `None`."""
     return "" if value is None else f"{value:.3f}"
 
 
 def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Cells, padded to columns of even width."""
+    """Return a table with columns padded to equal width."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     rule = ["-" * width for width in widths]
     lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in (header, rule, *rows)]

@@ -1,4 +1,4 @@
-"""The whole bench."""
+"""Run the bench, or a sweep over sampling options."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from ..pipelines import AudioXPipeline
 from ..scenes import load_recordings
 from .codec import load_clips, reconstruct, score_vae
 from .detectors import measure_detectors
-from .generation import Sampling, Studio
+from .generation import SamplingOptions, SoundGenerator
 from .items import BENCH_SEED, Bench, render_rate
 from .report import Figure, Report, SweepReport
 from .scores import Score, mean
@@ -34,43 +34,41 @@ def run_bench(
     sounds: str | os.PathLike | None = None,
     clips: str | os.PathLike | None = None,
     ceilings: bool = True,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Report:
     """
-    Measure how well a model follows text, video, pictures and sound, on scenes with known answers.
+    Measure how well a model follows text, video, pictures and audio, on scenes with known answers.
 
-    The same scenes are used each time, with the noise of seeds 0, 1 and so on; on one machine the figures are the same
-    each time. The pipeline is left as it was.
+    Scenes and seeds are fixed, so scores are reproducible on one machine. The pipeline is not changed.
 
     Args:
-        pipe: the pipeline, with a window of at least 2 s and a sampling rate of at least 8 kHz.
-        tasks: of "text", "video", "image", "audio", "silence", "missing" and "vae"; `None` for all.
-        seeds: how many.
-        count: items of each task.
-        num_inference_steps, guidance_scale: as of the pipeline, by default its own.
-        eta: amount of noise that the scheduler adds at each step, 0 to 1; by default its own.
-        batch_size: sounds that are made at a time.
-        sounds: a folder of recorded sounds that some classes have instead of synthesised ones; see
-            [`~scenes.load_recordings`].
-        clips: a folder of sounds for the task "vae", instead of the scenes' sounds.
-        ceilings: whether to measure also the true sounds, as they are and through the VAE.
-        tell: called with a line after each part.
+        pipe: Pipeline with a window of at least 2 s and a sampling rate of at least 8 kHz.
+        tasks: Some of "text", "video", "image", "audio", "silence", "missing" and "vae"; `None` for all.
+        seeds: Number of seeds: 0, 1 and so on.
+        count: Number of items for each task.
+        num_inference_steps, guidance_scale: Options of the pipeline; `None` for its defaults.
+        eta: Amount of noise that the scheduler adds at each step, from 0 to 1; `None` for the scheduler's own.
+        batch_size: Number of sounds generated at once.
+        sounds: Folder with recordings that replace synthesised sounds; see [`~scenes.load_recordings`].
+        clips: Folder with sounds for the task "vae", instead of those of the scenes.
+        ceilings: Whether to score the true sounds as well, unchanged and after the VAE.
+        log: Called with a line after each task.
 
     Raises:
-        ValueError: an argument is out of range, the model is not one that can be measured, or it makes NaN.
-        FileNotFoundError: a folder is missing.
+        ValueError: If an argument is out of range, or the model does not fit the bench or generates NaN.
+        FileNotFoundError: If a folder does not exist.
     """
     tasks = check_options(tasks, seeds, count)
-    sampling = Sampling(num_inference_steps, guidance_scale, eta, batch_size)
+    options = SamplingOptions(num_inference_steps, guidance_scale, eta, batch_size)
     bench = open_bench(pipe, count, sounds)
-    studio = Studio(pipe, bench, sampling)
+    generator = SoundGenerator(pipe, bench, options)
     figures: dict[str, dict[str, Figure]] = {}
     for name in tasks:
         if name == VAE:
             figures[name] = _measure_vae(pipe, bench, clips)
         else:
-            figures[name] = _measure(pipe, bench, studio, name, seeds, ceilings)
-        tell(f"{name}: done, {studio.made} sounds so far in {studio.seconds:.0f} s")
+            figures[name] = _measure(pipe, bench, generator, name, seeds, ceilings)
+        log(f"{name}: done, {generator.num_generated} sounds so far in {generator.seconds:.0f} s")
     settings = {
         "bench_seed": BENCH_SEED,
         "tasks": tasks,
@@ -85,7 +83,9 @@ def run_bench(
         "video_fps": bench.video_fps,
     }
     detectors = measure_detectors(bench, pipe.vae) if ceilings else {}
-    return Report(settings, detectors, figures, studio.seconds / studio.made if studio.made else 0.0)
+    return Report(
+        settings, detectors, figures, generator.seconds / generator.num_generated if generator.num_generated else 0.0
+    )
 
 
 def run_sweep(
@@ -95,17 +95,18 @@ def run_sweep(
     count: int = 8,
     batch_size: int = 16,
     sounds: str | os.PathLike | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> SweepReport:
     """
-    The scores that tell most of each task, against the time that a sound takes, with guidance 1, 3 and 7, 4, 10, 25 and
-    100 steps, and eta 0 and 1 where the scheduler has one.
+    Measure the most important scores of each task and the time per sound for guidance 1, 3 and 7, for 4, 10, 25 and 100
+    steps, and for eta 0 and 1 if the scheduler has it.
 
     Args:
-        pipe, tasks, seeds, count, batch_size, sounds, tell: as of [`run_bench`]; "vae" does not depend on any of it.
+        pipe, tasks, seeds, count, batch_size, sounds, log: See [`run_bench`]. The task "vae" depends on none of the
+            options and is not allowed.
 
     Raises:
-        ValueError, FileNotFoundError: as [`run_bench`].
+        ValueError, FileNotFoundError: See [`run_bench`].
     """
     tasks = check_options(tasks, seeds, count)
     if VAE in tasks:
@@ -114,28 +115,28 @@ def run_sweep(
     etas = SWEEP_ETA if "eta" in pipe.scheduler.config else (None,)
     rows = []
     for guidance, steps, eta in product(SWEEP_GUIDANCE, SWEEP_STEPS, etas):
-        studio = Studio(pipe, bench, Sampling(steps, guidance, eta, batch_size))
+        generator = SoundGenerator(pipe, bench, SamplingOptions(steps, guidance, eta, batch_size))
         scores = {}
         for name in tasks:
-            figures = _measure(pipe, bench, studio, name, seeds, ceilings=False)
+            figures = _measure(pipe, bench, generator, name, seeds, ceilings=False)
             scores |= {f"{name}: {headline}": figures[headline].mean for headline in TASKS[name].headlines}
         rows.append(
             {
                 "guidance_scale": guidance,
                 "num_inference_steps": steps,
                 "eta": eta,
-                "seconds_per_clip": studio.seconds / studio.made,
+                "seconds_per_clip": generator.seconds / generator.num_generated,
                 "scores": scores,
                 "mean": mean(list(scores.values())),
             }
         )
-        tell(f"guidance {guidance:g}, {steps} steps, eta {eta}: {rows[-1]['mean']:.3f}")
+        log(f"guidance {guidance:g}, {steps} steps, eta {eta}: {rows[-1]['mean']:.3f}")
     settings = {"bench_seed": BENCH_SEED, "tasks": tasks, "seeds": seeds, "count": count}
     return SweepReport(settings, rows)
 
 
 def check_options(tasks: Sequence[str] | None, seeds: int, count: int) -> list[str]:
-    """The tasks without repetitions, all if none is given; `ValueError` names the argument that is out of range."""
+    """Return the tasks without repetitions, by default all; raise `ValueError` if an argument is out of range."""
     tasks = list(dict.fromkeys(ALL_TASKS if tasks is None else tasks))
     unknown = [name for name in tasks if name not in ALL_TASKS]
     if unknown or not tasks:
@@ -147,24 +148,24 @@ def check_options(tasks: Sequence[str] | None, seeds: int, count: int) -> list[s
 
 
 def open_bench(pipe: AudioXPipeline, count: int, sounds: str | os.PathLike | None) -> Bench:
-    """The items for a pipeline: `count` of each task, with the recordings of `sounds` if that is given."""
+    """Create the bench for a pipeline, with the recordings in the folder `sounds` if it is given."""
     rate = render_rate(pipe.vae.config.sampling_rate)
     return Bench.for_pipeline(pipe, count, None if sounds is None else load_recordings(sounds, rate))
 
 
 def _measure(
-    pipe: AudioXPipeline, bench: Bench, studio: Studio, name: str, seeds: int, ceilings: bool
+    pipe: AudioXPipeline, bench: Bench, generator: SoundGenerator, name: str, seeds: int, ceilings: bool
 ) -> dict[str, Figure]:
     task = TASKS[name]
     requests = [getattr(bench, request) for request in task.requests]
-    scores = [task.score(bench, *(studio.sounds(items, seed) for items in requests)) for seed in range(seeds)]
+    scores = [task.score(bench, *(generator.generate(items, seed) for items in requests)) for seed in range(seeds)]
     rendered: dict[str, Score] = {}
     decoded: dict[str, Score] = {}
     if ceilings:
         true = [[bench.render(item.scene) for item in items] for items in requests]
-        rendered = task.score(bench, *([bench.listen(sound) for sound in sounds] for sounds in true))
+        rendered = task.score(bench, *([bench.preprocess(sound) for sound in sounds] for sounds in true))
         decoded = task.score(
-            bench, *([bench.listen(reconstruct(pipe.vae, sound)) for sound in sounds] for sounds in true)
+            bench, *([bench.preprocess(reconstruct(pipe.vae, sound)) for sound in sounds] for sounds in true)
         )
     return {
         measure: Figure.of([score[measure] for score in scores], rendered.get(measure), decoded.get(measure))

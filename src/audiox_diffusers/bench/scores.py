@@ -1,4 +1,4 @@
-"""How well answers agree with what is true, beside what that would be by chance."""
+"""Scores, with their values by chance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from typing import Any
 @dataclass(frozen=True)
 class Score:
     """
-    A figure and what it is to be held against.
+    A score and the score by chance.
 
     Attributes:
-        value: the figure.
-        chance: the same with the answers of other items; `None` where that has no meaning.
-        count: of items.
+        value: The score.
+        chance: The score of answers compared with other items; `None` where that has no meaning.
+        count: Number of items.
     """
 
     value: float
@@ -21,24 +21,20 @@ class Score:
     count: int
 
 
-def share_right(answers: Sequence[Any], truths: Sequence[Any]) -> Score:
-    """The share of answers that are the truth; by chance, where each answer is held against a random item's truth."""
+def accuracy(answers: Sequence[Any], truths: Sequence[Any]) -> Score:
+    """Return the share of answers that equal their truth; by chance, a random item's truth."""
     pairs = [answer == truth for answer in answers for truth in truths]
     right = [answer == truth for answer, truth in zip(answers, truths)]
     return Score(mean(right), mean(pairs), len(right))
 
 
-def against_others(
-    measure: Callable[[list[tuple[Any, Any]]], float], answers: Sequence[Any], truths: Sequence[Any]
+def compare_with_others(
+    metric: Callable[[list[tuple[Any, Any]]], float], answers: Sequence[Any], truths: Sequence[Any]
 ) -> Score:
-    """
-    A measure of pairs of an answer and a truth; by chance, with each answer beside the truths of all other items.
-    `None` of one item.
-    """
+    """Return a metric of pairs of answer and truth; by chance, of each answer with the truths of all other items."""
     others = [(answer, truth) for i, answer in enumerate(answers) for j, truth in enumerate(truths) if i != j]
-    return Score(measure(list(zip(answers, truths))), measure(others) if others else None, len(answers))
+    return Score(metric(list(zip(answers, truths))), metric(others) if others else None, len(answers))
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of at least one value."""
     return sum(values) / len(values)

@@ -15,7 +15,7 @@ SEEDS, COUNT = 3, 40
 
 
 def run(args: Namespace) -> int:
-    """`audiox bench`; the exit status."""
+    """Run `audiox bench` and return the exit status."""
     if args.sweep:
         given = [name for name in ("steps", "guidance", "eta", "clips") if getattr(args, name) is not None]
         if given:
@@ -30,7 +30,7 @@ def run(args: Namespace) -> int:
         check_target(output if output.parent.exists() else output.parent)
     check_model(args.model)
 
-    options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "tell": _tell}
+    options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "log": _log}
     with quiet_libraries():
         pipe, _ = load_pipeline(args.model, device, dtype)
         pipe.set_progress_bar_config(disable=True)
@@ -55,5 +55,5 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _tell(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
