@@ -158,7 +158,7 @@ def test_overlap_covers_the_receptive_field(vae_of, ratios):
 def test_weight_norm(autoencoder_case, model, sample, run, close, tmp_path):
     folded_names, expected = set(model.state_dict()), model(sample).sample
     weights = model.state_dict()
-    with pytest.raises(ValueError, match="folded already"):
+    with pytest.raises(ValueError, match="already folded"):
         model.fold_weight_norm()
     assert model._supports_group_offloading
 
@@ -169,7 +169,7 @@ def test_weight_norm(autoencoder_case, model, sample, run, close, tmp_path):
     assert {"encoder.conv2.weight_g", "decoder.block.0.conv_t1.weight_v"} < set(model.state_dict())
     assert {name.replace("_g", "").replace("_v", "") for name in model.state_dict()} == folded_names
     close(model(sample).sample, expected, 1e-5)
-    with pytest.raises(ValueError, match="applied already"):
+    with pytest.raises(ValueError, match="already applied"):
         model.apply_weight_norm()
 
     model.save_pretrained(tmp_path)

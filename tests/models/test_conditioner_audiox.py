@@ -148,7 +148,7 @@ def test_nothing_given(model):
 
 
 def test_unequal_batches(model, inputs):
-    with pytest.raises(ValueError, match=r"one batch size; got batch sizes \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"one batch size, got batch sizes \[1, 2\]"):
         model(text_embeds=inputs["text_embeds"], video_embeds=inputs["video_embeds"][:1])
 
 
@@ -211,12 +211,12 @@ def test_resampled_audio_tokens():
                 mixed = [(time.weight[n] * latents[b, c]).sum() + time.bias[n] for c in range(3)]
                 expected = width.weight @ torch.stack(mixed) + width.bias
                 torch.testing.assert_close(tokens[b, n], expected)
-    with pytest.raises(ValueError, match="`audio_latents` is needed"):
+    with pytest.raises(ValueError, match="requires `audio_latents`"):
         model(text_embeds=torch.zeros(2, 2, 8))
 
 
 def test_what_a_model_has_no_use_for_is_refused(conditioner_case):
-    with pytest.raises(ValueError, match="`sync_embeds` is of no use"):
+    with pytest.raises(ValueError, match="This model does not use `sync_embeds`"):
         conditioner_case.model()(sync_embeds=torch.zeros(2, 9, 8), **conditioner_case.inputs())
     with pytest.raises(ValueError, match="`audio_type` must be one of"):
         AudioXConditioner(audio_type="mp3")

@@ -99,12 +99,12 @@ def test_the_null_context_costs_no_cross_attention(transformer_case):
 def test_a_context_of_fewer_rows_is_refused_where_the_null_context_is_something(any_case):
     model, inputs = any_case.model(), any_case.inputs()
     tensor = inputs.pop("encoder_hidden_states")
-    with pytest.raises(ValueError, match="`encoder_hidden_states` has 1 rows for the 2 of `hidden_states`"):
+    with pytest.raises(ValueError, match="must have one row per sample of `hidden_states`, 2, got 1"):
         model(**inputs, encoder_hidden_states=tensor[:1])
     if any_case.model_class is AudioXTransformer2DModel:
         model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=["attn2.to_v"], lora_bias=True))
     assert not model.null_context_vanishes
-    with pytest.raises(ValueError, match="`encoder_hidden_states` has 1 rows for the 2 of `hidden_states`"):
+    with pytest.raises(ValueError, match="must have one row per sample of `hidden_states`, 2, got 1"):
         model(**inputs, encoder_hidden_states=AudioXContext(tensor[:1]))
 
 

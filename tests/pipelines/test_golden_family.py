@@ -136,9 +136,9 @@ def test_multi_modal_transformer(mmdit, close):
 
 def test_lengths_that_the_weights_fix_are_named(mmdit):
     transformer, golden = mmdit
-    with pytest.raises(ValueError, match="25 latent frames; the weights fix 24"):
+    with pytest.raises(ValueError, match="must have 24 latent frames, got 25"):
         transformer(torch.zeros(2, 8, 25), golden["mmdit.t"], golden["mmdit.context"])
-    with pytest.raises(ValueError, match="383 tokens; the weights fix 384"):
+    with pytest.raises(ValueError, match="must have 384 tokens, got 383"):
         transformer(golden["mmdit.x"], golden["mmdit.t"], golden["mmdit.context"][:, 1:])
 
 

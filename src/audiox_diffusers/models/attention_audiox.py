@@ -1,4 +1,4 @@
-"""The attention that every AudioX network shares: fused SDPA backends, grouped key-value heads, partial rotary."""
+"""Attention shared by all AudioX networks, with grouped key-value heads and partial rotary embeddings."""
 
 import torch
 import torch.nn as nn
@@ -10,14 +10,14 @@ from .context_audiox import LayerContext, project
 
 def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]):
     """
-    Rotate the leading dimensions of each head and leave the others alone (RoPE, arXiv 2104.09864, halves convention).
+    Rotate the leading dimensions of each head (RoPE, arXiv 2104.09864, halves convention).
 
     Args:
-        hidden_states: `[batch, tokens, heads, head_dim]`.
-        rotary_emb: cosines and sines, each `[tokens, rotary_dim]` with `rotary_dim <= head_dim`, float32.
+        hidden_states: Tensor `[batch, tokens, heads, head_dim]`.
+        rotary_emb: Cosines and sines, each float32 `[tokens, rotary_dim]` with `rotary_dim <= head_dim`.
 
     Returns:
-        The rotated tensor, same shape and dtype; the rotation itself is computed in float32.
+        The rotated tensor, with the same shape and dtype. The rotation is computed in float32.
     """
     cos, sin = (table[:, None, :] for table in rotary_emb)
     rotary_dim = cos.shape[-1]
@@ -28,7 +28,7 @@ def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torc
 
 
 class AudioXAttnProcessor:
-    """Scaled dot-product attention through diffusers' attention backends."""
+    """Scaled dot-product attention with diffusers' attention backends."""
 
     _attention_backend = None
     _parallel_config = None
@@ -53,11 +53,11 @@ class AudioXAttnProcessor:
             query = apply_partial_rotary_emb(query, rotary_emb)
             key = apply_partial_rotary_emb(key, rotary_emb)
 
-        # Repeated rather than left to the backend: most backends refuse grouped heads.
+        # Most backends do not support grouped heads.
         if attn.kv_heads != attn.heads:
             key, value = (x.repeat_interleave(attn.heads // attn.kv_heads, dim=2) for x in (key, value))
 
-        # Tokens may be split over processes, the context is whole in each.
+        # Context parallelism splits the tokens, but not the context.
         parallel_config = None if attn.is_cross_attention else self._parallel_config
         hidden_states = dispatch_attention_fn(
             query, key, value, backend=self._attention_backend, parallel_config=parallel_config
@@ -72,13 +72,13 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
     Multi-head attention.
 
     Args:
-        dim: width of the queries' input and of the output.
-        heads, head_dim: number of query heads and their width.
-        kv_heads: number of key-value heads, a divisor of `heads`; each serves `heads // kv_heads` query heads in a
-            row. Defaults to `heads`.
-        cross_attention_dim: width of the context; `None` makes it self-attention.
-        bias: whether queries, keys and values have a bias.
-        out_bias: whether the output projection has one.
+        dim: Width of the input and of the output.
+        heads, head_dim: Number of query heads, and their width.
+        kv_heads: Number of key-value heads, a divisor of `heads`. Each one serves `heads // kv_heads` consecutive
+            query heads. Defaults to `heads`.
+        cross_attention_dim: Width of the context. `None` means self-attention.
+        bias: Whether the projections to queries, keys and values have a bias.
+        out_bias: Whether the output projection has a bias.
     """
 
     _default_processor_cls = AudioXAttnProcessor
@@ -111,7 +111,7 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
         self.set_processor(self._default_processor_cls())
 
     def keys_and_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`[B, S, D]` -> both `[B, S, kv_heads * head_dim]`."""
+        """Project a context `[B, S, D]` to keys and values, each `[B, S, kv_heads * head_dim]`."""
         if self.fused_projections:
             return self.to_kv(context).chunk(2, dim=-1)
         return self.to_k(context), self.to_v(context)
@@ -126,7 +126,7 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
 
 
 class AudioXEncoderBlock(nn.Module):
-    """Pre-norm self-attention and an exact-GELU feed-forward, four times as wide."""
+    """Pre-norm self-attention, then a feed-forward with exact GELU and four times the width."""
 
     def __init__(self, dim: int, heads: int, head_dim: int, bias: bool = False, eps: float = 1e-5):
         super().__init__()

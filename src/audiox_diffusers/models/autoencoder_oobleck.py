@@ -1,7 +1,9 @@
-"""Stable Audio's Oobleck VAE: the one of diffusers, with what that lacks for AudioX."""
+"""Stable Audio's Oobleck VAE: diffusers' model plus what AudioX needs."""
 
 import math
 import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -10,27 +12,36 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoderOutput
 from torch.nn.utils import remove_weight_norm, weight_norm
 
-# Half the receptive field of a residual unit's three dilated convolutions, kernel 7, dilations 1, 3 and 9.
+# Half the receptive field of a residual block: three convolutions of kernel 7 with dilations 1, 3 and 9.
 _RESIDUAL_RADIUS = 3 * (1 + 3 + 9)
+
+
+class Tile(NamedTuple):
+    """Latent frames `start` to `stop`, computed from frames `lower` to `upper`."""
+
+    start: int
+    stop: int
+    lower: int
+    upper: int
 
 
 class AudioXAutoencoderOobleck(AutoencoderOobleck):
     r"""
-    [`AutoencoderOobleck`] (Stable Audio Open, arXiv 2407.14358, section 3.1) with
+    [`AutoencoderOobleck`] (Stable Audio Open, arXiv 2407.14358, section 3.1) with these differences:
 
-    - the width of the encoder's output free of the width of its first layer;
-    - weight norm folded into plain weights, which is exact, smaller and faster, and what group offloading and
-      layerwise casting need. [`~AudioXAutoencoderOobleck.apply_weight_norm`] brings it back for training;
-    - tiles that overlap by the whole receptive field: with `enable_tiling()` long sounds are encoded and decoded in
-      bounded memory, and the result is the untiled one;
-    - a posterior in float32, so that a seed draws the same noise in every precision;
-    - a decoder that stays in float32 when the model is loaded in half precision, where its noise would be audible.
+    - The width of the encoder's output does not depend on the width of its first layer.
+    - Weight norm is folded into plain weights. This is exact, smaller and faster, and group offloading and layerwise
+      casting need it. [`~AudioXAutoencoderOobleck.apply_weight_norm`] restores weight norm for training.
+    - Tiles overlap by the whole receptive field. With `enable_tiling()`, long audio is encoded and decoded in bounded
+      memory, and the result equals the untiled one.
+    - The posterior is float32, so a seed draws the same noise in every precision.
+    - The decoder stays in float32 when the model is loaded in half precision, because its noise would be audible.
 
     Parameters:
         encoder_hidden_size, downsampling_ratios, channel_multiples, decoder_channels, decoder_input_channels,
-        audio_channels, sampling_rate: as in [`AutoencoderOobleck`]; `decoder_input_channels` is the number of latent
+        audio_channels, sampling_rate: See [`AutoencoderOobleck`]. `decoder_input_channels` is the number of latent
             channels. Ratios must be even.
-        use_weight_norm (`bool`): whether convolutions carry weight norm (`weight_g`, `weight_v`) or plain weights.
+        use_weight_norm (`bool`): Whether convolutions have weight norm (`weight_g`, `weight_v`) or plain weights.
     """
 
     _no_split_modules = ["OobleckEncoderBlock", "OobleckDecoderBlock"]
@@ -55,7 +66,7 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
             raise ValueError(f"`downsampling_ratios` must be even, got {downsampling_ratios}.")
         width = encoder_hidden_size * channel_multiples[-1]
         with warnings.catch_warnings():
-            # The base class is written with the weight norm that torch deprecates.
+            # The base class uses torch's deprecated weight norm.
             warnings.simplefilter("ignore", FutureWarning)
             super().__init__(
                 encoder_hidden_size=encoder_hidden_size,
@@ -84,7 +95,7 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
 
     @staticmethod
     def _decoder_radius(upsampling_ratios: list[int]) -> int:
-        """How many latent frames to either side an output sample depends on."""
+        """Number of latent frames on each side that an output sample depends on."""
         radius = 3
         for stride in reversed(upsampling_ratios):
             radius = math.ceil((radius + _RESIDUAL_RADIUS) / stride) + 1
@@ -92,7 +103,7 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
 
     @staticmethod
     def _encoder_radius(downsampling_ratios: list[int]) -> int:
-        """How many samples to either side of its own a latent frame depends on."""
+        """Number of samples on each side that a latent frame depends on."""
         radius = 1
         for stride in reversed(downsampling_ratios):
             radius = radius * stride + 2 * stride + _RESIDUAL_RADIUS
@@ -102,43 +113,60 @@ class AudioXAutoencoderOobleck(AutoencoderOobleck):
         return [module for module in self.modules() if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d))]
 
     def fold_weight_norm(self) -> None:
-        """Replace weight norm by the plain weights that it computes. The outputs stay the same."""
+        """Replace weight norm by the plain weights it computes. Outputs stay the same."""
         if not self.config.use_weight_norm:
-            raise ValueError("weight norm is folded already")
+            raise ValueError("Weight norm is already folded.")
         for conv in self._convolutions():
             remove_weight_norm(conv)
         self.register_to_config(use_weight_norm=False)
         self._supports_group_offloading = True
 
     def apply_weight_norm(self) -> None:
-        """Give every convolution weight norm, for training. The outputs stay the same up to rounding."""
+        """Give every convolution weight norm, for training. Outputs stay the same up to rounding."""
         if self.config.use_weight_norm:
-            raise ValueError("weight norm is applied already")
+            raise ValueError("Weight norm is already applied.")
         for conv in self._convolutions():
             weight_norm(conv)
         self.register_to_config(use_weight_norm=True)
         self._supports_group_offloading = False
 
-    def _tiled_encode(self, x: torch.Tensor) -> torch.Tensor:
-        """The base class rounds what it trims off, which loses frames where the last one is incomplete."""
-        hop, frames = self.hop_length, x.shape[-1] // self.hop_length
-        overlap = math.ceil(self.tile_sample_overlap / hop)
-        stride = self.tile_sample_min_length // hop - 2 * overlap
-        if stride <= 0:
+    def encoder_tiles(self, first: int, end: int) -> Iterator[Tile]:
+        """Split latent frames `first` to `end` into tiles for the encoder."""
+        length, overlap = self.tile_sample_min_length, self.tile_sample_overlap
+        halo = math.ceil(overlap / self.hop_length)
+        if length // self.hop_length <= 2 * halo:
             raise ValueError(
-                f"`tile_sample_min_length` ({self.tile_sample_min_length}) must be greater than twice"
-                f" `tile_sample_overlap` ({self.tile_sample_overlap})."
+                f"`tile_sample_min_length` ({length}) must be greater than twice `tile_sample_overlap` ({overlap})."
             )
-        tiles = []
-        for start in range(0, frames, stride):
-            first, end = max(0, start - overlap), start + stride + overlap
-            tile = self.encoder(x[..., first * hop : end * hop if end < frames else None])
-            tiles.append(tile[..., start - first : start - first + stride])
-        return torch.cat(tiles, dim=-1)
+        return _tiles(first, end, 0, length // self.hop_length - 2 * halo, halo)
+
+    def decoder_tiles(self, first: int, end: int, lowest: int = 0) -> Iterator[Tile]:
+        """Split latent frames `first` to `end` into tiles for the decoder that use no frame below `lowest`."""
+        length, halo = self.tile_latent_min_length, self.tile_latent_overlap
+        if length <= 2 * halo:
+            raise ValueError(
+                f"`tile_latent_min_length` ({length}) must be greater than twice `tile_latent_overlap` ({halo})."
+            )
+        return _tiles(first, end, lowest, length - 2 * halo, halo)
+
+    def _tiled_encode(self, x: torch.Tensor) -> torch.Tensor:
+        # The base class rounds what it trims, and so loses frames when the last one is incomplete.
+        hop, frames = self.hop_length, x.shape[-1] // self.hop_length
+        parts = []
+        for start, stop, lower, upper in self.encoder_tiles(0, frames):
+            part = self.encoder(x[..., lower * hop : upper * hop if upper < frames else None])
+            parts.append(part[..., start - lower : stop - lower])
+        return torch.cat(parts, dim=-1)
 
     def _encode(self, x: torch.Tensor) -> torch.Tensor:
-        # The posterior is float32 whatever the encoder is, so that a seed gives the same draw in every precision.
+        # In float32 a seed draws the same noise whatever the encoder's precision.
         return super()._encode(x).float()
 
     def _decode(self, z: torch.Tensor, return_dict: bool = True) -> OobleckDecoderOutput | tuple[torch.Tensor]:
         return super()._decode(z.to(self.decoder.conv1.bias.dtype), return_dict=return_dict)
+
+
+def _tiles(first: int, end: int, lowest: int, length: int, halo: int) -> Iterator[Tile]:
+    for start in range(first, end, length):
+        stop = min(start + length, end)
+        yield Tile(start, stop, max(lowest, start - halo), stop + halo)

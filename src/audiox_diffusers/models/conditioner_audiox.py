@@ -1,4 +1,4 @@
-"""From the embeddings of text, video and audio to the one context that the transformer attends to."""
+"""Embeddings of text, video and audio -> one context for the transformer."""
 
 import warnings
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ class AudioXConditionerOutput(BaseOutput):
     Output of [`AudioXConditioner`].
 
     Args:
-        condition_embeds (`torch.Tensor` of shape `[B, tokens, D]`): the context. Without fusion the tokens of video,
-            text and audio, in this order; with fusion those of text, video and audio, fused.
-        video_tokens, text_tokens, audio_tokens (`torch.Tensor` of shape `[B, tokens, D]`): what it is made of, before
-            fusion.
+        condition_embeds (`torch.Tensor` of shape `[B, tokens, D]`): Context, in the order video, text, audio. With
+            fusion, the order is text, video, audio.
+        video_tokens, text_tokens, audio_tokens (`torch.Tensor` of shape `[B, tokens, D]`): Tokens of each modality
+            before fusion.
     """
 
-    # With defaults, as accelerate's hooks make an output anew from one dictionary.
+    # accelerate's hooks rebuild outputs from a dictionary, which needs defaults.
     condition_embeds: torch.Tensor
     video_tokens: torch.Tensor | None = None
     text_tokens: torch.Tensor | None = None
@@ -35,7 +35,7 @@ class AudioXConditionerOutput(BaseOutput):
 
 
 def tokens_or_empty(tokens: torch.Tensor, embeds: torch.Tensor, empty: torch.Tensor) -> torch.Tensor:
-    """The learned `empty` tokens `[1, N, D]` for samples whose `embeds` are zero everywhere, `tokens` for others."""
+    """Replace the tokens of samples whose `embeds` are all zero by the learned `empty` tokens `[1, N, D]`."""
     absent = (embeds == 0).flatten(1).all(dim=1)
     return torch.where(absent[:, None, None], empty.to(tokens.dtype), tokens)
 
@@ -44,11 +44,11 @@ class AudioXVideoProjection(nn.Module):
     """
     CLIP tokens of the frames `[B, T, Q, D]` -> video tokens `[B, N, D]`.
 
-    A transformer over time runs at every place of the picture; then `T * Q` places become `N` tokens. The released
-    weights do the latter on the buffer `[T * Q, D]` read as `D` rows of `T * Q` **in memory order, which is not its
-    transpose**, and the result `[D, N]` read back as `[N, D]` in the same way. They depend on it.
+    A transformer runs over time at each of the `Q` positions. A linear layer then maps the `T * Q` tokens to `N`. The
+    released weights expect the buffer `[T * Q, D]` to be **reshaped** to `[D, T * Q]`, not transposed, and the result
+    `[D, N]` to be reshaped to `[N, D]`.
 
-    With `num_sync_tokens`, tokens of Synchformer `[B, num_sync_tokens, D]` are projected in the same way and added.
+    With `num_sync_tokens`, Synchformer tokens `[B, num_sync_tokens, D]` are projected the same way and added.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class AudioXVideoProjection(nn.Module):
 
 
 class AudioXAudioProjection(nn.Module):
-    """VAE latents `[B, C, N]` -> audio tokens `[B, N, D]`, learned ones for samples without audio."""
+    """VAE latents `[B, C, N]` -> audio tokens `[B, N, D]`, or learned tokens for samples without audio."""
 
     def __init__(self, dim: int, latent_channels: int, num_tokens: int):
         super().__init__()
@@ -109,7 +109,7 @@ class AudioXAudioProjection(nn.Module):
 
 
 class AudioXAudioResampler(nn.Module):
-    """VAE latents `[B, C, L]` -> audio tokens `[B, N, D]`. Samples without audio have the latents of silence."""
+    """VAE latents `[B, C, L]` -> audio tokens `[B, N, D]`. Samples without audio use the latents of silence."""
 
     def __init__(self, dim: int, latent_channels: int, num_latents: int, num_tokens: int):
         super().__init__()
@@ -122,10 +122,10 @@ class AudioXAudioResampler(nn.Module):
 
 class AudioXMelProjection(nn.Module):
     """
-    Waveforms `[B, channels, samples]` -> audio tokens `[B, 1 + samples // hop_length, D]`, one for each frame of a
-    log-mel spectrogram. Samples without audio are silent.
+    Waveforms `[B, channels, samples]` -> audio tokens `[B, 1 + samples // hop_length, D]`, one per frame of a log-mel
+    spectrogram. Samples without audio use silence.
 
-    The released filters are those of 24 kHz. The models are given 44.1 kHz all the same, and their weights expect it.
+    The released models apply filters for 24 kHz to audio at 44.1 kHz, and their weights expect this.
     """
 
     def __init__(self, dim: int, num_mels: int, n_fft: int, hop_length: int, sampling_rate: int):
@@ -141,16 +141,17 @@ class AudioXMelProjection(nn.Module):
 
 def mel_filters(num_mels: int, n_fft: int, sampling_rate: int) -> torch.Tensor:
     """
-    Triangular filters of height 1, evenly spaced on the HTK mel scale from 0 to half of `sampling_rate`: float32
-    `[n_fft // 2 + 1, num_mels]`, on the CPU also where a model is made on the meta device.
+    Build triangular filters of height 1, evenly spaced on the HTK mel scale from 0 to `sampling_rate / 2`.
+
+    Returns:
+        Float32 `[n_fft // 2 + 1, num_mels]`, on the CPU even if the default device is another one.
     """
     default_dtype = torch.get_default_dtype()
-    # `from_pretrained` makes models under the dtype that is asked for.
+    # `from_pretrained` sets the default dtype to the requested one.
     torch.set_default_dtype(torch.float32)
     try:
         with warnings.catch_warnings(), torch.device("cpu"):
-            # The lowest of the released bands are so narrow that they fall between the frequencies; the weights
-            # expect it.
+            # The lowest released bands are so narrow that they contain no frequency bin. The weights expect this.
             warnings.simplefilter("ignore", UserWarning)
             return melscale_fbanks(n_fft // 2 + 1, 0.0, sampling_rate / 2, num_mels, sampling_rate)
     finally:
@@ -159,15 +160,15 @@ def mel_filters(num_mels: int, n_fft: int, sampling_rate: int) -> torch.Tensor:
 
 def log_mel_spectrogram(waveform: torch.Tensor, filters: torch.Tensor, n_fft: int, hop_length: int) -> torch.Tensor:
     """
-    Natural logarithm of the magnitudes of a mono mix in mel bands, not below 1e-5.
+    Compute the natural logarithm of the mel magnitudes of the mono mix, clamped to at least 1e-5.
 
     Args:
-        waveform: `[B, channels, samples]`.
-        filters: `[n_fft // 2 + 1, num_mels]`, see [`mel_filters`].
-        n_fft, hop_length: window, of Hann's shape, and step between frames, in samples; frames are centred.
+        waveform: Waveform `[B, channels, samples]`.
+        filters: Filters `[n_fft // 2 + 1, num_mels]` from [`mel_filters`].
+        n_fft, hop_length: Length of the Hann window, and step between centered frames, in samples.
 
     Returns:
-        `[B, num_mels, 1 + samples // hop_length]`, float32.
+        Float32 `[B, num_mels, 1 + samples // hop_length]`.
     """
     mono = waveform.float().mean(dim=1)
     window = torch.hann_window(n_fft, device=mono.device)
@@ -180,30 +181,33 @@ AUDIO_TYPES = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
 
 class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
     r"""
-    Turns the embeddings of each modality into tokens of one width and joins them into the context of the transformer
-    (arXiv 2503.10522, section 3.2). A modality that a sample lacks is given as zeros, or as `None` where the whole
-    batch lacks it; for video and audio the learned empty tokens take its place, where the model has them.
+    Project the embeddings of each modality to tokens of one width and join them into the context of the transformer
+    (arXiv 2503.10522, section 3.2). Pass zeros for a modality that a sample lacks, or `None` if the whole batch lacks
+    it. Models with learned empty tokens use those in place of missing video or audio.
 
     Parameters:
-        condition_dim (`int`): width of the tokens, and of the frames' and the text's embeddings.
-        num_text_tokens (`int`): text tokens, padding included.
-        num_video_frames (`int`): frames of one window, at `video_fps`.
-        num_frame_tokens (`int`): tokens that the image encoder gives for one frame, class token included.
-        num_video_tokens (`int`): video tokens in the context.
-        num_temporal_layers, num_temporal_heads (`int`): size of the transformer over the frames; its heads are 64
-            wide.
-        video_fps (`float`): frames a second that the weights expect.
-        num_sync_tokens (`int`, *optional*): tokens of Synchformer for one window; `None` for models without.
-        audio_type (`str`): how audio prompts are read. `"audio_autoencoder"`: a token for each latent frame;
-            `"audio_autoencoder_v2"`: latent frames resampled to `num_audio_tokens`; `"mel_spec"`: a token for each
-            frame of a mel spectrogram of `num_mels` bands.
-        latent_channels (`int`): channels of the audio prompt's latents.
-        num_audio_latents (`int`): latent frames of an audio prompt.
-        num_audio_tokens (`int`): audio tokens in the context, of `"audio_autoencoder_v2"`.
-        num_mels, mel_n_fft, mel_hop_length, mel_sampling_rate (`int`): of `"mel_spec"`, see `log_mel_spectrogram`.
-        audio_prompt_samples (`int`): samples of one audio prompt.
-        num_fusion_experts, num_fusion_heads, num_fusion_layers (`int`, *optional*): size of the fusion, experts of
-            each modality; `None` for models without.
+        condition_dim (`int`): Width of the tokens, and of the embeddings of frames and text.
+        num_text_tokens (`int`): Number of text tokens, including padding.
+        num_video_frames (`int`): Number of frames in one window, at `video_fps`.
+        num_frame_tokens (`int`): Number of tokens that the image encoder returns per frame, including the class token.
+        num_video_tokens (`int`): Number of video tokens in the context.
+        num_temporal_layers, num_temporal_heads (`int`): Number of layers of the transformer over the frames, and of
+            its heads, which have width 64.
+        video_fps (`float`): Frame rate that the weights expect.
+        num_sync_tokens (`int`, *optional*): Number of Synchformer tokens in one window. `None` for models without
+            Synchformer.
+        audio_type (`str`): How audio prompts become tokens. `"audio_autoencoder"`: one token per latent frame.
+            `"audio_autoencoder_v2"`: latent frames resampled to `num_audio_tokens`. `"mel_spec"`: one token per frame
+            of a mel spectrogram with `num_mels` bands.
+        latent_channels (`int`): Number of latent channels of an audio prompt.
+        num_audio_latents (`int`): Number of latent frames in an audio prompt.
+        num_audio_tokens (`int`): Number of audio tokens in the context, for `"audio_autoencoder_v2"`.
+        num_mels, mel_n_fft, mel_hop_length, mel_sampling_rate (`int`): Mel spectrogram for `"mel_spec"`, see
+            `log_mel_spectrogram`.
+        audio_prompt_samples (`int`): Number of samples in an audio prompt.
+        num_fusion_experts (`int`, *optional*): Number of fusion experts per modality. `None` for models without
+            fusion.
+        num_fusion_heads, num_fusion_layers (`int`): Number of heads and layers of the fusion.
     """
 
     _no_split_modules = ["AudioXEncoderBlock", "AudioXAudioProjection"]
@@ -270,24 +274,24 @@ class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
     ) -> AudioXConditionerOutput | tuple[torch.Tensor, ...]:
         r"""
         Args:
-            text_embeds (`torch.Tensor` of shape `[B, num_text_tokens, condition_dim]`, *optional*): last hidden state
-                of the text encoder, zeroed at padding.
+            text_embeds (`torch.Tensor` of shape `[B, num_text_tokens, condition_dim]`, *optional*): Last hidden state
+                of the text encoder, with zeros at padding.
             video_embeds (`torch.Tensor` of shape `[B, num_video_frames, num_frame_tokens, condition_dim]`,
-                *optional*): last hidden state of the image encoder for each frame.
-            audio_latents (`torch.Tensor` of shape `[B, latent_channels, num_audio_latents]`, *optional*): latents of
-                the audio prompt. `"audio_autoencoder_v2"` needs them: those of silence for no audio.
-            sync_embeds (`torch.Tensor` of shape `[B, num_sync_tokens, condition_dim]`, *optional*): tokens of
-                Synchformer, zeros without video.
-            audio_waveform (`torch.Tensor` of shape `[B, channels, samples]`, *optional*): the audio prompt itself, for
-                `"mel_spec"`; silence for no audio.
-            return_dict (`bool`): whether to return an [`AudioXConditionerOutput`].
+                *optional*): Last hidden state of the image encoder for each frame.
+            audio_latents (`torch.Tensor` of shape `[B, latent_channels, num_audio_latents]`, *optional*): Latents of
+                the audio prompt. `"audio_autoencoder_v2"` requires them, and uses the latents of silence for no audio.
+            sync_embeds (`torch.Tensor` of shape `[B, num_sync_tokens, condition_dim]`, *optional*): Synchformer
+                tokens, or zeros without video.
+            audio_waveform (`torch.Tensor` of shape `[B, channels, samples]`, *optional*): Waveform of the audio
+                prompt, for `"mel_spec"`. Defaults to silence.
+            return_dict (`bool`): Whether to return an [`AudioXConditionerOutput`].
 
         Returns:
-            [`AudioXConditionerOutput`] or its values as a tuple, the context first.
+            An [`AudioXConditionerOutput`], or a tuple of its values with the context first.
 
         Raises:
-            ValueError: if no modality is given, one that the model has no use for is, or one has another shape than
-                the weights fix.
+            ValueError: If no modality is given, if the model does not use a given one, or if a shape is not the one
+                above.
         """
         embeds = {
             "text_embeds": text_embeds,
@@ -314,7 +318,7 @@ class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
         if self.fusion is None:
             fused = (video_tokens, text_tokens, audio_tokens)
         else:
-            # The released models give the block text in the place of video, and video in that of text.
+            # The released models swap text and video here.
             fused = self.fusion(text_tokens, video_tokens, audio_tokens)
         condition_embeds = torch.cat(fused, dim=1)
 
@@ -323,7 +327,7 @@ class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
         return AudioXConditionerOutput(condition_embeds, video_tokens, text_tokens, audio_tokens)
 
     def _check_shapes(self, embeds: dict[str, torch.Tensor | None]) -> int:
-        """The batch size of what is given."""
+        """Check the shapes and return the batch size."""
         config = self.config
         shapes = {
             "text_embeds": (config.num_text_tokens, config.condition_dim),
@@ -340,17 +344,17 @@ class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
         batch_sizes = {tensor.shape[0] for tensor in given.values()}
         if len(batch_sizes) != 1:
             raise ValueError(
-                f"Give at least one of {', '.join(f'`{name}`' for name in shapes)}, all of one batch size; got batch"
+                f"Pass at least one of {', '.join(f'`{name}`' for name in shapes)}, all with one batch size, got batch"
                 f" sizes {sorted(batch_sizes)}."
             )
         for name, tensor in given.items():
             if name not in shapes:
-                raise ValueError(f"`{name}` is of no use to this model.")
+                raise ValueError(f"This model does not use `{name}`.")
             shape = shapes[name]
             if tensor.ndim != 1 + len(shape) or any(
                 isinstance(size, int) and size != actual for size, actual in zip(shape, tensor.shape[1:], strict=True)
             ):
                 raise ValueError(f"`{name}` must have the shape {('B', *shape)}, got {tuple(tensor.shape)}.")
         if config.audio_type == "audio_autoencoder_v2" and "audio_latents" not in given:
-            raise ValueError("`audio_latents` is needed by this model: give the latents of silence for no audio.")
+            raise ValueError("This model requires `audio_latents`. Pass the latents of silence for no audio.")
         return batch_sizes.pop()

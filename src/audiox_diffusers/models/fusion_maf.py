@@ -1,4 +1,4 @@
-"""Multimodal Adaptive Fusion: learned experts look at all modalities and tell each what the others know."""
+"""Multimodal Adaptive Fusion, where learned experts exchange information between the modalities."""
 
 import torch
 import torch.nn as nn
@@ -8,15 +8,15 @@ from .attention_audiox import AudioXAttention, AudioXEncoderBlock
 
 class AudioXFusion(nn.Module):
     """
-    Multimodal Adaptive Fusion, MAF (arXiv 2503.10522v3, section 3). Each modality is weighed by a gate, learned
-    experts attend to all of them, a transformer runs over the experts, and the mean of a third of them is added to
-    every token of one modality.
+    Multimodal Adaptive Fusion, MAF (arXiv 2503.10522v3, section 3). A gate weights each modality, learned experts
+    attend to all modalities, and a transformer runs over the experts. Each modality has a third of the experts, whose
+    mean is added to all its tokens.
 
     Args:
-        dim: width of the tokens.
-        num_experts: experts of each modality.
-        num_heads: attention heads.
-        num_layers: layers of the transformer over the experts.
+        dim: Width of the tokens.
+        num_experts: Number of experts per modality.
+        num_heads: Number of attention heads.
+        num_layers: Number of transformer layers over the experts.
     """
 
     def __init__(self, dim: int, num_experts: int, num_heads: int, num_layers: int):
@@ -36,7 +36,7 @@ class AudioXFusion(nn.Module):
         self.bypass_gate_2 = nn.Parameter(torch.zeros(()))
 
     def forward(self, *modalities: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Three sets of tokens `[B, N_i, D]` -> the same, fused, in the same order."""
+        """Fuse three modalities, each `[B, N_i, D]`. Shapes and order stay the same."""
         pooled = torch.cat([tokens.mean(dim=1) for tokens in modalities], dim=-1)
         gates = self.gate_out(nn.functional.gelu(self.gate_in(pooled))).sigmoid()
         context = torch.cat([gates[:, i, None, None] * tokens for i, tokens in enumerate(modalities)], dim=1)

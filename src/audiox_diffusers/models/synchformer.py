@@ -1,4 +1,4 @@
-"""The visual tower of Synchformer: what happens when in a video, for the models that follow its timing."""
+"""The visual encoder of Synchformer, for the models that follow the timing of a video."""
 
 import torch
 import torch.nn as nn
@@ -12,8 +12,9 @@ from .attention_audiox import AudioXAttention, AudioXEncoderBlock
 
 class SynchformerBlock(nn.Module):
     """
-    Divided space-time attention (arXiv 2102.05095, section 3), pre-norm: over time, over space, feed-forward. The
-    class token attends to everything; a patch attends to its group (its place, or its time step) and the class token.
+    Pre-norm block with divided space-time attention (arXiv 2102.05095, section 3): attention over time, attention over
+    space, feed-forward. The class token attends to all patches. A patch attends to the class token and to the patches
+    at its position (over time) or in its time step (over space).
     """
 
     def __init__(self, dim: int, heads: int, eps: float):
@@ -27,7 +28,7 @@ class SynchformerBlock(nn.Module):
         self.ff = FeedForward(dim, mult=4, activation_fn="gelu")
 
     def forward(self, class_token: torch.Tensor, patches: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`class_token` `[B, 1, D]`, `patches` `[B, time, places, D]`."""
+        """Run the block on `class_token` `[B, 1, D]` and `patches` `[B, time, positions, D]`."""
         class_token, patches = self._attend(self.attn_time, self.norm_time, class_token, patches, over_time=True)
         class_token, patches = self._attend(self.attn_space, self.norm_space, class_token, patches, over_time=False)
         class_token = class_token + self.ff(self.norm_ff(class_token))
@@ -52,18 +53,18 @@ class SynchformerBlock(nn.Module):
 
 class SynchformerVisionModel(ModelMixin, ConfigMixin):
     r"""
-    The visual tower of Synchformer (arXiv 2401.16423, section 3; its Motionformer, arXiv 2106.05392): tokens that tell
-    when things happen, eight for each segment of sixteen frames at 25 frames a second.
+    The visual encoder of Synchformer (arXiv 2401.16423, section 3), a Motionformer (arXiv 2106.05392). It encodes when
+    things happen, as eight tokens for each segment of sixteen frames at 25 fps.
 
     Parameters:
-        image_size (`int`): height and width of the frames.
-        patch_size (`int`): height and width of a patch.
-        tubelet_size (`int`): frames of a patch.
-        num_frames (`int`): frames of a segment.
-        hidden_size (`int`): width of the tokens.
-        num_hidden_layers, num_attention_heads (`int`): blocks, and heads of each.
-        video_fps (`float`): frames a second that the weights expect.
-        segment_stride (`int`): frames from the start of one segment to that of the next.
+        image_size (`int`): Height and width of a frame.
+        patch_size (`int`): Height and width of a patch.
+        tubelet_size (`int`): Number of frames in a patch.
+        num_frames (`int`): Number of frames in a segment.
+        hidden_size (`int`): Width of the tokens.
+        num_hidden_layers, num_attention_heads (`int`): Number of blocks, and of heads in each block.
+        video_fps (`float`): Frame rate that the weights expect.
+        segment_stride (`int`): Number of frames between the starts of consecutive segments.
     """
 
     _no_split_modules = ["SynchformerBlock", "AudioXEncoderBlock"]
@@ -103,12 +104,12 @@ class SynchformerVisionModel(ModelMixin, ConfigMixin):
     def forward(self, pixel_values: torch.Tensor, return_dict: bool = True) -> BaseModelOutput | tuple[torch.Tensor]:
         r"""
         Args:
-            pixel_values (`torch.Tensor` of shape `[segments, num_frames, 3, image_size, image_size]`): frames in
+            pixel_values (`torch.Tensor` of shape `[segments, num_frames, 3, image_size, image_size]`): Frames in
                 -1..1.
-            return_dict (`bool`): whether to return a [`~transformers.modeling_outputs.BaseModelOutput`].
+            return_dict (`bool`): Whether to return a [`~transformers.modeling_outputs.BaseModelOutput`].
 
         Returns:
-            `last_hidden_state`, `[segments, num_frames // tubelet_size, hidden_size]`: a token for each time step.
+            `last_hidden_state` of shape `[segments, num_frames // tubelet_size, hidden_size]`, one token per time step.
         """
         patches = self.patch_embed(pixel_values.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)
         patches = patches + self.space_position_embed + self.time_position_embed

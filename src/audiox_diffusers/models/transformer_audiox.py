@@ -1,4 +1,4 @@
-"""The diffusion transformer of AudioX: Stable Audio's continuous DiT with the time as a prepended token."""
+"""The diffusion transformer of AudioX: Stable Audio's DiT with a prepended time token."""
 
 import math
 from typing import Any
@@ -23,22 +23,22 @@ from .context_audiox import AudioXContext, LayerContext, check_rows, layer_conte
 
 
 class AudioXFourierEmbedding(nn.Module):
-    """Learned Fourier features of a time in 0..1: `[B] -> [B, embedding_dim]`, cosines first, in float32."""
+    """Learned Fourier features of a time in 0..1, `[B] -> [B, embedding_dim]`. Float32, cosines first."""
 
     def __init__(self, embedding_dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(embedding_dim // 2, 1))
 
     def forward(self, timestep: torch.Tensor) -> torch.Tensor:
-        # Not a matrix product: autocast would compute that in half precision.
+        # Autocast would compute a matrix product in half precision.
         angles = 2.0 * math.pi * timestep.float()[:, None] * self.weight.float().T
         return torch.cat((angles.cos(), angles.sin()), dim=-1)
 
 
 class AudioXSwiGLU(SwiGLU):
     """
-    diffusers' SwiGLU, in place where no gradient needs what it overwrites: on a CPU, memory for two more tensors of
-    its size takes as long as a tenth of the block's arithmetic.
+    diffusers' SwiGLU, computed in place without gradients. On a CPU, allocating two more tensors of this size would
+    cost a tenth of the block's time.
     """
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -49,7 +49,7 @@ class AudioXSwiGLU(SwiGLU):
 
 
 class AudioXFeedForward(nn.Module):
-    """SwiGLU and a linear layer, both with biases. Its weights are named as those of diffusers' `FeedForward`."""
+    """SwiGLU and a linear layer, both with biases. Weights have the names of diffusers' `FeedForward`."""
 
     def __init__(self, dim: int, mult: int):
         super().__init__()
@@ -62,7 +62,7 @@ class AudioXFeedForward(nn.Module):
 
 
 class AudioXTransformerBlock(nn.Module):
-    """Pre-norm self-attention with RoPE, cross-attention with grouped key-value heads, and a SwiGLU feed-forward."""
+    """Pre-norm self-attention with RoPE, cross-attention with grouped key-value heads, SwiGLU feed-forward."""
 
     def __init__(self, dim: int, heads: int, kv_heads: int, head_dim: int, cross_attention_dim: int, ff_mult: int):
         super().__init__()
@@ -80,7 +80,7 @@ class AudioXTransformerBlock(nn.Module):
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         hidden_states = hidden_states + self.attn1(self.norm1(hidden_states), rotary_emb=rotary_emb)
-        # Attention to the null context adds nothing.
+        # Cross-attention to the null context is zero.
         null_rows = hidden_states.shape[0] - encoder_hidden_states.shape[0]
         attended = self.attn2(self.norm2(hidden_states[null_rows:]), encoder_hidden_states)
         hidden_states = hidden_states + F.pad(attended, (0, 0, 0, 0, null_rows, 0))
@@ -91,22 +91,22 @@ class AudioXTransformer2DModel(
     ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
-    The diffusion transformer of AudioX and AudioX-MAF (arXiv 2503.10522, section 3.1; the backbone is that of Stable
-    Audio Open, arXiv 2407.14358). It predicts the velocity `v` of audio latents.
+    The diffusion transformer of AudioX and AudioX-MAF (arXiv 2503.10522, section 3.1), with the backbone of Stable
+    Audio Open (arXiv 2407.14358). It predicts the velocity `v` of audio latents.
 
     Parameters:
-        sample_size (`int`): latent frames of one window.
-        in_channels (`int`): channels of the latents, in and out.
-        num_layers (`int`): number of blocks.
-        attention_head_dim (`int`): width of a head. The first `max(attention_head_dim // 2, 32)` of its dimensions
-            are rotated by position.
-        num_attention_heads (`int`): query heads.
-        num_key_value_attention_heads (`int`): key-value heads of the cross-attention, a divisor of
+        sample_size (`int`): Number of latent frames in one window.
+        in_channels (`int`): Number of latent channels.
+        num_layers (`int`): Number of blocks.
+        attention_head_dim (`int`): Width of a head. RoPE rotates the first `max(attention_head_dim // 2, 32)`
+            dimensions.
+        num_attention_heads (`int`): Number of query heads.
+        num_key_value_attention_heads (`int`): Number of key-value heads in cross-attention, a divisor of
             `num_attention_heads`.
-        cross_attention_input_dim (`int`): width of the context that the model is given.
-        cross_attention_dim (`int`): width of the context that the blocks see.
-        time_proj_dim (`int`): number of Fourier features of the time.
-        ff_mult (`int`): hidden width of the feed-forward, in multiples of the model's width.
+        cross_attention_input_dim (`int`): Width of the input context.
+        cross_attention_dim (`int`): Width of the projected context.
+        time_proj_dim (`int`): Number of Fourier features of the time.
+        ff_mult (`int`): Hidden width of the feed-forward, as a multiple of the model's width.
     """
 
     _supports_gradient_checkpointing = True
@@ -114,7 +114,7 @@ class AudioXTransformer2DModel(
     _repeated_blocks = ["AudioXTransformerBlock"]
     _skip_layerwise_casting_patterns = ["time_proj", "preprocess_conv", "postprocess_conv", "norm"]
     _keep_in_fp32_modules = ["time_proj"]
-    # Tokens are split, the time token with them, from the first block to the output. The context is not.
+    # Splits the tokens, including the time token, from the first block to the output, but not the context.
     _cp_plan = {
         "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
         "transformer_blocks.*": {"rotary_emb": [ContextParallelInput(split_dim=0, expected_dims=2)] * 2},
@@ -180,8 +180,8 @@ class AudioXTransformer2DModel(
     @property
     def null_context_vanishes(self) -> bool:
         """
-        Whether cross-attention to a context of zeros is exactly zero: no projection of the context has a bias. Adapters
-        may bring one.
+        Whether cross-attention to a context of zeros is exactly zero. It is, unless an adapter adds a bias to a
+        projection of the context.
         """
         modules = [self.context_embed, *(block.attn2 for block in self.transformer_blocks)]
         return not any(name.endswith("bias") for module in modules for name, _ in module.named_parameters())
@@ -197,20 +197,20 @@ class AudioXTransformer2DModel(
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         r"""
         Args:
-            hidden_states (`torch.Tensor` of shape `[B, in_channels, L]`): noised latents, any `L`.
-            timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
-            encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): the context of the
-                conditioner. All zeros is the null context of classifier-free guidance. For many steps with one context
-                an [`AudioXContext`] of it saves the work that is the same in each.
+            hidden_states (`torch.Tensor` of shape `[B, in_channels, L]`): Noisy latents of any length `L`.
+            timestep (`torch.Tensor` of shape `[B]`): Continuous time from 0 (clean) to 1 (noise).
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): Context from the
+                conditioner. All zeros is the null context of classifier-free guidance. Pass an [`AudioXContext`] to
+                reuse the work on one context over many steps.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
-            return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
+            return_dict (`bool`): Whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
         Returns:
-            The predicted velocity, of the shape of `hidden_states`.
+            The predicted velocity, with the shape of `hidden_states`.
 
         Raises:
-            ValueError: if the context has not as many rows as there are latents, and is not an [`AudioXContext`] of
-                fewer while `null_context_vanishes`.
+            ValueError: If the context does not have `B` rows. An [`AudioXContext`] may have fewer if
+                `null_context_vanishes`.
         """
         check_rows(self, hidden_states, encoder_hidden_states)
         hidden_states = hidden_states + self.preprocess_conv(hidden_states)

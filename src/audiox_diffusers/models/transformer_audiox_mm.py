@@ -1,4 +1,4 @@
-"""The multi-modal diffusion transformer of AudioX-MAF-MMDiT and AudioX-Turbo."""
+"""The multimodal diffusion transformer of AudioX-MAF-MMDiT and AudioX-Turbo."""
 
 from typing import Any
 
@@ -20,17 +20,17 @@ from .transformer_audiox import AudioXFourierEmbedding
 
 
 def rms_norm_heads(hidden_states: torch.Tensor) -> torch.Tensor:
-    """RMS norm over the last axis, eps 1e-6, without a learned scale."""
+    """Apply RMS norm over the last axis, without a learned scale."""
     return F.rms_norm(hidden_states, hidden_states.shape[-1:], eps=1e-6)
 
 
 def convolve_tokens(conv: nn.Conv1d, tokens: torch.Tensor) -> torch.Tensor:
-    """A convolution over time of tokens `[B, N, C]`."""
+    """Convolve tokens `[B, N, C]` over time."""
     return conv(tokens.transpose(1, 2)).transpose(1, 2)
 
 
 class AudioXMMAttnProcessor:
-    """Scaled dot-product attention through diffusers' attention backends, queries and keys RMS-normalised."""
+    """Scaled dot-product attention of RMS-normalized queries and keys, with diffusers' attention backends."""
 
     _attention_backend = None
     _parallel_config = None
@@ -54,7 +54,7 @@ class AudioXMMAttnProcessor:
 
 
 class AudioXMMAttention(nn.Module, AttentionModuleMixin):
-    """Self-attention with RoPE over the whole head, in interleaved pairs; the output projection looks at neighbours."""
+    """Self-attention with interleaved RoPE over the whole head, and a convolution as output projection."""
 
     _default_processor_cls = AudioXMMAttnProcessor
     _available_processors = [AudioXMMAttnProcessor]
@@ -74,7 +74,7 @@ class AudioXMMAttention(nn.Module, AttentionModuleMixin):
 
 
 class AudioXMMTransformerBlock(nn.Module):
-    """Self-attention and a convolutional SwiGLU, both modulated by a condition token for each position."""
+    """Self-attention and a convolutional SwiGLU, both modulated by one condition token per position."""
 
     def __init__(self, dim: int, heads: int, ff_inner_dim: int):
         super().__init__()
@@ -89,7 +89,7 @@ class AudioXMMTransformerBlock(nn.Module):
         self.ff_out = nn.Conv1d(ff_inner_dim, dim, 3, padding=1, bias=False)
 
     def modulate(self, context: torch.Tensor) -> torch.Tensor:
-        """Shifts, scales and gates for each position: `[B, L + 1, D] -> [B, L + 1, 6 D]`."""
+        """Project the context to shifts, scales and gates per position: `[B, L + 1, D] -> [B, L + 1, 6 D]`."""
         return self.modulation(F.silu(context))
 
     def forward(
@@ -105,8 +105,8 @@ class AudioXMMTransformerBlock(nn.Module):
         normed = self.norm1(hidden_states) * (1 + scale_attn) + shift_attn
         hidden_states = hidden_states + gate_attn * self.attn1(normed, rotary_emb)
 
-        # Attention to the time token alone is that token, whatever the query; the released models take for its value
-        # what they normalise as its key.
+        # Attention to a single token returns its value for any query. The released models use the normalized key of
+        # the time token as its value.
         time_value = rms_norm_heads(self.to_time(time_token).unflatten(-1, (self.heads, -1))).flatten(-2)
         hidden_states = hidden_states + time_value[:, None]
 
@@ -119,18 +119,18 @@ class AudioXMMTransformer2DModel(
     ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
-    The multi-modal diffusion transformer of AudioX-MAF-MMDiT (arXiv 2503.10522v3) and AudioX-Turbo (arXiv
-    2606.12555). Its context becomes one condition token for each latent frame, which modulates every block.
+    The multimodal diffusion transformer of AudioX-MAF-MMDiT (arXiv 2503.10522v3) and AudioX-Turbo (arXiv 2606.12555).
+    The context is projected to one condition token per latent frame, which modulates every block.
 
     Parameters:
-        sample_size (`int`): latent frames of one window. The weights fix it.
-        in_channels (`int`): channels of the latents, in and out.
-        num_layers (`int`): number of blocks.
-        num_attention_heads, attention_head_dim (`int`): heads and their width.
-        cross_attention_input_dim (`int`): width of the context.
-        num_context_tokens (`int`): tokens of the context. The weights fix it.
-        time_proj_dim (`int`): number of Fourier features of the time.
-        ff_inner_dim (`int`): hidden width of the feed-forward.
+        sample_size (`int`): Number of latent frames in one window, fixed by the weights.
+        in_channels (`int`): Number of latent channels.
+        num_layers (`int`): Number of blocks.
+        num_attention_heads, attention_head_dim (`int`): Number of heads, and their width.
+        cross_attention_input_dim (`int`): Width of the context.
+        num_context_tokens (`int`): Number of context tokens, fixed by the weights.
+        time_proj_dim (`int`): Number of Fourier features of the time.
+        ff_inner_dim (`int`): Hidden width of the feed-forward.
     """
 
     _supports_gradient_checkpointing = True
@@ -172,7 +172,7 @@ class AudioXMMTransformer2DModel(
 
     @property
     def null_context_vanishes(self) -> bool:
-        """Never: the condition tokens of a context of zeros are not zero."""
+        """Always `False`, because the condition tokens of a context of zeros are not zero."""
         return False
 
     @apply_lora_scale("attention_kwargs")
@@ -186,30 +186,29 @@ class AudioXMMTransformer2DModel(
     ) -> Transformer2DModelOutput | tuple[torch.Tensor]:
         r"""
         Args:
-            hidden_states (`torch.Tensor` of shape `[B, in_channels, sample_size]`): noised latents.
-            timestep (`torch.Tensor` of shape `[B]`): the continuous time, 0 (clean) to 1 (noise).
-            encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`): the
-                context of the conditioner. All zeros is the null context of classifier-free guidance. For many steps
-                with one context an [`AudioXContext`] of it saves the work that is the same in each.
+            hidden_states (`torch.Tensor` of shape `[B, in_channels, sample_size]`): Noisy latents.
+            timestep (`torch.Tensor` of shape `[B]`): Continuous time from 0 (clean) to 1 (noise).
+            encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`):
+                Context from the conditioner. All zeros is the null context of classifier-free guidance. Pass an
+                [`AudioXContext`] to reuse the work on one context over many steps.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
-            return_dict (`bool`): whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
+            return_dict (`bool`): Whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
         Returns:
-            The predicted velocity, of the shape of `hidden_states`.
+            The predicted velocity, with the shape of `hidden_states`.
 
         Raises:
-            ValueError: if there are other than `sample_size` latent frames or `num_context_tokens` tokens, or the
-                context has not as many rows as there are latents.
+            ValueError: If the shapes of `hidden_states` and `encoder_hidden_states` are not those above.
         """
         config = self.config
         if hidden_states.shape[-1] != config.sample_size:
             raise ValueError(
-                f"`hidden_states` has {hidden_states.shape[-1]} latent frames; the weights fix {config.sample_size}."
+                f"`hidden_states` must have {config.sample_size} latent frames, got {hidden_states.shape[-1]}."
             )
         if encoder_hidden_states.shape[1] != config.num_context_tokens:
             raise ValueError(
-                f"`encoder_hidden_states` has {encoder_hidden_states.shape[1]} tokens; the weights fix"
-                f" {config.num_context_tokens}."
+                f"`encoder_hidden_states` must have {config.num_context_tokens} tokens, got"
+                f" {encoder_hidden_states.shape[1]}."
             )
         check_rows(self, hidden_states, encoder_hidden_states)
         hidden_states = hidden_states + self.preprocess_conv(hidden_states)
@@ -238,5 +237,5 @@ class AudioXMMTransformer2DModel(
         return Transformer2DModelOutput(sample=hidden_states)
 
     def _condition_tokens(self, context: torch.Tensor) -> torch.Tensor:
-        """`[B, num_context_tokens, cross_attention_input_dim]` -> a token for each position, `[B, L + 1, D]`."""
+        """Project the context to one token per position, `[B, L + 1, D]`."""
         return self.context_to_positions(self.context_embed(context).transpose(1, 2)).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""A few latent frames at a time, with as much around them as they depend on: the same as all at once."""
+"""Encode and decode long audio in tiles. The result equals that of one pass."""
 
 from collections.abc import Iterator
 
@@ -15,48 +15,40 @@ def decode_tiles(
     lowest: int = 0,
 ) -> Iterator[torch.Tensor]:
     """
-    The sound of latent frames `first` to `end`, in pieces that are decoded as they are asked for.
+    Decode latent frames `first` to `end` tile by tile.
 
     Args:
-        vae: tiles are as long as its `tile_latent_min_length`, and what is cut off at either end is its
-            `tile_latent_overlap`, the receptive field.
-        latents: `[B, C, L]`.
-        first, end: frames, by default all.
-        lowest: the first frame that there is.
+        vae: VAE, which sets the size of the tiles.
+        latents: Latents `[B, C, L]`.
+        first, end: Range of frames. Defaults to all frames.
+        lowest: First frame that tiles may read.
 
-    Returns:
-        float32 `[B, channels, samples]`, one after the other.
+    Yields:
+        Consecutive pieces of the waveform, float32 `[B, channels, samples]`.
     """
-    end = latents.shape[-1] if end is None else end
-    hop, halo = vae.hop_length, vae.tile_latent_overlap
-    length = vae.tile_latent_min_length - 2 * halo
-    for start in range(first, end, length):
-        stop, before = min(start + length, end), max(lowest, start - halo)
-        tile = vae.decode(latents[..., before : stop + halo]).sample
-        yield tile[..., (start - before) * hop : (stop - before) * hop].float()
+    hop = vae.hop_length
+    for start, stop, lower, upper in vae.decoder_tiles(first, latents.shape[-1] if end is None else end, lowest):
+        part = vae.decode(latents[..., lower:upper]).sample
+        yield part[..., (start - lower) * hop : (stop - lower) * hop].float()
 
 
 def encode_tiles(
     vae: AudioXAutoencoderOobleck, waveform: torch.Tensor, first: int, end: int, device: torch.device
 ) -> torch.Tensor:
     """
-    The most likely latents of frames `first` to `end` of a sound.
+    Encode latent frames `first` to `end` of a waveform tile by tile.
 
     Args:
-        vae: tiles are as for [`decode_tiles`], of its `tile_sample_min_length` and `tile_sample_overlap`.
-        waveform: `[B, channels, N]` on any device, with whole frames.
-        first, end: frames.
-        device: where to encode.
+        vae: VAE, which sets the size of the tiles.
+        waveform: Waveform `[B, channels, samples]` on any device, with a whole number of frames.
+        first, end: Range of frames.
+        device: Device to encode on.
 
     Returns:
-        float32 `[B, C, end - first]` on the CPU.
+        The mode of the posterior, float32 `[B, C, end - first]` on the CPU.
     """
-    hop = vae.hop_length
-    halo = -(-vae.tile_sample_overlap // hop)
-    length = vae.tile_sample_min_length // hop - 2 * halo
-    tiles = []
-    for start in range(first, end, length):
-        stop, before = min(start + length, end), max(0, start - halo)
-        tile = waveform[..., before * hop : (stop + halo) * hop].to(device, vae.dtype)
-        tiles.append(vae.encode(tile).latent_dist.mode()[..., start - before : stop - before].cpu())
-    return torch.cat(tiles, dim=-1)
+    hop, parts = vae.hop_length, []
+    for start, stop, lower, upper in vae.encoder_tiles(first, end):
+        part = waveform[..., lower * hop : upper * hop].to(device, vae.dtype)
+        parts.append(vae.encode(part).latent_dist.mode()[..., start - lower : stop - lower].cpu())
+    return torch.cat(parts, dim=-1)

@@ -1,4 +1,4 @@
-"""DPM-Solver++ SDE of third order, the sampler that the AudioX models were released with."""
+"""Third-order DPM-Solver++ SDE, the sampler of the released AudioX models."""
 
 import math
 
@@ -11,36 +11,36 @@ from .step_index import StepIndexMixin
 
 class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     r"""
-    DPM-Solver++(3M) SDE for a v-prediction model, sampled in the variance-exploding frame: a sample at noise level `s`
-    is `x = x0 + s * noise` (EDM, arXiv 2206.00364, section 5; v-prediction, arXiv 2202.00512, appendix D).
+    DPM-Solver++(3M) SDE for a v-prediction model, in variance-exploding coordinates: a sample at noise level `s` is
+    `x = x0 + s * noise` (EDM, arXiv 2206.00364, section 5; v-prediction, arXiv 2202.00512, appendix D).
 
-    - The model is given `x / sqrt(s^2 + 1)` ([`~AudioXDPMSolverSDEScheduler.scale_model_input`]) and the time
+    - The model input is `x / sqrt(s^2 + 1)` ([`~AudioXDPMSolverSDEScheduler.scale_model_input`]), with the time
       `t = atan(s) * 2 / pi` in 0..1.
-    - Its velocity `v` gives `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`.
-    - `num_inference_steps` levels fall exponentially from `sigma_max` to `sigma_min`; the last step goes to 0.
+    - The model output `v` gives `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`.
+    - `num_inference_steps` levels decrease exponentially from `sigma_max` to `sigma_min`. The last step goes to 0.
 
-    The solver is the third-order multistep one of DPM-Solver++ (arXiv 2211.01095, section 4 and appendix) for the
-    reverse SDE, one model call a step. With `l = -log s`, `h = l[i+1] - l[i]`, `g = h (1 + eta)` and the denoised
-    samples `D0, D1, D2` of this step and the two before, spaced by `h1` and `h2`:
+    The solver is the third-order multistep solver of DPM-Solver++ (arXiv 2211.01095, section 4 and appendix) for the
+    reverse SDE, with one model call per step. With `l = -log s`, `h = l[i+1] - l[i]`, `g = h (1 + eta)`, and the
+    denoised samples `D0, D1, D2` of this step and the two steps before, at distances `h1` and `h2`:
 
     `x' = exp(-g) x + (1 - exp(-g)) D0 + phi2 d1 - phi3 d2 + s' sqrt(1 - exp(-2 h eta)) noise`,
     `phi2 = expm1(-g) / g + 1`, `phi3 = phi2 / g - 1/2`,
     `a = (D0 - D1) h / h1`, `b = (D1 - D2) h / h2`, `d2 = (a - b) h / (h1 + h2)`, `d1 = a + d2 h1 / h`.
 
-    No scheduler of diffusers gives these numbers: `DPMSolverMultistepScheduler` has another coefficient in its
-    third-order SDE, and `CosineDPMSolverMultistepScheduler` ends at order 2. The original draws its noise from a
-    Brownian tree, whose increments over disjoint intervals are independent normals; those are drawn here.
+    No diffusers scheduler computes this: `DPMSolverMultistepScheduler` has a different coefficient in its third-order
+    SDE, and `CosineDPMSolverMultistepScheduler` stops at order 2. The original draws noise from a Brownian tree, whose
+    increments over disjoint intervals are independent normals. This scheduler draws independent normals.
 
     Parameters:
-        sigma_min (`float`): last noise level before 0. The released models use 0.3, and 0.03 with 100 steps.
-        sigma_max (`float`): first noise level.
-        eta (`float`): amount of noise added at each step, from 0 (deterministic) to 1.
-        solver_order (`int`): 1, 2 or 3. Order 2 is DPM-Solver++(2M) SDE, midpoint.
-        num_train_timesteps (`int`): number of levels before `set_timesteps` is called.
+        sigma_min (`float`): Last noise level before 0. The released models use 0.3, or 0.03 with 100 steps.
+        sigma_max (`float`): First noise level.
+        eta (`float`): Amount of noise to add at each step, from 0 (deterministic) to 1.
+        solver_order (`int`): 1, 2 or 3. Order 2 is the midpoint variant of DPM-Solver++(2M) SDE.
+        num_train_timesteps (`int`): Number of levels before the first call of `set_timesteps`.
 
     Attributes:
-        sigmas (`torch.Tensor` of shape `[N + 1]`): the levels and the final 0, float64, on the CPU.
-        timesteps (`torch.Tensor` of shape `[N]`): the time of each model call, float32.
+        sigmas (`torch.Tensor` of shape `[N + 1]`): Noise levels and the final 0, float64, on the CPU.
+        timesteps (`torch.Tensor` of shape `[N]`): Time of each model call, float32.
     """
 
     _compatibles = []
@@ -56,7 +56,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         num_train_timesteps: int = 1000,
     ):
         if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"`sigma_min` and `sigma_max` must be 0 < min < max, got {sigma_min} and {sigma_max}.")
+            raise ValueError(f"`sigma_min` must be above 0 and below `sigma_max`, got {sigma_min} and {sigma_max}.")
         if not 0 <= eta <= 1:
             raise ValueError(f"`eta` must be in 0..1, got {eta}.")
         if solver_order not in (1, 2, 3):
@@ -65,7 +65,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation of the first sample's noise: unit noise times this starts the sampling."""
+        """Standard deviation of the initial noise."""
         return self.sigmas[0].item()
 
     def set_timesteps(
@@ -75,15 +75,16 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         sigmas: list[float] | None = None,
     ) -> None:
         """
-        Lay out the noise levels. Call it before sampling; it forgets the steps taken.
+        Set the noise levels and reset the steps. Call this before sampling.
 
         Args:
-            num_inference_steps (`int`): number of levels, at least 1.
-            device (`str` or `torch.device`, *optional*): where `timesteps` are kept.
-            sigmas (`list[float]`, *optional*): falling positive levels of your own, instead of `num_inference_steps`.
+            num_inference_steps (`int`, *optional*): Number of levels, at least 1.
+            device (`str` or `torch.device`, *optional*): Device of `timesteps`.
+            sigmas (`list[float]`, *optional*): Custom levels, decreasing and positive, instead of
+                `num_inference_steps`.
 
         Raises:
-            ValueError: if both or neither are given, or they are out of range.
+            ValueError: If both or neither of `num_inference_steps` and `sigmas` are given, or are out of range.
         """
         self._check_schedule(num_inference_steps, sigmas)
         if sigmas is None:
@@ -92,7 +93,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         else:
             levels = torch.as_tensor(sigmas, dtype=torch.float64)
             if levels.ndim != 1 or not len(levels) or not (levels > 0).all() or not (levels.diff() < 0).all():
-                raise ValueError(f"`sigmas` must be falling and positive, got {sigmas}.")
+                raise ValueError(f"`sigmas` must be decreasing and positive, got {sigmas}.")
 
         self.num_inference_steps = len(levels)
         self.sigmas = torch.cat((levels, levels.new_zeros(1)))
@@ -103,24 +104,24 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         self._log_steps: list[float] = []
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
-        """The model's input for a sample at the current level: `sample / sqrt(s^2 + 1)`, same shape and dtype."""
+        """Return the model input `sample / sqrt(s^2 + 1)`, with the shape and dtype of `sample`."""
         self._init_step_index(timestep)
         sigma = self.sigmas[self._step_index].item()
         return sample / math.sqrt(sigma**2 + 1)
 
     def denoise(self, model_output: torch.Tensor, sample: torch.Tensor, sigma: float) -> torch.Tensor:
-        """The estimate of the clean sample: `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`."""
+        """Return the denoised sample `x0 = x / (s^2 + 1) - v * s / sqrt(s^2 + 1)`."""
         return sample / (sigma**2 + 1) - model_output * (sigma / math.sqrt(sigma**2 + 1))
 
     def velocity(self, denoised: torch.Tensor, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
         """
-        The velocity that [`~AudioXDPMSolverSDEScheduler.step`] takes for this estimate of the clean sample:
-        `v = (x / (s^2 + 1) - x0) sqrt(s^2 + 1) / s`. A sample that is given it at every step stays `x0 + s * noise`,
-        with noise of unit variance, at each level `s`, and ends as `x0`.
+        Return the velocity with which [`~AudioXDPMSolverSDEScheduler.step`] denoises `sample` to `denoised`:
+        `v = (x / (s^2 + 1) - x0) sqrt(s^2 + 1) / s`. With this velocity at every step, the sample stays
+        `x0 + s * noise` with unit noise at each level `s`, and ends as `x0`.
 
         Args:
-            denoised, sample (`torch.Tensor` of shape `[B, ...]`): clean and current sample, float32.
-            timestep (`float` or scalar `torch.Tensor`): time of the current level.
+            denoised, sample (`torch.Tensor` of shape `[B, ...]`): Denoised and current sample, float32.
+            timestep (`float` or scalar `torch.Tensor`): Time of the current level.
         """
         self._init_step_index(timestep)
         sigma = self.sigmas[self._step_index].item()
@@ -128,14 +129,14 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """
-        Noise clean samples to the levels of the schedule that are nearest to `timesteps`.
+        Add noise at the levels of the schedule closest to `timesteps`.
 
         Args:
-            original_samples, noise (`torch.Tensor` of shape `[B, ...]`): clean samples, and unit noise.
-            timesteps (`torch.Tensor` of shape `[B]`): times in 0..1.
+            original_samples, noise (`torch.Tensor` of shape `[B, ...]`): Clean samples, and unit noise.
+            timesteps (`torch.Tensor` of shape `[B]`): Times in 0..1.
 
         Returns:
-            `original_samples + sigma * noise`, in the variance-exploding frame.
+            `original_samples + sigma * noise`, in variance-exploding coordinates.
         """
         return original_samples + noise * self._levels_for(timesteps, original_samples)
 
@@ -149,19 +150,19 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
         r"""
-        From one noise level to the next.
+        Compute the sample at the next noise level.
 
         Args:
-            model_output (`torch.Tensor` of shape `[B, ...]`): velocity that the model predicts, guided or not.
-            timestep (`float` or scalar `torch.Tensor`): time of the current level, one of `timesteps`.
-            sample (`torch.Tensor` of shape `[B, ...]`): current sample, in the variance-exploding frame. Keep it in
-                float32: at the first levels it is hundreds of times larger than what remains of it.
-            generator (`torch.Generator` or one for each sample, *optional*): source of the noise.
-            variance_noise (`torch.Tensor` of shape `[B, ...]`, *optional*): unit noise to use instead.
-            return_dict (`bool`): whether to return a [`~schedulers.scheduling_utils.SchedulerOutput`].
+            model_output (`torch.Tensor` of shape `[B, ...]`): Predicted velocity, with or without guidance.
+            timestep (`float` or scalar `torch.Tensor`): Time of the current level, one of `timesteps`.
+            sample (`torch.Tensor` of shape `[B, ...]`): Current sample, in variance-exploding coordinates. Keep it in
+                float32, because the first levels are hundreds of times larger than the final sample.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One generator, or one per sample.
+            variance_noise (`torch.Tensor` of shape `[B, ...]`, *optional*): Unit noise to use instead of drawing it.
+            return_dict (`bool`): Whether to return a [`~schedulers.scheduling_utils.SchedulerOutput`].
 
         Returns:
-            The sample at the next level, in the dtype of `sample`; at the last step the denoised sample.
+            The sample at the next level, in the dtype of `sample`. The last step returns the denoised sample.
         """
         sigma, next_sigma = self._next_levels(timestep)
 
@@ -184,7 +185,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         return SchedulerOutput(prev_sample=prev_sample)
 
     def _solve(self, sample: torch.Tensor, denoised: torch.Tensor, log_step: float) -> torch.Tensor:
-        """The deterministic part of the step, of the highest order that the denoised samples so far allow."""
+        """Compute the deterministic part of the step, at the highest order that the previous steps allow."""
         order = min(self.config.solver_order, len(self._denoised) + 1)
         g = log_step * (1 + self.config.eta)
         decay = math.exp(-g)

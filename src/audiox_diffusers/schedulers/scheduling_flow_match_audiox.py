@@ -1,4 +1,4 @@
-"""Rectified flow as AudioX-Turbo samples it: Euler for the teacher, denoise and noise again for the student."""
+"""Rectified flow for AudioX-Turbo: Euler steps for the teacher, denoise and renoise for the student."""
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -9,21 +9,21 @@ from .step_index import StepIndexMixin
 
 class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     r"""
-    Rectified flow (arXiv 2209.03003): `x_t = (1 - t) x0 + t noise`, with the velocity `v = noise - x0`, at times that
-    fall evenly from 1 to 0. A step from `t` to `t'` is Euler's, `x' = x + (t' - t) v`. With `stochastic_sampling` it
-    is that of the few-step student (arXiv 2606.12555): `x0 = x - t v`, then `x' = (1 - t') x0 + t' noise` with fresh
+    Rectified flow (arXiv 2209.03003): `x_t = (1 - t) x0 + t noise`, with the velocity `v = noise - x0`, at times evenly
+    spaced from 1 to 0. A step from `t` to `t'` is an Euler step, `x' = x + (t' - t) v`. With `stochastic_sampling`, it
+    is a step of the few-step student (arXiv 2606.12555): `x0 = x - t v`, then `x' = (1 - t') x0 + t' noise` with new
     noise.
 
-    It differs from `FlowMatchEulerDiscreteScheduler` of diffusers in its times, 0..1 as the networks of AudioX see
-    them, and in taking the noise of a step from outside where it is given.
+    Unlike diffusers' `FlowMatchEulerDiscreteScheduler`, its times are 0..1, which the AudioX networks expect, and the
+    noise of a step can be passed in.
 
     Parameters:
-        stochastic_sampling (`bool`): whether to denoise and noise again instead of following the flow.
-        num_train_timesteps (`int`): number of times before `set_timesteps` is called.
+        stochastic_sampling (`bool`): Whether to denoise and renoise instead of taking Euler steps.
+        num_train_timesteps (`int`): Number of times before the first call of `set_timesteps`.
 
     Attributes:
-        sigmas (`torch.Tensor` of shape `[N + 1]`): the times and the final 0, float64, on the CPU.
-        timesteps (`torch.Tensor` of shape `[N]`): the time of each model call, float32.
+        sigmas (`torch.Tensor` of shape `[N + 1]`): Times and the final 0, float64, on the CPU.
+        timesteps (`torch.Tensor` of shape `[N]`): Time of each model call, float32.
     """
 
     _compatibles = []
@@ -41,15 +41,16 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         sigmas: list[float] | None = None,
     ) -> None:
         """
-        Lay out the times. Call it before sampling.
+        Set the times and reset the steps. Call this before sampling.
 
         Args:
-            num_inference_steps (`int`): number of steps, at least 1, evenly spaced from time 1 to time 0.
-            device (`str` or `torch.device`, *optional*): where `timesteps` are kept.
-            sigmas (`list[float]`, *optional*): falling times of your own in 0..1, without the final 0.
+            num_inference_steps (`int`, *optional*): Number of steps, at least 1, evenly spaced from time 1 to time 0.
+            device (`str` or `torch.device`, *optional*): Device of `timesteps`.
+            sigmas (`list[float]`, *optional*): Custom times, decreasing in 0..1 without the final 0, instead of
+                `num_inference_steps`.
 
         Raises:
-            ValueError: if both or neither are given, or they are out of range.
+            ValueError: If both or neither of `num_inference_steps` and `sigmas` are given, or are out of range.
         """
         self._check_schedule(num_inference_steps, sigmas)
         if sigmas is None:
@@ -57,7 +58,7 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         else:
             times = torch.as_tensor(sigmas, dtype=torch.float64)
             if times.ndim != 1 or not len(times) or times.max() > 1 or times.min() <= 0 or (times.diff() >= 0).any():
-                raise ValueError(f"`sigmas` must be falling, at most 1 and above 0, got {sigmas}.")
+                raise ValueError(f"`sigmas` must be decreasing, at most 1 and above 0, got {sigmas}.")
 
         self.num_inference_steps = len(times)
         self.sigmas = torch.cat((times, times.new_zeros(1)))
@@ -66,28 +67,28 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         self._begin_index = None
 
     def scale_model_input(self, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
-        """The sample itself."""
+        """Return the sample unchanged."""
         return sample
 
     def velocity(self, denoised: torch.Tensor, sample: torch.Tensor, timestep: float | torch.Tensor) -> torch.Tensor:
         """
-        The velocity that leads from the current sample to this clean one: `v = (x - x0) / t`. A sample that is given
-        it at every step stays `(1 - t) x0 + t noise`, and ends as `x0`.
+        Return the velocity from `denoised` to `sample`: `v = (x - x0) / t`. With this velocity at every step, the
+        sample stays `(1 - t) x0 + t noise`, and ends as `x0`.
 
         Args:
-            denoised, sample (`torch.Tensor` of shape `[B, ...]`): clean and current sample, float32.
-            timestep (`float` or scalar `torch.Tensor`): current time.
+            denoised, sample (`torch.Tensor` of shape `[B, ...]`): Denoised and current sample, float32.
+            timestep (`float` or scalar `torch.Tensor`): Current time.
         """
         self._init_step_index(timestep)
         return (sample - denoised) / self.sigmas[self._step_index].item()
 
     def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """
-        Noise clean samples to the times of the schedule that are nearest to `timesteps`.
+        Add noise at the times of the schedule closest to `timesteps`.
 
         Args:
-            original_samples, noise (`torch.Tensor` of shape `[B, ...]`): clean samples, and unit noise.
-            timesteps (`torch.Tensor` of shape `[B]`): times in 0..1.
+            original_samples, noise (`torch.Tensor` of shape `[B, ...]`): Clean samples, and unit noise.
+            timesteps (`torch.Tensor` of shape `[B]`): Times in 0..1.
 
         Returns:
             `(1 - t) original_samples + t noise`.
@@ -105,15 +106,15 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
         r"""
-        From one time to the next.
+        Compute the sample at the next time.
 
         Args:
-            model_output (`torch.Tensor` of shape `[B, ...]`): velocity that the model predicts.
-            timestep (`float` or scalar `torch.Tensor`): current time, one of `timesteps`.
-            sample (`torch.Tensor` of shape `[B, ...]`): current sample.
-            generator (`torch.Generator` or one for each sample, *optional*): source of the noise.
-            variance_noise (`torch.Tensor` of shape `[B, ...]`, *optional*): unit noise to use instead.
-            return_dict (`bool`): whether to return a [`~schedulers.scheduling_utils.SchedulerOutput`].
+            model_output (`torch.Tensor` of shape `[B, ...]`): Predicted velocity.
+            timestep (`float` or scalar `torch.Tensor`): Current time, one of `timesteps`.
+            sample (`torch.Tensor` of shape `[B, ...]`): Current sample.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One generator, or one per sample.
+            variance_noise (`torch.Tensor` of shape `[B, ...]`, *optional*): Unit noise to use instead of drawing it.
+            return_dict (`bool`): Whether to return a [`~schedulers.scheduling_utils.SchedulerOutput`].
 
         Returns:
             The sample at the next time, in the dtype of `sample`.
