@@ -267,7 +267,7 @@ def test_an_error_leaves_the_cache_to_be_completed(cache, encoder, sounds, monke
 def test_a_complete_cache_is_read_and_not_made(cache, encoder, sounds, monkeypatch):
     rows = list(cache(Rows(sounds(2))).rows(0))
     monkeypatch.setattr(encoder, "encode", None)
-    monkeypatch.setattr(encoder, "absent", None)
+    monkeypatch.setattr(encoder, "null_embeddings", None)
     assert list(cache(Rows(sounds(2))).rows(0)) == rows
 
 
