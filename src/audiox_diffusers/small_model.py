@@ -7,7 +7,7 @@ Its encoders are random and frozen, its VAE is set by hand, its conditioner and 
 import torch
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, T5Config, T5EncoderModel
 
-from .filter_bank import cosine_bank
+from .mdct import mdct_basis
 from .models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
 from .pipelines import AudioXPipeline
 from .random_model import create_tokenizer
@@ -36,7 +36,7 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
     of video at 5 a second, 128 letters of text and 2 s of audio prompt. Until it is trained it makes noise.
 
     Text and pictures go through a T5 and a CLIP with random weights, which tell captions and pictures apart and know
-    nothing of what they mean. They are meant to stay as they are, and so is the VAE: see [`create_lapped_vae`].
+    nothing of what they mean. They are meant to stay as they are, and so is the VAE: see [`create_mdct_vae`].
 
     Args:
         seed: of the weights. The global random state is left as it was.
@@ -68,7 +68,7 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
                 num_audio_latents=NUM_FRAMES,
                 audio_prompt_samples=NUM_FRAMES * HOP_LENGTH,
             ),
-            vae=create_lapped_vae(),
+            vae=create_mdct_vae(),
             scheduler=AudioXDPMSolverSDEScheduler(),
             text_encoder=_create_text_encoder(len(tokenizer)),
             tokenizer=tokenizer,
@@ -93,7 +93,7 @@ def create_small_pipeline(seed: int = 0) -> AudioXPipeline:
 
 
 @torch.no_grad()
-def create_lapped_vae() -> AudioXAutoencoderOobleck:
+def create_mdct_vae() -> AudioXAutoencoderOobleck:
     """
     A VAE without training. Its weights are set so that all it computes is a modified discrete cosine transform with
     sine windows (Princen, Johnson and Bradley, 1987) and its inverse: a latent frame is the spectrum of 256 samples
@@ -119,7 +119,7 @@ def create_lapped_vae() -> AudioXAutoencoderOobleck:
         elif "res_unit" in name and "conv2" in name:
             parameter.fill_(_NEXT_TO_NOTHING)
 
-    basis = cosine_bank(HOP_LENGTH)
+    basis = mdct_basis(HOP_LENGTH)
     frequency = (torch.arange(HOP_LENGTH) + 0.5) / HOP_LENGTH * SAMPLING_RATE / 2
     scale = _LEVEL / (1 + frequency / _KNEE)
 

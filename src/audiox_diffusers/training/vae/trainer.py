@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from tqdm.auto import tqdm
 
-from ...filter_bank import start_from_filter_bank
+from ...mdct import initialize_with_mdct
 from ...media import MediaError, load_audio
 from ...models import AudioXAutoencoderOobleck
 from ..arguments import check_above_0, check_at_least, check_folder, check_not_negative, check_seed
@@ -140,7 +140,7 @@ def create_vae(path: Path) -> AudioXAutoencoderOobleck:
     try:
         config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key[0] != "_"}
         vae = AudioXAutoencoderOobleck(**config)
-        start_from_filter_bank(vae)
+        initialize_with_mdct(vae)
     except Exception as error:  # what is raised depends on the setting
         raise ValueError(f"--vae_config {path}: {error}") from error
     torch.nn.init.constant_(vae.encoder.conv2.bias[vae.config.decoder_input_channels :], FIRST_SCALE)
