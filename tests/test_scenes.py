@@ -1,4 +1,4 @@
-"""Scenes with known answers: what is heard and seen, when, and what it is called."""
+"""Scenes: sound, video, picture and caption of known events."""
 
 import json
 import runpy
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from helpers import tone
 from torchaudio.functional import melscale_fbanks
 
 from audiox_diffusers.media import MediaError, load_audio, load_video, save_audio
@@ -32,22 +33,22 @@ def single(sound: str, seed: int = 0) -> Scene:
 
 
 def changed_frames(frames: np.ndarray) -> np.ndarray:
-    """Numbers of the frames that show more than the first one, which is empty."""
+    """Return the numbers of the frames that differ from the first one, which is empty."""
     return np.flatnonzero((frames != frames[0]).any(axis=(1, 2, 3)))
 
 
 def onset(waveform: np.ndarray, sampling_rate: int, threshold: float) -> float:
-    """Seconds until the first sample above a share of the peak."""
+    """Return the time in seconds of the first sample above `threshold` of the peak."""
     level = np.abs(waveform)
     return int(np.argmax(level > threshold * level.max())) / sampling_rate
 
 
-def test_impacts_and_lasting_sounds_are_told_apart():
+def test_sounds_are_impacts_or_lasting():
     assert set(SOUNDS) == {*IMPACTS, *LASTING} and not set(IMPACTS) & set(LASTING)
     assert len(SOUNDS) == 8
 
 
-def test_same_scene_same_bytes():
+def test_rendering_is_reproducible():
     first, second = random_scene(3), random_scene(3)
     assert first == second and first.caption() == second.caption()
     for make in ("audio", "frames", "picture"):
@@ -61,8 +62,8 @@ def test_seeds_differ(sound):
     assert len(pictures) > 1, "the place of the shape depends on the seed"
 
 
-def test_pitch_tells_nothing_of_the_start():
-    """Else a model could learn when a sound begins from how it sounds."""
+def test_pitch_does_not_depend_on_the_start():
+    """Otherwise a model could infer the start of a sound from its pitch."""
 
     def pitch(seed: int) -> int:
         return np.abs(np.fft.rfft(Scene([Event("beep", 0, 0.5)], 0.5, seed).audio()[0])).argmax()
@@ -71,7 +72,7 @@ def test_pitch_tells_nothing_of_the_start():
     assert abs(np.corrcoef(starts, [pitch(seed) for seed in range(60)])[0, 1]) < 0.4  # 3 standard deviations
 
 
-def test_shortest_event_is_heard():
+def test_shortest_event_is_audible():
     for sound in SOUND_NAMES:
         assert np.abs(Scene([Event(sound, 0.1, 0.05)], 0.2, 0).audio()).max() == pytest.approx(0.6), sound
 
@@ -85,20 +86,20 @@ def test_random_scenes_differ():
 
 @pytest.mark.parametrize("sampling_rate", [16000, 44100])
 @pytest.mark.parametrize("sound", SOUND_NAMES)
-def test_sound_is_heard_from_start_to_end(sound, sampling_rate):
+def test_sound_lasts_from_start_to_end(sound, sampling_rate):
     audio = single(sound).audio(sampling_rate)
     assert audio.dtype == np.float32 and audio.shape == (1, round(1.2 * sampling_rate))
     assert onset(audio[0], sampling_rate, 0.05) == pytest.approx(START, abs=0.005)
-    heard = np.flatnonzero(audio[0])
-    assert heard[0] >= round(START * sampling_rate)
-    assert heard[-1] < round(START * sampling_rate) + round(DURATION * sampling_rate)
+    sounding = np.flatnonzero(audio[0])
+    assert sounding[0] >= round(START * sampling_rate)
+    assert sounding[-1] < round(START * sampling_rate) + round(DURATION * sampling_rate)
     if sound in LASTING:
-        last = audio[0, round((START + 0.6 * DURATION) * sampling_rate) : heard[-1]]
-        assert np.abs(last).max() > 0.2, "a lasting sound is still there near its end"
+        last = audio[0, round((START + 0.6 * DURATION) * sampling_rate) : sounding[-1]]
+        assert np.abs(last).max() > 0.2, "a lasting sound is audible near its end"
 
 
 @pytest.mark.parametrize("sound", SOUND_NAMES)
-def test_shape_is_seen_from_start_to_end(sound):
+def test_shape_is_visible_from_start_to_end(sound):
     frames = single(sound).frames(fps=25, size=64)
     assert frames.dtype == np.uint8 and frames.shape == (30, 64, 64, 3)
     # 0.53 s lies between frames 13 and 14, 0.93 s between 23 and 24.
@@ -106,7 +107,7 @@ def test_shape_is_seen_from_start_to_end(sound):
     assert frames.min() > 0, "zeros mean a missing video"
 
 
-def test_start_on_a_frame_is_seen_in_that_frame():
+def test_start_at_the_time_of_a_frame():
     frames = Scene([Event("beep", 0.28, 0.28)], 1.0, 0).frames(fps=25)  # 0.28 * 25 is a little more than 7
     assert changed_frames(frames).tolist() == list(range(7, 14))
 
@@ -115,8 +116,8 @@ def test_start_on_a_frame_is_seen_in_that_frame():
 def test_impact_flashes_and_fades(sound):
     frames = single(sound).frames().astype(int)
     light = np.abs(frames - frames[0]).sum(axis=(1, 2, 3))[14:24]
-    assert (light[:3] > light[1:4]).all(), "fades from the first frame on"
-    assert light[0] > 2 * light[3] and (light[3:] == light[3]).all(), "is a steady glow after 150 ms"
+    assert (light[:3] > light[1:4]).all(), "the flash fades from the first frame on"
+    assert light[0] > 2 * light[3] and (light[3:] == light[3]).all(), "the glow is steady after 150 ms"
 
 
 @pytest.mark.parametrize("fps", [5, 25])
@@ -126,8 +127,8 @@ def test_lasting_shape_moves(sound, fps):
     assert (frames[1:] != frames[:-1]).any(axis=(1, 2, 3)).all()
 
 
-def test_every_event_is_seen_at_five_frames_a_second():
-    """The frame rate at which AudioX looks at videos."""
+def test_every_event_is_visible_at_5_fps():
+    """5 fps is the frame rate of AudioX."""
     for scene in (random_scene(seed, seconds) for seed in range(20) for seconds in (2.0, 4.0)):
         for event in scene.events:
             frames = Scene([event], scene.seconds, 0).frames(fps=5, size=32)
@@ -144,21 +145,21 @@ def test_overlapping_sounds_do_not_clip():
     assert np.abs(scene.audio()).max() == pytest.approx(0.9)
 
 
-def test_channels_are_alike():
+def test_channels_are_equal():
     scene = random_scene(0)
     mono, stereo = scene.audio(), scene.audio(channels=2)
     assert stereo.shape == (2, 64000)
     assert np.array_equal(stereo[0], mono[0]) and np.array_equal(stereo[1], mono[0])
 
 
-def test_what_lies_beyond_the_end_is_cut_off():
+def test_events_are_cut_off_at_the_end():
     whole, cut = (Scene([Event("siren", 0.5, 1.0)], seconds, 0) for seconds in (1.5, 1.0))
     assert np.array_equal(cut.audio(), whole.audio()[:, :16000])
     assert np.array_equal(cut.frames(), whole.frames()[:25])
 
 
 def test_classes_sound_different():
-    """The nearest of the mean log-mel spectra of other sounds of each class tells which class it is."""
+    """A nearest-template classifier on mean log-mel spectra recognizes the classes."""
     mel = melscale_fbanks(257, 0.0, 8000.0, n_mels=40, sample_rate=16000)
 
     def spectrum(sound: str, seed: int) -> torch.Tensor:
@@ -170,12 +171,12 @@ def test_classes_sound_different():
     templates = torch.stack(
         [torch.stack([spectrum(sound, seed) for seed in range(100, 105)]).mean(dim=0) for sound in SOUND_NAMES]
     )
-    told = [
+    right = [
         SOUND_NAMES[(templates - spectrum(sound, seed)).norm(dim=1).argmin()] == sound
         for sound in SOUND_NAMES
         for seed in range(10)
     ]
-    assert np.mean(told) > 0.95
+    assert np.mean(right) > 0.95
 
 
 def test_classes_look_different():
@@ -189,7 +190,7 @@ def test_classes_look_different():
     assert len(shapes) == 8
 
 
-def test_picture_has_the_shapes_where_the_frames_have_them():
+def test_picture_has_shapes_at_the_same_places_as_frames():
     scene = Scene([Event("bell", 0, 0.5), Event("drum", 0.5, 0.5)], 1.0, 0)
     picture, frames = scene.picture(), scene.frames(fps=2)
     assert np.array_equal(picture, frames.max(axis=0))
@@ -206,11 +207,11 @@ def test_picture_has_the_shapes_where_the_frames_have_them():
         ([], "silence"),
     ],
 )
-def test_caption_tells_counts_and_order(events, caption):
+def test_caption_has_counts_and_order(events, caption):
     assert Scene([Event(sound, start, 0.2) for sound, start in events], 4.0, 0).caption() == caption
 
 
-def test_random_scenes_keep_their_bounds():
+def test_random_scenes_respect_the_arguments():
     for seed in range(50):
         scene = random_scene(seed, seconds=2.0, max_events=3, classes=["drum", "bird"])
         assert scene.seconds == 2.0 and scene.seed == seed
@@ -244,7 +245,7 @@ def test_random_scenes_keep_their_bounds():
         (lambda: random_scene(0).picture(size=0), "size"),
     ],
 )
-def test_wrong_arguments_are_named(make, named):
+def test_wrong_arguments_are_refused(make, named):
     with pytest.raises(ValueError, match=named):
         make()
 
@@ -258,7 +259,7 @@ def read_metadata(folder):
     return [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
 
 
-def test_written_set_loads(written):
+def test_written_folder_loads(written):
     rows = list(load_dataset(str(written), split="train", streaming=True).decode(False))
     assert [set(row) for row in rows] == [{"video", "caption", "events"}] * 3
     for row, line in zip(rows, read_metadata(written)):
@@ -268,7 +269,7 @@ def test_written_set_loads(written):
         assert Scene(events, 2.0, 0).caption() == row["caption"]
 
 
-def test_written_files_hold_their_events(written):
+def test_written_files_contain_their_events(written):
     for line in read_metadata(written):
         path = written / line["file_name"]
         waveform, sampling_rate = load_audio(path)
@@ -279,17 +280,17 @@ def test_written_files_hold_their_events(written):
         quiet = np.full(50, True)
         for event in line["events"]:
             start, stop = event["start"], event["start"] + event["duration"]
-            heard = waveform[0, int(max(start - 0.05, 0) * 16000) : int(stop * 16000)].numpy()
-            assert onset(heard, 16000, 0.2) == pytest.approx(min(start, 0.05), abs=0.01)
-            seen = np.arange(50) / 25
-            seen = (seen >= start - 1e-6) & (seen < stop - 1e-6)
-            assert (np.abs(frames[seen].astype(int) - BACKGROUND).max(axis=(1, 2, 3)) > 30).all()
-            quiet &= ~seen
+            sound = waveform[0, int(max(start - 0.05, 0) * 16000) : int(stop * 16000)].numpy()
+            assert onset(sound, 16000, 0.2) == pytest.approx(min(start, 0.05), abs=0.01)
+            times = np.arange(50) / 25
+            visible = (times >= start - 1e-6) & (times < stop - 1e-6)
+            assert (np.abs(frames[visible].astype(int) - BACKGROUND).max(axis=(1, 2, 3)) > 30).all()
+            quiet &= ~visible
         assert quiet.any()
         assert (np.abs(frames[quiet].astype(int) - BACKGROUND).max(axis=(1, 2, 3)) < 15).all()
 
 
-def test_a_longer_set_begins_alike_and_another_seed_is_another_set(written, tmp_path):
+def test_a_larger_count_adds_scenes_and_another_seed_changes_them(written, tmp_path):
     captions = [line["caption"] for line in read_metadata(written)]
     events = [line["events"] for line in read_metadata(written)]
     longer = read_metadata(write_scenes(tmp_path / "longer", count=4, seed=1, seconds=2.0, fps=5, size=32))
@@ -298,7 +299,7 @@ def test_a_longer_set_begins_alike_and_another_seed_is_another_set(written, tmp_
     assert not any(line["events"] in events for line in other)
 
 
-def test_written_set_keeps_to_its_arguments(tmp_path):
+def test_written_folder_respects_the_arguments(tmp_path):
     (tmp_path / "set").mkdir()
     folder = write_scenes(tmp_path / "set", 2, seconds=1.0, sampling_rate=44100, fps=10, size=32, classes=["beep"])
     assert {event["sound"] for line in read_metadata(folder) for event in line["events"]} == {"beep"}
@@ -314,7 +315,7 @@ def test_nothing_is_written_on_an_error(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_what_exists_is_not_written_over(tmp_path):
+def test_existing_files_are_not_overwritten(tmp_path):
     (tmp_path / "note.txt").write_text("mine")
     for target in (tmp_path, tmp_path / "note.txt"):
         with pytest.raises(FileExistsError, match=target.name):
@@ -340,14 +341,13 @@ def test_command(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def recordings_folder(tmp_path):
-    """A bell that is a tone of 300 Hz after some silence, and two rains, steady and half as long as a second."""
+    """Create recordings: a bell that is a tone of 300 Hz after silence, and two rains, tones of 500 and 700 Hz."""
     folder = tmp_path / "recorded"
     (folder / "rain").mkdir(parents=True)
-    time = np.arange(8000) / 16000
-    silence = np.zeros(4000)
-    save_audio(folder / "bell.wav", np.concatenate((silence, 0.2 * np.sin(2 * np.pi * 300 * time))), 16000)
+    bell = torch.cat((torch.zeros(4000), tone(0.5, frequency=300, level=0.2)))
+    save_audio(folder / "bell.wav", bell, 16000)
     for name, pitch in (("a.flac", 500), ("b.wav", 700)):
-        save_audio(folder / "rain" / name, 0.9 * np.sin(2 * np.pi * pitch * time), 16000)
+        save_audio(folder / "rain" / name, tone(0.5, frequency=pitch, level=0.9), 16000)
     (folder / ".hidden").touch()
     return folder
 
@@ -356,20 +356,20 @@ def pitch_of(waveform: np.ndarray) -> float:
     return np.abs(np.fft.rfft(waveform)).argmax() * 16000 / len(waveform)
 
 
-def test_recordings_take_the_place_of_their_class(recordings_folder):
+def test_recordings_replace_their_class(recordings_folder):
     recordings = load_recordings(recordings_folder, 16000)
     assert {name: len(waveforms) for name, waveforms in recordings.items()} == {"bell": 1, "rain": 2}
     scene = Scene([Event("bell", 0.2, 0.3), Event("drum", 1.0, 0.4), Event("rain", 1.5, 2.0)], 4.0, 0)
     audio, plain = scene.audio(recordings=recordings)[0], scene.audio()[0]
-    assert onset(audio, 16000, 0.05) == pytest.approx(0.2, abs=0.005), "the silence before it is cut off"
+    assert onset(audio, 16000, 0.05) == pytest.approx(0.2, abs=0.005), "leading silence is cut off"
     assert pitch_of(audio[3200:8000]) == pytest.approx(300, abs=5)
     assert np.abs(audio[3200:8000]).max() == pytest.approx(0.6, abs=1e-3)
     assert np.array_equal(audio[16000:24000], plain[16000:24000])
     rain = audio[24000:56000]
     assert pitch_of(rain) == pytest.approx(500, abs=5) or pitch_of(rain) == pytest.approx(700, abs=5)
-    assert np.abs(rain[20000:30000]).max() > 0.5, "what lasts is played again and again"
+    assert np.abs(rain[20000:30000]).max() > 0.5, "lasting sounds are repeated"
     long_bell = Scene([Event("bell", 0, 1.0)], 1.0, 0).audio(recordings=recordings)[0]
-    assert not long_bell[8000:].any(), "what strikes is not"
+    assert not long_bell[8000:].any(), "impacts are not repeated"
     played = {
         round(pitch_of(Scene([Event("rain", 0, 1)], 1.0, seed).audio(recordings=recordings)[0]), -2)
         for seed in range(8)
@@ -381,17 +381,17 @@ def test_recordings_are_written(recordings_folder, tmp_path):
     folder = write_scenes(tmp_path / "set", 1, seconds=1.0, fps=5, size=32, classes=["rain"], sounds=recordings_folder)
     (event,) = read_metadata(folder)[0]["events"][:1]
     waveform = load_audio(folder / "00000.mp4")[0][0].numpy()
-    heard = waveform[int(event["start"] * 16000) + 800 :][:3200]
-    assert pitch_of(heard) == pytest.approx(500, abs=6) or pitch_of(heard) == pytest.approx(700, abs=6)
+    sound = waveform[int(event["start"] * 16000) + 800 :][:3200]
+    assert pitch_of(sound) == pytest.approx(500, abs=6) or pitch_of(sound) == pytest.approx(700, abs=6)
 
 
-def test_wrong_recordings_are_named(tmp_path):
+def test_wrong_recordings_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing"):
         load_recordings(tmp_path / "missing", 16000)
-    with pytest.raises(ValueError, match="holds no files or folders named after one of bell"):
+    with pytest.raises(ValueError, match="contains no files or folders named after one of bell"):
         load_recordings(tmp_path, 16000)
     (tmp_path / "bell").mkdir()
-    with pytest.raises(ValueError, match="bell: holds no files"):
+    with pytest.raises(ValueError, match="bell: contains no files"):
         load_recordings(tmp_path, 16000)
     (tmp_path / "bell" / "a.wav").write_text("no sound")
     with pytest.raises(MediaError, match="a.wav"):

@@ -4,9 +4,9 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from ..atomic import check_target, replacing
 from ..bench import run_bench, run_sweep
 from ..bench.run import check_options
-from ..media.files import check_target, replacing
 from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
 

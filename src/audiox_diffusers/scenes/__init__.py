@@ -1,4 +1,4 @@
-"""Small drawn scenes with sound, of which everything is known: for tests, benchmarks and examples."""
+"""Rendered scenes with sound and known answers, for tests, benchmarks and examples."""
 
 from .recordings import Recordings, load_recordings
 from .scene import Event, Scene, random_scene

@@ -7,16 +7,19 @@ from .write import write_scenes
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 if the input was wrong (one line on stderr says how)."""
+    """Return the exit code: 0, or 2 for wrong input, with a line on stderr."""
     parser = argparse.ArgumentParser(
-        prog="python -m audiox_diffusers.scenes", description="Write random scenes as a folder that `datasets` loads."
+        prog="python -m audiox_diffusers.scenes",
+        description="Write random scenes as a dataset folder: videos with sound and captions.",
     )
-    parser.add_argument("folder", metavar="FOLDER", help="folder to write; it must not exist or be empty")
-    parser.add_argument("--count", type=int, default=24, metavar="N", help="scenes to write (default: 24)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of all of them (default: 0)")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to write; it must be empty or not exist")
+    parser.add_argument("--count", type=int, default=24, metavar="N", help="number of scenes (default: 24)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each scene (default: 4)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
     parser.add_argument(
-        "--sounds", metavar="FOLDER", help="recorded sounds, in files or folders named after their class, like bell"
+        "--sounds",
+        metavar="FOLDER",
+        help="recordings that replace synthesised sounds: bell.wav, or files in a folder bell, for each class",
     )
     args = parser.parse_args(argv)
     try:

@@ -1,8 +1,8 @@
 """
-The shapes of scenes: what each sound looks like.
+Shapes of the sounds in the pictures of scenes.
 
-A shape is a function `(x, y, time)` to booleans: which points belong to it. `x` (to the right) and `y` (down) are arrays
-of coordinates that run from -1 to 1 across the shape's cell, `time` is in seconds since the sound began.
+A shape is a function of `(x, y, time)` that returns which points belong to it. `x` (to the right) and `y` (down) are
+arrays of coordinates from -1 to 1 across the shape's cell; `time` is in seconds since the start of the sound.
 """
 
 import math
@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-BACKGROUND = (24, 24, 26)  # not black: to AudioX, zeros are a video that is missing
+BACKGROUND = (24, 24, 26)  # not black: AudioX takes zeros for a missing video
 
-FLASH = 0.15  # seconds that an impact flashes for
-GLOW = 0.3  # opacity after the flash, while the sound goes on
+FLASH = 0.15  # seconds that the flash of an impact takes to fade
+GLOW = 0.3  # opacity after the flash, until the sound ends
 
 
 class Look(NamedTuple):
@@ -23,7 +23,7 @@ class Look(NamedTuple):
 
 
 def _bell(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """A trapezium that widens downwards, with a clapper."""
+    """A trapezoid, wider at the bottom, with a clapper."""
     body = (abs(y) < 0.6) & (abs(x) < 0.5 + 0.35 * y)
     return body | (np.hypot(x, y - 0.7) < 0.15)
 
@@ -33,7 +33,7 @@ def _drum(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
 
 
 def _clap(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """A star of eight rays."""
+    """A star with eight rays."""
     return np.hypot(x, y) < 0.5 + 0.4 * np.cos(8 * np.arctan2(y, x))
 
 
@@ -42,27 +42,27 @@ def _beep(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
 
 
 def _rain(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """Streaks that fall, each column from another height."""
+    """Falling streaks in columns."""
     column = np.floor(x / 0.3)
     streak = abs(x / 0.3 - column - 0.5) < 0.25
     return streak & ((y - 2.5 * time + 0.37 * column) % 0.6 < 0.35) & (np.maximum(abs(x), abs(y)) < 0.9)
 
 
 def _siren(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """A ring with a beam that turns."""
+    """A ring with a rotating beam."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
     beam = np.cos(angle - 4 * math.pi * time) > 0.7
     return (radius < 0.9) & ((radius > 0.7) | beam)
 
 
 def _bird(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """Two wings that beat, as a bird is drawn from afar."""
+    """Two flapping wings."""
     middle = -0.6 * math.cos(7 * math.pi * time) * (abs(x) - 0.4)
     return (abs(y - middle) < 0.16) & (abs(x) < 0.9)
 
 
 def _engine(x: np.ndarray, y: np.ndarray, time: float) -> np.ndarray:
-    """A gear with six teeth that turns."""
+    """A rotating gear with six teeth."""
     radius, angle = np.hypot(x, y), np.arctan2(y, x) + 3 * time
     return (radius < 0.65 + 0.25 * (np.cos(6 * angle) > 0)) & (radius > 0.3)
 
@@ -80,18 +80,18 @@ LOOKS = {
 
 
 def flash(time: float) -> float:
-    """Opacity of an impact `time` seconds after it began."""
+    """Return the opacity of an impact `time` seconds after its start."""
     return max(1 - (1 - GLOW) * time / FLASH, GLOW)
 
 
 def cells(size: int, side: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Coordinates `(x, y)` of all pixels of a square picture, in each of the `side * side` cells it is divided into."""
+    """Return the coordinates `(x, y)` of all pixels of a square picture relative to each of `side * side` cells."""
     across = (2 * np.arange(size) + 1) / size * side - 1  # -1 to 1 in the first cell, 1 to 3 in the second
     return [(across[None] - 2 * column, across[:, None] - 2 * row) for row in range(side) for column in range(side)]
 
 
 def draw(picture: np.ndarray, sound: str, cell: tuple[np.ndarray, np.ndarray], time: float, opacity: float) -> None:
-    """Draw the shape of a sound into a uint8 `[height, width, 3]` picture, in place."""
+    """Draw the shape of a sound into a picture, uint8 `[height, width, 3]`, in place."""
     look = LOOKS[sound]
     points = look.shape(*cell, time)
     picture[points] = np.round(np.multiply(BACKGROUND, 1 - opacity) + np.multiply(look.colour, opacity))

@@ -1,4 +1,4 @@
-"""Recorded sounds, in the place of synthesised ones."""
+"""Recordings that replace synthesised sounds."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,26 @@ from .sounds import SOUNDS
 
 Recordings = Mapping[str, Sequence[np.ndarray]]
 
-HEARD = 0.02  # of the peak: what is before it is cut off, so that a sound begins at once
+AUDIBLE = 0.02  # of the peak: softer samples at the start are cut off
 
 
 def load_recordings(folder: str | os.PathLike, sampling_rate: int) -> dict[str, list[np.ndarray]]:
     """
-    Recorded sounds of some classes: the files in the folder `bell`, say, and the file `bell.wav`.
+    Load recordings of some classes, for example from `bell.wav` and from the files in a folder `bell`.
 
     Args:
-        folder: with folders or files that are named after a key of `SOUNDS`. Nothing else may be in it but hidden
+        folder: Folder with files and folders named after keys of `SOUNDS`. It may contain nothing else, except hidden
             files.
-        sampling_rate: to resample to, in Hz.
+        sampling_rate: Sampling rate to resample to, in Hz.
 
     Returns:
-        Mono float32 waveforms `[samples]` for each class that is there, in the order of their names, each beginning
-        where it is first heard.
+        Mono float32 waveforms `[samples]` for each class found, in the order of their names. Each starts at its first
+        audible sample.
 
     Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder, or it is a file.
-        MediaError: a file cannot be read.
-        ValueError: a name is not that of a class, a class has no files, a sound is silent, or there is none.
+        FileNotFoundError, NotADirectoryError: If the folder does not exist or is a file.
+        MediaError: If a file cannot be read.
+        ValueError: If a name is not a class, a class has no files, a sound is silent, or there are no files.
     """
     folder = Path(folder)
     recordings: dict[str, list[np.ndarray]] = {}
@@ -40,10 +40,10 @@ def load_recordings(folder: str | os.PathLike, sampling_rate: int) -> dict[str, 
             raise ValueError(f"{path}: must be named after one of {', '.join(SOUNDS)}")
         files = sorted(file for file in path.iterdir() if not file.name.startswith(".")) if path.is_dir() else [path]
         if not files:
-            raise ValueError(f"{path}: holds no files")
+            raise ValueError(f"{path}: contains no files")
         recordings.setdefault(name, []).extend(_load(file, sampling_rate) for file in files)
     if not recordings:
-        raise ValueError(f"{folder}: holds no files or folders named after one of {', '.join(SOUNDS)}")
+        raise ValueError(f"{folder}: contains no files or folders named after one of {', '.join(SOUNDS)}")
     return recordings
 
 
@@ -52,4 +52,4 @@ def _load(path: Path, sampling_rate: int) -> np.ndarray:
     level = np.abs(waveform)
     if not level.max() > 0:
         raise ValueError(f"{path}: is silent")
-    return waveform[int(np.argmax(level > HEARD * level.max())) :]
+    return waveform[int(np.argmax(level > AUDIBLE * level.max())) :]

@@ -1,4 +1,4 @@
-"""Scenes: which sound begins when, and what that sounds like, looks like and is called."""
+"""Scenes: events at known times, with sound, video, picture and caption."""
 
 import math
 from collections.abc import Sequence
@@ -25,27 +25,26 @@ WORDS = {
 }
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-# Seconds that an impact sounds for, at most. All are longer than a frame at the 5 frames a second AudioX looks at.
+# Maximum duration of an impact in seconds. All are longer than a frame at AudioX's 5 fps.
 IMPACT_SECONDS = {"bell": 1.0, "drum": 0.4, "clap": 0.25, "beep": 0.25}
 
 EVENT_PEAK, SCENE_PEAK = 0.6, 0.9
 EVENTS_PER_SECOND = 2  # at most, in random scenes
-SHORTEST = 0.05  # seconds, enough for the attack and the release of a sound
+SHORTEST = 0.05  # seconds, enough for attack and release
 
-# Streams of random numbers, so that what is drawn for one does not change the other. None is 0: to NumPy, `[seed, 0]`
-# is `seed`, from which the events are drawn.
+# Independent streams of random numbers. None is 0, because NumPy treats `[seed, 0]` as `seed`, which draws the events.
 SOUND_STREAM, PLACE_STREAM = 1, 2
 
 
 @dataclass(frozen=True)
 class Event:
     """
-    A sound, and when it is heard and seen.
+    A sound at a time.
 
     Attributes:
-        sound: a key of `SOUNDS`.
-        start: seconds from the beginning of the scene.
-        duration: seconds, at least 0.05.
+        sound: Key of `SOUNDS`.
+        start: Start in seconds.
+        duration: Duration in seconds, at least 0.05.
     """
 
     sound: str
@@ -56,15 +55,16 @@ class Event:
 @dataclass(frozen=True)
 class Scene:
     """
-    Events in picture and sound. All that it makes depends on its three attributes alone, and on recordings if given.
+    Events that can be rendered as sound, video and picture. The result depends on the attributes alone, and on
+    recordings if given.
 
     Attributes:
-        events: what is heard and seen. They may overlap; what lies beyond the end is cut off.
-        seconds: length, at least 0.05.
-        seed: of the pitch of each sound, of noise, and of the places of the shapes. A whole number, 0 or more.
+        events: Events. They may overlap; they are cut off at the end of the scene.
+        seconds: Length in seconds, at least 0.05.
+        seed: Seed of the pitch of each sound, of noise and of the places of the shapes; 0 or more.
 
     Raises:
-        ValueError: an attribute is out of range; an event does not begin within the scene.
+        ValueError: If an attribute is out of range, or an event does not start within the scene.
     """
 
     events: Sequence[Event]
@@ -82,19 +82,19 @@ class Scene:
 
     def audio(self, sampling_rate: int = 16000, channels: int = 1, recordings: Recordings | None = None) -> np.ndarray:
         """
-        The sound. An event's first sample is the one at `round(start * sampling_rate)`.
+        Render the sound. The first sample of an event is `round(start * sampling_rate)`.
 
         Args:
-            sampling_rate: in Hz, at least 16000.
-            channels: how many; all are the same.
-            recordings: at that rate, for the classes whose sounds are not to be synthesised; see [`load_recordings`].
+            sampling_rate: Sampling rate in Hz, at least 16000.
+            channels: Number of channels, all with the same sound.
+            recordings: Recordings at this rate that replace synthesised sounds; see [`load_recordings`].
 
         Returns:
-            float32 `[channels, round(seconds * sampling_rate)]`. The peak of one event is 0.6, that of any scene is at
+            Float32 `[channels, round(seconds * sampling_rate)]`. The peak of an event is 0.6, and that of the scene at
             most 0.9.
 
         Raises:
-            ValueError: `sampling_rate` or `channels` is out of range.
+            ValueError: If `sampling_rate` or `channels` is out of range.
         """
         if check_sampling_rate("sampling_rate", sampling_rate) < LOWEST_SAMPLING_RATE:
             raise ValueError(f"`sampling_rate` must be at least {LOWEST_SAMPLING_RATE} Hz, got {sampling_rate!r}")
@@ -114,18 +114,18 @@ class Scene:
 
     def frames(self, fps: float = 25, size: int = 96) -> np.ndarray:
         """
-        The picture. Frame `k` shows the moment `k / fps`; a shape is seen exactly while its sound is heard. Impacts
-        flash when they begin and fade within 150 ms to a glow; what lasts moves. The background is dark grey.
+        Render the video. Frame `k` shows the time `k / fps`; a shape is visible while its sound lasts. The shapes of
+        impacts flash and fade within 150 ms to a glow; those of lasting sounds move. The background is dark grey.
 
         Args:
-            fps: frames per second.
-            size: height and width in pixels.
+            fps: Frame rate.
+            size: Height and width in pixels.
 
         Returns:
-            RGB, uint8 `[round(seconds * fps), size, size, 3]`, of at least one frame.
+            RGB frames, uint8 `[max(1, round(seconds * fps)), size, size, 3]`.
 
         Raises:
-            ValueError: `fps` or `size` is out of range.
+            ValueError: If `fps` or `size` is out of range.
         """
         check_positive("fps", fps)
         places = self._places(size)
@@ -142,16 +142,16 @@ class Scene:
 
     def picture(self, size: int = 96) -> np.ndarray:
         """
-        A still of all shapes of the scene, where `frames` has them.
+        Render a still with all shapes of the scene, at the same places as in `frames`.
 
         Args:
-            size: height and width in pixels.
+            size: Height and width in pixels.
 
         Returns:
-            RGB, uint8 `[size, size, 3]`.
+            RGB picture, uint8 `[size, size, 3]`.
 
         Raises:
-            ValueError: `size` is out of range.
+            ValueError: If `size` is out of range.
         """
         places = self._places(size)
         picture = np.full((size, size, 3), BACKGROUND, np.uint8)
@@ -160,12 +160,12 @@ class Scene:
         return picture
 
     def caption(self) -> str:
-        """What is heard, in order, like "three bell strikes, then rain"; without events "silence"."""
+        """Return a caption like "three bell strikes, then rain", or "silence" without events."""
         sounds = [event.sound for event in sorted(self.events, key=lambda event: event.start)]
         return ", then ".join(_count(sound, len(list(group))) for sound, group in groupby(sounds)) or "silence"
 
     def _places(self, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """A cell of the picture for each sound of the scene: 2 x 2 cells, or 3 x 3 if there are more sounds."""
+        """Return a cell of the picture for each sound: one of 2 x 2, or of 3 x 3 if there are more than 4 sounds."""
         check_positive("size", size)
         sounds = sorted({event.sound for event in self.events})
         side = 2 if len(sounds) <= 4 else 3
@@ -176,19 +176,19 @@ class Scene:
 
 def random_scene(seed: int, seconds: float = 4.0, max_events: int = 4, classes: Sequence[str] | None = None) -> Scene:
     """
-    A scene of 1 to `max_events` events, one after the other without overlap.
+    Return a random scene of 1 to `max_events` events that do not overlap.
 
     Args:
-        seed: what it depends on; a whole number, 0 or more.
-        seconds: length, at least 0.5.
-        max_events: the most events; there are no more than two a second either.
-        classes: the sounds to choose from, keys of `SOUNDS`; `None` for all.
+        seed: Random seed, also that of the scene; 0 or more.
+        seconds: Length in seconds, at least 0.5.
+        max_events: Maximum number of events. There are also at most two per second.
+        classes: Sounds to choose from, keys of `SOUNDS`; `None` for all.
 
     Returns:
-        The scene, with `seed` as its own. Starts and durations are multiples of 0.01 s.
+        The scene. Starts and durations are multiples of 0.01 s.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: If an argument is out of range.
     """
     check_seed(seed)
     check_positive("seconds", seconds)
@@ -209,7 +209,7 @@ def random_scene(seed: int, seconds: float = 4.0, max_events: int = 4, classes: 
     starts = [round(slot * (index + rng.uniform(0, 0.4)), 2) for index in range(count)]
     sound, events = None, []
     for start, end in zip(starts, [*starts[1:], seconds]):
-        # Half of the time once more the same, so that there is something to count.
+        # Half of the events repeat the sound before, so that captions have counts.
         if sound is None or rng.random() < 0.5:
             sound = classes[rng.integers(len(classes))]
         room = 0.9 * (end - start)
@@ -219,10 +219,10 @@ def random_scene(seed: int, seconds: float = 4.0, max_events: int = 4, classes: 
 
 
 def check_classes(name: str, classes: Sequence[str]) -> None:
-    """Raise `ValueError` naming the argument if one of the classes is unknown."""
+    """Raise `ValueError` if a class is unknown."""
     unknown = sorted(set(classes) - set(SOUNDS))
     if unknown:
-        raise ValueError(f"`{name}` must be of {', '.join(SOUNDS)}, got {', '.join(map(repr, unknown))}")
+        raise ValueError(f"`{name}` must be some of {', '.join(SOUNDS)}, got {', '.join(map(repr, unknown))}")
 
 
 def check_seed(seed: int) -> None:
@@ -238,7 +238,7 @@ def _check_length(name: str, seconds: float) -> None:
 
 
 def _frame_at(time: float, fps: float) -> int:
-    """The first frame that is not before `time`, but for rounding: 0.28 * 25 is a little more than 7."""
+    """Return the first frame at or after `time`, with tolerance for rounding: 0.28 * 25 is slightly more than 7."""
     return math.ceil(time * fps - 1e-6)
 
 

@@ -1,9 +1,9 @@
 """
-The sounds of scenes, synthesised.
+Synthesis of the sounds of scenes.
 
-Each is a function `(rng, seconds, sampling_rate)` to mono samples `[samples]`, at any level; `make_sound` gives them
-one. `rng` varies pitch and the like, so that no two of a class are the same. All begin at once, and keep below 8 kHz
-what makes them different.
+Each sound is a function of `(rng, seconds, sampling_rate)` that returns mono samples `[samples]` at any level;
+`make_sound` normalizes it. `rng` varies the pitch and other parameters. All sounds start without delay, and differ below
+8 kHz.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 LOWEST_SAMPLING_RATE = 16000
 
-# Partials of a bell: ratios of frequencies, levels, and relative lengths, after J.-C. Risset, "An Introductory Catalogue
-# of Computer Synthesized Sounds" (1969), no. 430, without the twins that make its two lowest partials beat.
+# Partials of a bell: frequency ratios, levels and relative lengths from J.-C. Risset, "An Introductory Catalogue of
+# Computer Synthesized Sounds" (1969), no. 430, without the two detuned copies of the lowest partials.
 BELL_RATIOS = (0.56, 0.92, 1.19, 1.70, 2.00, 2.74, 3.00, 3.76, 4.07)
 BELL_LEVELS = (1.0, 1.0, 2.67, 1.67, 1.46, 1.33, 1.33, 1.0, 1.33)
 BELL_LENGTHS = (1.0, 0.65, 0.325, 0.35, 0.25, 0.2, 0.15, 0.1, 0.075)
@@ -29,15 +29,15 @@ def make_sound(
     recordings: Sequence[np.ndarray] | None = None,
 ) -> np.ndarray:
     """
-    One sound, without clicks at its ends.
+    Return a sound with smooth ends.
 
     Args:
-        sound: a key of `SOUNDS`.
-        rng: what varies it.
-        seconds: its length.
-        sampling_rate: in Hz, at least 16000.
-        recordings: mono `[samples]` at that rate, of which one is played instead, from its beginning; one of a lasting
-            sound again and again.
+        sound: Key of `SOUNDS`.
+        rng: Source of the variation.
+        seconds: Length in seconds.
+        sampling_rate: Sampling rate in Hz, at least 16000.
+        recordings: Mono recordings `[samples]` at this rate. If given, `rng` picks one instead of a synthesised sound;
+            recordings of lasting sounds are repeated.
 
     Returns:
         Mono float32 `[round(seconds * sampling_rate)]` with a peak of 1.
@@ -53,7 +53,7 @@ def make_sound(
 
 
 def bell(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Inharmonic partials that decay, the higher the faster."""
+    """Inharmonic partials; higher ones decay faster."""
     time = _times(seconds, sampling_rate)
     pitch = rng.uniform(1050, 1150)
     partials = zip(BELL_RATIOS, BELL_LEVELS, BELL_LENGTHS)
@@ -64,7 +64,7 @@ def bell(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nda
 
 
 def drum(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """A sine that falls from three times its pitch and decays, with the click of the stick."""
+    """A decaying sine that falls from three times its pitch, with a click."""
     time = _times(seconds, sampling_rate)
     pitch, fall = rng.uniform(50, 65), 0.03
     phase = pitch * (time + 2 * fall * (1 - np.exp(-time / fall)))
@@ -73,7 +73,7 @@ def drum(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nda
 
 
 def clap(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Noise around 1.2 kHz in three bursts, the last of which decays more slowly."""
+    """Three bursts of noise around 1.2 kHz; the last one decays more slowly."""
     time = _times(seconds, sampling_rate)
     gap = rng.uniform(0.009, 0.012)
     bursts = sum(np.exp(-(time - n * gap) / (0.03 if n == 2 else 0.003)) * (time >= n * gap) for n in range(3))
@@ -88,7 +88,7 @@ def beep(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nda
 
 
 def rain(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """A wide hiss, with drops."""
+    """A broad hiss with drops."""
     count = round(seconds * sampling_rate)
     hiss = _band_of_noise(rng, count, sampling_rate, centre=4500, octaves=1.2)
     time = _times(0.006, sampling_rate)
@@ -101,7 +101,7 @@ def rain(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nda
 
 
 def siren(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """A tone that sweeps up and down between about 550 and 1150 Hz."""
+    """A tone that sweeps between about 550 and 1150 Hz."""
     time = _times(seconds, sampling_rate)
     rate, centre, swing = rng.uniform(1.0, 1.5), rng.uniform(820, 880), 300
     phase = 2 * np.pi * centre * time - swing / rate * np.sin(2 * np.pi * rate * time)
@@ -109,7 +109,7 @@ def siren(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nd
 
 
 def bird(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """Chirps that fall from 5.5 kHz, again and again."""
+    """Repeated chirps that fall from 5.5 kHz."""
     period, length = rng.uniform(0.15, 0.2), 0.09
     top, depth = rng.uniform(5300, 5700), rng.uniform(2000, 2400)
     time = _times(seconds, sampling_rate) % period
@@ -119,7 +119,7 @@ def bird(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.nda
 
 
 def engine(rng: np.random.Generator, seconds: float, sampling_rate: int) -> np.ndarray:
-    """A low buzz: a train of smooth pulses, whose harmonics fade away towards 1 kHz."""
+    """A low buzz of smooth pulses, with harmonics up to about 1 kHz."""
     time = _times(seconds, sampling_rate)
     pitch, shake = rng.uniform(75, 95), rng.uniform(5, 7)
     phase = 2 * np.pi * pitch * time + 0.8 * np.sin(2 * np.pi * shake * time)
@@ -139,8 +139,8 @@ def _times(seconds: float, sampling_rate: int) -> np.ndarray:
 def _band_of_noise(
     rng: np.random.Generator, count: int, sampling_rate: int, centre: float, octaves: float
 ) -> np.ndarray:
-    """Gaussian noise of unit variance; its level falls on both sides of `centre` (Hz) as a Gaussian over octaves."""
-    # A length that transforms fast.
+    """Return noise of unit variance with a Gaussian spectrum over octaves around `centre` in Hz."""
+    # The FFT is fast for powers of two.
     size = 1 << (count - 1).bit_length()
     spectrum = np.fft.rfft(rng.standard_normal(size))
     distance = np.log2(np.maximum(np.fft.rfftfreq(size, 1 / sampling_rate), 1) / centre) / octaves
@@ -149,10 +149,7 @@ def _band_of_noise(
 
 
 def _play(waveforms: Sequence[np.ndarray], rng: np.random.Generator, count: int, repeat: bool) -> np.ndarray:
-    """
-    `count` samples of one of the recordings, which `rng` picks. A shorter one is played again and again if it is to
-    `repeat`, and else followed by silence.
-    """
+    """Return `count` samples of a recording picked by `rng`; a short one is repeated or padded with zeros."""
     waveform = waveforms[rng.integers(len(waveforms))]
     if repeat:
         return np.resize(waveform, count)

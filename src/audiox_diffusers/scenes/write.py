@@ -1,15 +1,14 @@
-"""Random scenes as a folder of videos that `datasets` loads."""
+"""Writing random scenes as a dataset folder."""
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
+from ..atomic import replacing
 from ..media import save_video
 from .recordings import load_recordings
 from .scene import check_seed, random_scene
@@ -27,28 +26,28 @@ def write_scenes(
     sounds: str | os.PathLike | None = None,
 ) -> Path:
     """
-    Write random scenes as videos with sound, for `datasets.load_dataset(folder)`: `00000.mp4` and so on, and
-    `metadata.jsonl` with the columns `video` (there called `file_name`), `caption` and `events` (a list of `sound`,
-    `start` and `duration`, in seconds). The folder appears only when it is complete.
+    Write random scenes as a folder for `datasets.load_dataset`.
+
+    The folder has videos with sound, `00000.mp4` and so on, and `metadata.jsonl` with the columns `file_name` (loaded as
+    `video`), `caption` and `events` (a list of `sound`, `start` and `duration`, in seconds). It appears only when it is
+    complete.
 
     Args:
-        folder: where to write; it must not exist or be empty.
-        count: how many scenes, 1 or more.
-        seed: of the first scene and the ones after it; scenes of another seed are other ones, and a larger `count`
-            adds to the same ones. A whole number, 0 or more.
-        seconds, classes: as of [`random_scene`].
-        sampling_rate: as of [`Scene.audio`].
-        fps, size: as of [`Scene.frames`].
-        sounds: a folder of recorded sounds that some classes have instead of synthesised ones; see
-            [`load_recordings`].
+        folder: Folder to write; it must be empty or not exist.
+        count: Number of scenes, 1 or more.
+        seed: Random seed, 0 or more. A larger `count` adds scenes to those of a smaller one.
+        seconds, classes: See [`random_scene`].
+        sampling_rate: See [`Scene.audio`].
+        fps, size: See [`Scene.frames`].
+        sounds: Folder with recordings that replace synthesised sounds; see [`load_recordings`].
 
     Returns:
         `folder`.
 
     Raises:
-        FileExistsError: `folder` is a file, or is not empty.
-        ValueError: an argument is out of range, or `sounds` is not as [`load_recordings`] takes it, which also tells
-            the other errors of it.
+        FileExistsError: If `folder` is a file or not empty.
+        ValueError: If an argument is out of range.
+        FileNotFoundError, NotADirectoryError, MediaError: If `sounds` cannot be read; see [`load_recordings`].
     """
     folder = Path(folder)
     check_seed(seed)
@@ -58,9 +57,8 @@ def write_scenes(
         raise FileExistsError(f"{folder}: exists and is not an empty folder")
     recordings = None if sounds is None else load_recordings(sounds, sampling_rate)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{uuid4().hex}")
-    temporary.mkdir()
-    try:
+    with replacing(folder) as temporary:
+        temporary.mkdir()
         with open(temporary / "metadata.jsonl", "w", encoding="utf-8") as metadata:
             for index in range(count):
                 scene = random_scene(scene_seed(seed, index), seconds, classes=classes)
@@ -70,13 +68,9 @@ def write_scenes(
                 events = [asdict(event) for event in scene.events]
                 line = {"file_name": name, "caption": scene.caption(), "events": events}
                 metadata.write(json.dumps(line) + "\n")
-        os.replace(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary)
-        raise
     return folder
 
 
 def scene_seed(seed: int, index: int) -> int:
-    """Seed of one scene among those of `write_scenes`: sets of neighbouring seeds have no scene in common."""
+    """Return the seed of a scene of `write_scenes`. Different seeds give different scenes."""
     return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0])
