@@ -278,7 +278,7 @@ def test_each_window_hears_its_own_seconds_of_a_sound(pipe):
 
 def test_padding_side_is_checked(generate):
     sound = torch.rand(2, 100, generator=seeded()), 44100
-    with pytest.raises(ValueError, match="`audio_padding_side` must be 'left' or 'right', got 'lef'"):
+    with pytest.raises(ValueError, match="`audio_padding_side` must be one of left, right, got 'lef'"):
         generate(prompt="rain", audio=sound, audio_padding_side="lef")
 
 
@@ -324,7 +324,7 @@ def test_features_are_of_one_window(pipe, generate, tmp_path):
         ([(0, 1)], r"a span must be \(start, end, text\)"),
         ([(0, float("nan"), "a")], r"a span must be \(start, end, text\)"),
         ([(0, 1, 3)], "text of a span must be"),
-        ([(1, 2, "a")], "from 0 on, without gaps"),
+        ([(1, 2, "a")], "start at 0 and follow each other without gaps"),
         ([(0, 1, "a"), (2, 3, "b")], "without gaps.*after 1 s"),
         ([(0, 1, "a"), (0.5, 3, "b")], "without gaps"),
         ([(0, 0, "a")], "without gaps"),

@@ -255,7 +255,7 @@ def test_long_audio_is_cut_with_a_warning(pipe, sound, warned):
 
 def test_long_prompt_is_cut_with_a_warning(pipe, warned):
     pipe.encode_prompt("a prompt of more than ten letters")
-    assert "this part is lost" in warned()[0]
+    assert "this part is ignored" in warned()[0]
     assert len(warned()) == 1
 
 

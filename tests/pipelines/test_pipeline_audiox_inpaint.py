@@ -15,7 +15,6 @@ from audiox_diffusers import (
 )
 from audiox_diffusers.media import load_audio, log_mel, save_audio
 from audiox_diffusers.pipelines import save_features
-from audiox_diffusers.pipelines.editing import crossfade, edit_regions, frame_strengths, mirrored, sample_spans
 
 RATE, HOP, WINDOW = 44100, 8, 24
 SAMPLES = 500  # of the sound, more than two windows of the small checkpoint
@@ -510,40 +509,3 @@ SOUND = torch.zeros(2, 441) + 0.1
 def test_bad_input(edit_pipe, kwargs, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         edit_pipe(**{"audio": (SOUND, RATE), "num_inference_steps": 1, "crossfade_ms": 0, **kwargs})
-
-
-# The arithmetic
-
-
-def test_spans_in_samples():
-    spans = [(0.5, 0.6), (0.1, 0.2), (0.15, 0.3), (0.3, 0.3), (0.9, 1.0004), (0.3, 0.4)]
-    assert sample_spans(spans, 1000, 1000) == [(100, 400), (500, 600), (900, 1000)]
-
-
-def test_crossfade_gain():
-    gain = crossfade([(4, 6), (13, 14)], 0, 20, 3)
-    expected = [0, 0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0, 0, 0]
-    torch.testing.assert_close(gain, torch.tensor(expected))
-    assert torch.equal(crossfade([(4, 6), (13, 14)], 5, 12, 3), gain[5:12])
-    assert torch.equal(crossfade([(4, 6)], 0, 8, 0), torch.tensor([0.0, 0, 0, 0, 1, 1, 0, 0]))
-
-
-def test_frames_take_the_strength_of_their_strongest_sample():
-    strengths = torch.zeros(1, 22)
-    strengths[0, 7] = 0.5
-    strengths[0, 16:18] = 0.75
-    assert frame_strengths(strengths, 22, 5, 8).tolist() == [[0.5, 0, 0.75, 0.75, 0.75]]
-
-
-def test_regions():
-    edited = torch.zeros(100, dtype=torch.bool)
-    edited[[3, 50, 70, 71]] = True
-    assert edit_regions(edited, 5, 20) == [(0, 20), (41, 81)]
-    assert edit_regions(edited, 1, 4) == [(2, 6), (49, 53), (69, 73)]
-    assert edit_regions(torch.ones(24, dtype=torch.bool), 5, 24) == [(0, 24)]
-
-
-def test_mirrored():
-    sound = torch.arange(4)
-    assert mirrored(sound, -3, 7).tolist() == [2, 1, 0, 0, 1, 2, 3, 3, 2, 1]
-    assert mirrored(torch.arange(2), -3, 5).tolist() == [1, 1, 0, 0, 1, 1, 0, 0]

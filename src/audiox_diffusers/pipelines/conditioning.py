@@ -1,4 +1,4 @@
-"""From prompts of every kind to the context of the transformer: what all pipelines of AudioX share."""
+"""From prompts of every modality to the context of the transformer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,22 +7,18 @@ import torch
 from diffusers.utils import logging
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from .checks import check_choice, check_generator
 from .features import is_features, load_features
 from .inputs import read_audio, read_image, read_video, split_batch
+from .prompts import Prompts, broadcast, check_pictures
 
 logger = logging.get_logger(__name__)
 
-VIDEO_PROMPT = "Generate general audio for the video"
-
-# Segments of a video that Synchformer sees at a time: about a gigabyte of activations at full size.
+# Video segments that Synchformer encodes at a time: about a gigabyte of activations at full size.
 SYNC_BATCH = 4
 
-
-def with_default(text: str | None, video: Any, image: Any) -> str:
-    """The text of a sample: its own, or without one that of training where there is a picture, or the empty text."""
-    if text is not None:
-        return text
-    return "" if video is None and image is None else VIDEO_PROMPT
+# One video and one image of a sound, of which at most one is given.
+Pictures = list[tuple[Any, Any]]
 
 
 class AudioXConditioningMixin:
@@ -40,18 +36,19 @@ class AudioXConditioningMixin:
         negative_prompt_embeds: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         r"""
-        Text to embeddings: the last hidden state of T5, padded to the tokenizer's `model_max_length` tokens and
-        zeroed at the padding.
+        Encode text as the last hidden state of T5, padded to the tokenizer's `model_max_length` and zero at the
+        padding.
 
         Args:
-            prompt (`str` or `list[str]`, *optional*): what to hear.
-            negative_prompt (`str` or `list[str]`, *optional*): what not to hear.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
-            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): passed
-                on as they are, in the place of the texts.
+            prompt (`str` or `list[str]`, *optional*): Text that describes the sound.
+            negative_prompt (`str` or `list[str]`, *optional*): Text that describes what to avoid.
+            device (`torch.device`, *optional*): Device to encode on; defaults to the pipeline's.
+            prompt_embeds, negative_prompt_embeds (`torch.Tensor` of shape `[B, tokens, width]`, *optional*): Embeddings
+                to return unchanged instead of encoding the text.
 
         Returns:
-            `prompt_embeds` and `negative_prompt_embeds`, each `None` where nothing was given.
+            `tuple`: `prompt_embeds` and `negative_prompt_embeds`, `[B, tokens, width]` each, or `None` where neither
+            text nor embeddings were given.
         """
         device = device or self._execution_device
         if prompt_embeds is None and prompt is not None:
@@ -71,44 +68,10 @@ class AudioXConditioningMixin:
         for item, tokens in enumerate(self.tokenizer(text, padding=False, verbose=False).input_ids):
             if len(tokens) > max_length:
                 lost = self.tokenizer.decode(tokens[max_length - 1 : -1])
-                logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is lost: {lost}")
+                logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is ignored: {lost}")
         mask = inputs.attention_mask.to(device)
         hidden_states = self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state
         return hidden_states * mask[..., None].to(hidden_states.dtype)
-
-    @property
-    def video_fps(self) -> float:
-        """Frames a second that videos are read at, and that frames are expected at."""
-        if self.sync_encoder is not None:
-            return self.sync_encoder.config.video_fps
-        return self.conditioner.config.video_fps
-
-    def _video_batch(self, video: Any, image: Any) -> list[tuple[Any, Any]]:
-        """Pairs of a video and an image, of which at most one is given."""
-        videos, images = split_batch("video", video), split_batch("image", image)
-        items = self._broadcast(max(len(videos or []), len(images or [])), video=videos, image=images)
-        pairs = list(zip(items["video"], items["image"], strict=True))
-        if any(video_item is not None and image_item is not None for video_item, image_item in pairs):
-            raise ValueError("Give either `video` or `image` for a sample, not both.")
-        return pairs
-
-    @staticmethod
-    def _stack(pairs: list[tuple[Any, Any]], encode: Callable[[Any, Any], torch.Tensor | None]) -> torch.Tensor | None:
-        """
-        `encode` once for each video or image, however often it is in the batch: rows for all, of zeros where it gives
-        `None`; `None` if it does so for all.
-        """
-        rows: dict[tuple[int, int], torch.Tensor | None] = {}
-        for video_item, image_item in pairs:
-            key = id(video_item), id(image_item)
-            if key not in rows:
-                absent = video_item is None and image_item is None
-                rows[key] = None if absent else encode(video_item, image_item)
-        present = next((row for row in rows.values() if row is not None), None)
-        if present is None:
-            return None
-        rows = {key: torch.zeros_like(present) if row is None else row for key, row in rows.items()}
-        return torch.stack([rows[id(video_item), id(image_item)] for video_item, image_item in pairs])
 
     def encode_video(
         self,
@@ -118,46 +81,63 @@ class AudioXConditioningMixin:
         start: float | None = None,
     ) -> torch.Tensor | None:
         r"""
-        Video and pictures to embeddings: the last hidden state of CLIP for each frame of a window. A picture is shown
-        as a still video; a short video keeps its last frame.
+        Encode each frame of a window as the last hidden state of CLIP. An image becomes a still video. The last frame
+        of a short video is repeated.
 
         Args:
-            video (*optional*): a path, also of features that `audiox features` wrote, or frames at the model's rate
-                (`video_fps`): a list of PIL pictures, numpy `[T, H, W, 3]` or tensor `[T, 3, H, W]`, uint8 or float
-                0..1; a list of those, or an array with one more dimension, is a batch. Items may be `None`.
-            image (*optional*): a path, a PIL picture, numpy `[H, W, 3]` or tensor `[3, H, W]`; or a batch of them.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
-            start (`float`, *optional*): seconds into the video at which the window begins, for one of the windows of a
-                longer sound; by default the one window that there is, with a warning of a video that is longer.
+            video (*optional*): A path (also of a file that `audiox features` wrote), or frames at `video_fps`: a list
+                of PIL images, a numpy array `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, uint8 or float in 0..1. A list
+                of these, or an array with one more dimension, is a batch. Items may be `None`.
+            image (*optional*): A path, a PIL image, a numpy array `[H, W, 3]` or a tensor `[3, H, W]`, or a batch of
+                them.
+            device (`torch.device`, *optional*): Device to encode on; defaults to the pipeline's.
+            start (`float`, *optional*): Start of the window in seconds, for one of many windows. By default the video
+                is encoded from its start, with a warning if it is longer than a window.
 
         Returns:
-            `[B, num_video_frames, num_frame_tokens, width]`, zeros for items with neither video nor image; `None` if
-            the whole batch has neither.
+            `torch.Tensor` or `None`: `[B, num_video_frames, num_frame_tokens, width]`, zeros for items without video
+            and image; `None` if there are none at all.
         """
-        device = device or self._execution_device
+        return self._encode_video(_pair(video, image), device or self._execution_device, start)
+
+    def _encode_video(
+        self, pictures: Pictures, device: torch.device, start: float | None = None
+    ) -> torch.Tensor | None:
         config = self.conditioner.config
 
-        def encode(video_item: Any, image_item: Any) -> torch.Tensor | None:
-            if is_features(video_item):
+        def encode(video: Any, image: Any) -> torch.Tensor | None:
+            if is_features(video):
                 shape = (config.num_video_frames, config.num_frame_tokens, config.condition_dim)
-                return load_features(video_item, "video_embeds", shape).to(device)
+                return load_features(video, "video_embeds", shape).to(device)
             if self.image_encoder is None:
                 raise ValueError("`video` and `image` need an `image_encoder`.")
             size = (self.image_encoder.config.image_size,) * 2
-            if video_item is None:
-                frames = read_image(image_item, size)
+            if video is None:
+                frames = read_image(image, size)
             else:
                 stride = round(self.video_fps / config.video_fps)
                 num_frames = config.num_video_frames * stride
-                frames = read_video(video_item, self.video_fps, num_frames, size, stride=stride, start=start)
+                frames = read_video(video, self.video_fps, num_frames, size, stride=stride, start=start)
             return self.embed_frames(frames.to(device)) if frames.any() else None
 
-        return self._stack(self._video_batch(video, image), encode)
+        return _encode_distinct(pictures, encode)
+
+    @property
+    def video_fps(self) -> float:
+        """Frame rate at which videos are read, and of frames that are passed as arrays."""
+        if self.sync_encoder is not None:
+            return self.sync_encoder.config.video_fps
+        return self.conditioner.config.video_fps
 
     def embed_frames(self, frames: torch.Tensor) -> torch.Tensor:
         """
-        Frames of CLIP's size, `[T, 3, H, W]` in 0..1 with `T` at most `num_video_frames`, to its tokens
-        `[num_video_frames, num_frame_tokens, width]`. The last frame stays to the end.
+        Encode frames with CLIP and repeat the last one up to `num_video_frames`.
+
+        Args:
+            frames (`torch.Tensor` of shape `[T, 3, H, W]`): Frames of CLIP's size in 0..1, `T <= num_video_frames`.
+
+        Returns:
+            `torch.Tensor`: `[num_video_frames, num_frame_tokens, width]`.
         """
         mean = frames.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = frames.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
@@ -174,52 +154,62 @@ class AudioXConditioningMixin:
         start: float | None = None,
     ) -> torch.Tensor | None:
         r"""
-        Video and pictures to the tokens of Synchformer, which tell when things happen. The short side of a frame is
-        resized, bicubic, and its centre cut out; values are in -1..1. A few segments are encoded at a time.
+        Encode the timing of videos with Synchformer. Frames are resized (bicubic) to cover its size and cropped to the
+        centre.
 
         Args:
-            video, image, device, start: as in [`~AudioXConditioningMixin.encode_video`].
+            video, image, device, start: See [`~AudioXConditioningMixin.encode_video`].
 
         Returns:
-            `[B, num_sync_tokens, width]`, zeros for items with neither video nor image; `None` if the whole batch has
-            neither, or the model has no Synchformer.
+            `torch.Tensor` or `None`: `[B, num_sync_tokens, width]`, zeros for items without video and image; `None` if
+            there are none at all, or the model does not use Synchformer.
         """
+        return self._encode_sync(_pair(video, image), device or self._execution_device, start)
+
+    def _encode_sync(
+        self, pictures: Pictures, device: torch.device, start: float | None = None
+    ) -> torch.Tensor | None:
         num_tokens = self.conditioner.config.num_sync_tokens
         if num_tokens is None:
             return None
-        device = device or self._execution_device
 
-        def encode(video_item: Any, image_item: Any) -> torch.Tensor | None:
-            if is_features(video_item):
+        def encode(video: Any, image: Any) -> torch.Tensor | None:
+            if is_features(video):
                 shape = (num_tokens, self.conditioner.config.condition_dim)
-                return load_features(video_item, "sync_embeds", shape).to(device)
+                return load_features(video, "sync_embeds", shape).to(device)
             if self.sync_encoder is None:
                 raise ValueError("`video` and `image` need a `sync_encoder`.")
             size = (self.sync_encoder.config.image_size,) * 2
-            if video_item is None:
-                frames = read_image(image_item, size, fit="crop", warn=False)
+            if video is None:
+                frames = read_image(image, size, fit="crop", warn=False)
             else:
-                frames = read_video(
-                    video_item, self.video_fps, self.num_sync_frames, size, fit="crop", warn=False, start=start
-                )
+                num_frames = self.num_sync_frames
+                frames = read_video(video, self.video_fps, num_frames, size, fit="crop", warn=False, start=start)
             return self.embed_sync_frames(frames, device)
 
-        return self._stack(self._video_batch(video, image), encode)
+        return _encode_distinct(pictures, encode)
 
     @property
     def num_sync_frames(self) -> int:
-        """Frames of one window that Synchformer sees."""
+        """Number of frames in a window of Synchformer."""
         config = self.sync_encoder.config
         num_segments = self.conditioner.config.num_sync_tokens // (config.num_frames // config.tubelet_size)
         return config.num_frames + (num_segments - 1) * config.segment_stride
 
     def embed_sync_frames(self, frames: torch.Tensor, device: torch.device) -> torch.Tensor:
         """
-        Frames of Synchformer's size, `[T, 3, H, W]` in 0..1 with `T` at most `num_sync_frames`, to its tokens
-        `[num_sync_tokens, width]`. The last frame stays to the end; frames go to the `device` a few segments at a time.
+        Encode frames with Synchformer, a few segments at a time, and repeat the last one up to `num_sync_frames`.
+
+        Args:
+            frames (`torch.Tensor` of shape `[T, 3, H, W]`): Frames of Synchformer's size in 0..1, `T <=
+                num_sync_frames`.
+            device (`torch.device`): Device to encode on.
+
+        Returns:
+            `torch.Tensor`: `[num_sync_tokens, width]`.
         """
         config = self.sync_encoder.config
-        # All segments of a still picture are the same: one is enough.
+        # All segments of a still picture are equal, so one is enough.
         num_frames = config.num_frames if len(frames) == 1 else self.num_sync_frames
         frames = torch.cat((frames, frames[-1:].expand(num_frames - len(frames), -1, -1, -1)))
         segments = frames.unfold(0, config.num_frames, config.segment_stride).movedim(-1, 1) * 2 - 1
@@ -238,32 +228,41 @@ class AudioXConditioningMixin:
         device: torch.device | None = None,
     ) -> torch.Tensor | None:
         r"""
-        Audio prompts to latents, drawn from the posterior of the VAE; for models that read a mel spectrogram, to
-        waveforms of the right length.
+        Encode audio prompts as samples from the VAE's posterior or, for models that read mel spectrograms, as
+        waveforms of the window's length.
 
         Args:
-            audio (*optional*): a path, or `(waveform, rate)` with `[N]` or `[channels, N]`, tensor or numpy, in -1..1,
-                any rate; a list of those, or one waveform `[B, channels, N]`, is a batch. Items may be `None`.
-                Silence counts as no audio.
-            generator (`torch.Generator` or one for each item, *optional*): source of the posterior's noise.
-            padding_side (`str`): where silence is added to a short sound, `"right"` or `"left"`.
-            device (`torch.device`, *optional*): where to; by default where the pipeline runs.
+            audio (*optional*): A path, or `(waveform, rate)` with a tensor or numpy array `[N]` or `[channels, N]` in
+                -1..1, at any rate. A list of these, or one waveform `[B, channels, N]`, is a batch. Items may be
+                `None`. Silence counts as no audio.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Seeds the posterior's noise; a list
+                has one for each item.
+            padding_side (`str`): Where a short sound is padded with silence, `"right"` or `"left"`.
+            device (`torch.device`, *optional*): Device to encode on; defaults to the pipeline's.
 
         Returns:
-            `[B, latent_channels, num_audio_latents]` or `[B, channels, audio_prompt_samples]`, float32. Items without
-            audio: zeros where the model has learned tokens for them, those of silence, not drawn but the most likely
-            ones, where it has not. `None` if `audio` is, or the whole batch has none and the model has learned tokens.
+            `torch.Tensor` or `None`: Float32 latents `[B, latent_channels, num_audio_latents]` or waveforms
+            `[B, channels, audio_prompt_samples]`. Items without audio get zeros if the model has learned tokens for a
+            missing prompt, otherwise the mode of the posterior of silence. `None` if `audio` is `None`, or if all
+            items are and the model has learned tokens.
         """
-        if padding_side not in ("left", "right"):
-            raise ValueError(f"`padding_side` must be 'left' or 'right', got {padding_side!r}.")
+        check_choice("padding_side", padding_side, ("left", "right"))
         items = split_batch("audio", audio)
-        config = self.conditioner.config
-        if items is None or (config.audio_type == "audio_autoencoder" and all(item is None for item in items)):
+        if items is None:
             return None
-        if isinstance(generator, list) and len(generator) != len(items):
-            raise ValueError(f"`generator` is a list of {len(generator)}, for {len(items)} samples.")
+        check_generator(generator, len(items))
+        return self._encode_audio(items, generator, padding_side, device or self._execution_device)
 
-        device = device or self._execution_device
+    def _encode_audio(
+        self,
+        items: list,
+        generator: torch.Generator | list[torch.Generator] | None,
+        padding_side: str,
+        device: torch.device,
+    ) -> torch.Tensor | None:
+        config = self.conditioner.config
+        if config.audio_type == "audio_autoencoder" and all(item is None for item in items):
+            return None
         sampling_rate, channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
         waveforms = torch.zeros(len(items), channels, config.audio_prompt_samples)
         for waveform, item in zip(waveforms, items, strict=True):
@@ -277,7 +276,7 @@ class AudioXConditioningMixin:
         generator: torch.Generator | list[torch.Generator] | None = None,
         device: torch.device | None = None,
     ) -> torch.Tensor:
-        """[`~AudioXConditioningMixin.encode_audio`] of waveforms as they are, `[B, channels, audio_prompt_samples]`."""
+        """Do what [`~AudioXConditioningMixin.encode_audio`] does, for waveforms `[B, channels, audio_prompt_samples]`."""
         device, config = device or self._execution_device, self.conditioner.config
         if config.audio_type == "mel_spec":
             return waveforms.to(device)
@@ -305,74 +304,62 @@ class AudioXConditioningMixin:
         device: torch.device | None = None,
     ) -> torch.Tensor:
         r"""
-        All prompts to the context that the transformer attends to. See [`~AudioXPipeline.encode_video`] and
-        [`~AudioXPipeline.encode_audio`] for what may be given; one item goes with each item of a longer list. A
-        sample without text gets `"Generate general audio for the video"`, as in training, where it has a picture, and
-        the empty text otherwise. Each sample is encoded `num_waveforms_per_prompt` times, with a draw of its own from
-        the posterior of its audio prompt, and a generator of its own where `generator` is a list.
+        Encode all prompts into the context that the transformer attends to.
+
+        A single item goes with each item of a longer list. A sample without text gets `"Generate general audio for the
+        video"`, as in training, if it has a video or an image, and the empty text otherwise.
+
+        Args:
+            prompt (`str` or `list[str]`, *optional*): Text that describes the sound.
+            video, image (*optional*): See [`~AudioXConditioningMixin.encode_video`].
+            audio (*optional*): See [`~AudioXConditioningMixin.encode_audio`].
+            prompt_embeds (`torch.Tensor` of shape `[B, num_text_tokens, width]`, *optional*): Embeddings that replace
+                the text.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Seeds the posterior's noise of audio
+                prompts; a list has one for each row of the result.
+            audio_padding_side (`str`): Where a short `audio` is padded with silence, `"right"` or `"left"`.
+            num_waveforms_per_prompt (`int`): Contexts per sample, each with its own sample of the posterior.
+            device (`torch.device`, *optional*): Device to encode on; defaults to the pipeline's.
 
         Returns:
-            `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
+            `torch.Tensor`: `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
         """
-        device = device or self._execution_device
-        items = self.broadcast_prompts(
-            [prompt] if isinstance(prompt, str) else prompt,
-            video,
-            image,
-            audio,
-            prompt_embeds,
-            generator,
-            num_waveforms_per_prompt,
+        prompts = Prompts.collect(
+            prompt=prompt,
+            video=video,
+            image=image,
+            audio=audio,
+            prompt_embeds=prompt_embeds,
+            audio_padding_side=audio_padding_side,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
         )
-        if prompt_embeds is None:
-            texts = zip(items["prompt"], items["video"], items["image"], strict=True)
-            prompt_embeds = self.embed_texts([with_default(*sample) for sample in texts], device)
+        if prompts.is_timed:
+            raise ValueError("`prompt`: texts with times have more than one context; give them to the pipeline.")
+        check_generator(generator, len(prompts))
+        return self.encode_window(prompts, generator, device or self._execution_device)
+
+    def encode_window(
+        self,
+        prompts: Prompts,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> torch.Tensor:
+        """Encode prompts without times for sounds of one window, `[sounds, tokens, width]`."""
+        if prompts.text_embeds[0] is not None:
+            text_embeds = torch.stack(prompts.text_embeds)
         else:
-            prompt_embeds = torch.stack(items["prompt_embeds"])
+            texts = [prompts.text_or_default(sound, text) for sound, text in enumerate(prompts.text)]
+            text_embeds = self.embed_texts(texts, device)
         return self.join_embeds(
-            prompt_embeds,
-            self.encode_video(items["video"], items["image"], device=device),
-            self.encode_sync(items["video"], items["image"], device=device),
-            self.encode_audio(items["audio"], generator, audio_padding_side, device=device),
+            text_embeds,
+            self._encode_video(prompts.pictures, device),
+            self._encode_sync(prompts.pictures, device),
+            self._encode_audio(prompts.audio, generator, prompts.audio_padding_side, device),
             device,
         )
 
-    def broadcast_prompts(
-        self,
-        prompts: list | None,
-        video: Any,
-        image: Any,
-        audio: Any,
-        prompt_embeds: torch.Tensor | None,
-        generator: torch.Generator | list[torch.Generator] | None,
-        num_waveforms_per_prompt: int,
-    ) -> dict[str, list]:
-        """What each sound is made of, by modality, `None` for what it lacks; `ValueError` if it has nothing at all."""
-        batches = {
-            "prompt": prompts,
-            "prompt_embeds": None if prompt_embeds is None else list(prompt_embeds),
-            "video": split_batch("video", video),
-            "image": split_batch("image", image),
-            "audio": split_batch("audio", audio),
-        }
-        batch_size = max([len(items) for items in batches.values() if items is not None], default=0)
-        items = self._broadcast(batch_size, **batches)
-        for i in range(batch_size):
-            if all(items[name][i] is None for name in items):
-                raise ValueError(
-                    "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
-                    f" `condition_embeds`; sample {i} has none."
-                )
-        num_sounds = batch_size * num_waveforms_per_prompt
-        if isinstance(generator, list) and len(generator) != num_sounds:
-            raise ValueError(f"`generator` is a list of {len(generator)}, for {num_sounds} sounds.")
-        return {
-            name: [value for value in values for _ in range(num_waveforms_per_prompt)]
-            for name, values in items.items()
-        }
-
     def embed_texts(self, texts: list[str], device: torch.device) -> torch.Tensor:
-        """Texts to embeddings `[B, num_text_tokens, width]`; `ValueError` if the tokenizer pads to another length."""
+        """Encode texts, `[B, num_text_tokens, width]`; `ValueError` if the tokenizer pads to another length."""
         prompt_embeds, _ = self.encode_prompt(texts, device=device)
         if prompt_embeds.shape[1] != self.conditioner.config.num_text_tokens:
             raise ValueError(
@@ -389,7 +376,7 @@ class AudioXConditioningMixin:
         audio_embeds: torch.Tensor | None,
         device: torch.device,
     ) -> torch.Tensor:
-        """The embeddings of each modality, as their encoders give them, to the context `[B, tokens, width]`."""
+        """Join the embeddings that the encoders return into a context `[B, tokens, width]`."""
         dtype = self.conditioner.dtype
         audio_name = "audio_waveform" if self.conditioner.config.audio_type == "mel_spec" else "audio_latents"
         embeds = {
@@ -399,20 +386,31 @@ class AudioXConditioningMixin:
             audio_name: audio_embeds,
         }
         for name, tensor in embeds.items():
-            # A waveform becomes a spectrogram first, in float32.
+            # The spectrogram of a waveform is computed in float32.
             target = torch.float32 if name == "audio_waveform" else dtype
             embeds[name] = None if tensor is None else tensor.to(device, target)
         return self.conditioner(**embeds, return_dict=False)[0]
 
-    @staticmethod
-    def _broadcast(batch_size: int, **batches: list | None) -> dict[str, list]:
-        """Each modality as a list of `batch_size` items: absent ones as `None`s, a single one repeated."""
-        lengths = {name: len(items) for name, items in batches.items() if items is not None}
-        if any(length not in (1, batch_size) for length in lengths.values()):
-            listed = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
-            raise ValueError(f"All lists must be equally long: {listed}.")
-        broadcast = {}
-        for name, items in batches.items():
-            items = [None] if items is None else items
-            broadcast[name] = items * batch_size if len(items) == 1 else items
-        return broadcast
+
+def _pair(video: Any, image: Any) -> Pictures:
+    """Split and broadcast videos and images."""
+    items = broadcast(video=split_batch("video", video), image=split_batch("image", image))
+    check_pictures(items["video"], items["image"])
+    return list(zip(items["video"], items["image"]))
+
+
+def _encode_distinct(pictures: Pictures, encode: Callable[[Any, Any], torch.Tensor | None]) -> torch.Tensor | None:
+    """
+    Encode each video or image once, however often it occurs, and stack the rows of all. Rows for which `encode` returns
+    `None` are zero; if all are, return `None`.
+    """
+    rows: dict[tuple[int, int], torch.Tensor | None] = {}
+    for video, image in pictures:
+        key = id(video), id(image)
+        if key not in rows:
+            rows[key] = None if video is None and image is None else encode(video, image)
+    present = next((row for row in rows.values() if row is not None), None)
+    if present is None:
+        return None
+    rows = {key: torch.zeros_like(present) if row is None else row for key, row in rows.items()}
+    return torch.stack([rows[id(video), id(image)] for video, image in pictures])

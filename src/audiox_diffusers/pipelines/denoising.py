@@ -1,4 +1,4 @@
-"""The loop over the noise levels: what all pipelines of AudioX share."""
+"""The denoising loop that all AudioX pipelines share."""
 
 import inspect
 from collections.abc import Callable
@@ -8,30 +8,47 @@ from typing import Any
 import torch
 
 from ..models import AudioXContext
+from .checks import check_count, is_number
 from .windows import Window
 
 
 def rescale_guidance(guided: torch.Tensor, conditional: torch.Tensor, guidance_rescale: float) -> torch.Tensor:
     """
-    Bring the guided prediction back to the standard deviation that the conditional one has over its channels (arXiv
-    2305.08891, section 3.4, with the channel axis instead of the whole sample), mixed in by `guidance_rescale`.
+    Bring the guided prediction back to the standard deviation of the conditional one (arXiv 2305.08891, section 3.4,
+    but over the channels of each frame instead of the whole sample).
 
     Args:
-        guided, conditional: `[B, C, L]`.
-        guidance_rescale: 0 (nothing changes) to 1.
+        guided, conditional (`torch.Tensor` of shape `[B, C, L]`): The two predictions.
+        guidance_rescale (`float`): Share of the rescaled prediction in the result, from 0 (none) to 1.
     """
     rescaled = guided * (conditional.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True))
     return guided + guidance_rescale * (rescaled - guided)
 
 
 @dataclass(frozen=True)
-class Held:
+class Conditions:
     """
-    What stays as it is, and for how long.
+    What the windows of a batch of sounds are conditioned on.
 
     Args:
-        latents: `[B, C, L]`, clean.
-        steps: `[B, L]`, the number of steps for which a frame is held at its latents.
+        windows (`list[Window]`): The windows of all sounds.
+        condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`): Their contexts, on any device.
+        negative_condition_embeds (`torch.Tensor` of shape `[B, tokens, width]`): The negative context of each sound.
+    """
+
+    windows: list[Window]
+    condition_embeds: torch.Tensor
+    negative_condition_embeds: torch.Tensor
+
+
+@dataclass(frozen=True)
+class KnownLatents:
+    """
+    Latents that the result must agree with.
+
+    Args:
+        latents (`torch.Tensor` of shape `[B, C, L]`): The clean latents.
+        steps (`torch.Tensor` of shape `[B, L]`): Number of steps for which each frame is held at them.
     """
 
     latents: torch.Tensor
@@ -40,9 +57,15 @@ class Held:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to denoise: what the arguments of a call, under the same names, ask for."""
+    """
+    How to sample. The fields have the names of the arguments of [`AudioXPipeline.__call__`], except for
+    `window_overlap`, which counts latent frames.
+    """
 
+    num_inference_steps: int
+    guidance_scale: float
     guidance_rescale: float
+    window_overlap: int
     window_batch_size: int
     generator: torch.Generator | list[torch.Generator] | None
     attention_kwargs: dict[str, Any] | None
@@ -51,7 +74,9 @@ class Sampling:
 
 
 class AudioXDenoisingMixin:
-    """For pipelines with the components `transformer` and `scheduler`."""
+    """Denoising, for pipelines with the components `transformer` and `scheduler`."""
+
+    _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
 
     @property
     def guidance_scale(self) -> float:
@@ -69,31 +94,46 @@ class AudioXDenoisingMixin:
     def interrupt(self) -> bool:
         return self._interrupt
 
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise `ValueError` for an argument that is out of range."""
+        check_count("window_batch_size", sampling.window_batch_size)
+        check_count("num_inference_steps", sampling.num_inference_steps)
+        if not is_number(sampling.guidance_scale):
+            raise ValueError(f"`guidance_scale` must be a finite number, got {sampling.guidance_scale}.")
+        if not is_number(sampling.guidance_rescale) or not 0 <= sampling.guidance_rescale <= 1:
+            raise ValueError(f"`guidance_rescale` must be in 0..1, got {sampling.guidance_rescale}.")
+        unknown = set(sampling.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
+        if unknown:
+            raise ValueError(
+                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got"
+                f" {sorted(unknown)}."
+            )
+
     def denoise(
         self,
         latents: torch.Tensor,
         timesteps: torch.Tensor,
-        windows: list[Window],
-        condition_embeds: torch.Tensor,
-        negative_condition_embeds: torch.Tensor,
+        conditions: Conditions,
         sampling: Sampling,
-        held: Held | None = None,
+        known: KnownLatents | None = None,
     ) -> torch.Tensor:
         """
-        Denoise sounds of any length (MultiDiffusion, arXiv 2302.08113): in each step the velocities that the windows
-        predict are averaged, and the scheduler takes one step for the whole length.
+        Denoise sounds of any length (MultiDiffusion, arXiv 2302.08113). Each step averages the velocities that the
+        windows predict and takes one scheduler step for the whole length.
 
         Args:
-            latents: `[B, C, L]` at the first noise level, float32.
-            timesteps: those of the scheduler, or the last ones of them, to which its begin index is set.
-            windows: together they cover all that is not held. `sampling.window_batch_size` of them run at a time, for
-                all sounds.
-            condition_embeds: contexts `[rows, tokens, width]`, on any device.
-            negative_condition_embeds: `[B, tokens, width]`.
-            sampling: see [`Sampling`].
-            held: what keeps its latents. It is given the velocity that leads to them, so that it goes through the
-                scheduler as all else does, with noise that is right at each level.
+            latents (`torch.Tensor` of shape `[B, C, L]`): Latents at the first noise level, float32.
+            timesteps (`torch.Tensor`): The scheduler's timesteps from its begin index on.
+            conditions (`Conditions`): Windows that cover all frames but the known ones, and their contexts.
+            sampling (`Sampling`): How to sample.
+            known (`KnownLatents`, *optional*): Frames to hold. They get the velocity that leads to the known latents,
+                so that they pass through the scheduler like all others, with the noise of each level.
+
+        Returns:
+            `torch.Tensor`: Denoised latents, `[B, C, L]`.
         """
+        windows, condition_embeds = conditions.windows, conditions.condition_embeds
+        negative_condition_embeds = conditions.negative_condition_embeds
         size = windows[0].weight.shape[0]
         count = sampling.window_batch_size * latents.shape[0]
         batches = [windows[i : i + count] for i in range(0, len(windows), count)]
@@ -101,10 +141,10 @@ class AudioXDenoisingMixin:
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
-        # What is kept of many windows would grow with the length, and a callback may change what it depends on.
+        # A kept context would grow with the number of windows, and a callback may change it.
         keeps_context = len(batches) == 1 and sampling.callback_on_step_end is None
         context = None
-        # A call that was not finished leaves the caches of the transformer as they were.
+        # A call that did not finish may have left its activations in the transformer's caches.
         self.transformer._reset_stateful_cache()
 
         with self.progress_bar(total=len(timesteps)) as progress_bar:
@@ -131,9 +171,9 @@ class AudioXDenoisingMixin:
                     for window, values in zip(batch, predicted, strict=True):
                         frames = slice(window.start, window.start + size)
                         velocity[window.sound, :, frames] += weights[id(window)] * values
-                if held is not None:
-                    holding = (held.steps > i)[:, None].to(latents.device)
-                    velocity = torch.where(holding, self.scheduler.velocity(held.latents, latents, t), velocity)
+                if known is not None:
+                    holding = (known.steps > i)[:, None].to(latents.device)
+                    velocity = torch.where(holding, self.scheduler.velocity(known.latents, latents, t), velocity)
 
                 latents = self.scheduler.step(velocity, t, latents, **step_kwargs, return_dict=False)[0]
 
@@ -154,7 +194,7 @@ class AudioXDenoisingMixin:
     def _context(
         self, condition_embeds: torch.Tensor, negative_condition_embeds: torch.Tensor, device: torch.device
     ) -> AudioXContext:
-        """The context of some windows, with guidance after the negative one, unless that is null and vanishes."""
+        """Return the context of some windows. Guidance puts the negative one first, unless it is null and vanishes."""
         if self.do_classifier_free_guidance:
             vanishes = self.transformer.null_context_vanishes and not negative_condition_embeds.any()
             if not vanishes:
@@ -171,8 +211,8 @@ class AudioXDenoisingMixin:
         sampling: Sampling,
     ) -> torch.Tensor:
         """
-        The guided velocity of some windows, float32 `[windows, C, window]`. `number` tells batches of windows apart
-        for caches of the transformer, which remember the step before.
+        Return the guided velocity of a batch of windows, float32 `[windows, C, window]`. The transformer's caches
+        remember the last step of each batch by its `number`.
         """
         guided = self.do_classifier_free_guidance
         model_input = model_input.to(self.transformer.dtype)

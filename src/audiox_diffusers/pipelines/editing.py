@@ -1,22 +1,19 @@
-"""What is kept of a sound and what is made anew, in samples and in latent frames."""
+"""What an edit keeps and what it regenerates, in samples and in latent frames."""
 
 import math
-import numbers
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-# First and last sample (exclusive) of what is made anew.
+from .checks import is_number
+
+# First and last sample (exclusive) of a part to regenerate.
 Span = tuple[int, int]
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite real number."""
-    return isinstance(value, numbers.Real) and math.isfinite(value)
-
-
 def split_spans(spans: Any, batch_size: int) -> list[list[tuple[float, float]]]:
-    """`inpaint_spans` of each item: one list of pairs for all of them, or a list of such lists."""
+    """Return the spans of each sound, from one list of pairs for all sounds or a list of such lists."""
     if not isinstance(spans, list) or not all(isinstance(span, (tuple, list)) for span in spans):
         raise ValueError(f"`inpaint_spans` must be a list of (start, end) in seconds, got {spans!r}.")
     nested = [isinstance(span, list) and all(isinstance(item, (tuple, list)) for item in span) for span in spans]
@@ -29,10 +26,10 @@ def split_spans(spans: Any, batch_size: int) -> list[list[tuple[float, float]]]:
 
 def sample_spans(spans: list[tuple[float, float]], num_samples: int, sampling_rate: int) -> list[Span]:
     """
-    Spans in seconds, in any order, as spans in samples that rise and do not touch; those of no length are left out.
+    Convert spans from seconds to samples: sorted, merged where they touch, without empty ones.
 
     Raises:
-        ValueError: a span is not two numbers, is reversed, or lies outside of the sound.
+        ValueError: A span is not two numbers, is reversed, or lies outside the sound.
     """
     length, merged = num_samples / sampling_rate, []
     for span in spans:
@@ -40,7 +37,7 @@ def sample_spans(spans: list[tuple[float, float]], num_samples: int, sampling_ra
             raise ValueError(f"`inpaint_spans`: a span must be (start, end), two numbers of seconds, got {span!r}.")
         if span[1] < span[0]:
             raise ValueError(f"`inpaint_spans`: a span must not end before it starts, got {span!r}.")
-        # A length that was written down is rounded, here to as much as half a millisecond.
+        # Allow for a length that was rounded to milliseconds.
         if span[0] < 0 or span[1] > length + 5e-4:
             raise ValueError(f"`inpaint_spans`: the sound is {length:.4g} s long, got {span!r}.")
     for start, end in sorted(tuple(min(round(time * sampling_rate), num_samples) for time in span) for span in spans):
@@ -54,18 +51,24 @@ def sample_spans(spans: list[tuple[float, float]], num_samples: int, sampling_ra
 
 
 def mask_spans(mask: torch.Tensor) -> list[Span]:
-    """Where a mask, `[N]`, is above 0."""
+    """Return the spans in which a mask `[N]` is above 0."""
     edges = torch.nn.functional.pad((mask > 0).int(), (1, 1)).diff().nonzero().flatten().tolist()
     return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def stretch_mask(mask: Any, num_samples: int) -> torch.Tensor:
     """
-    A mask of any number of values, spread evenly from the first sample to the last with straight lines between them,
-    as one of a value for each sample; a mask that has one for each stays as it is. float32 `[num_samples]`.
+    Interpolate a mask linearly to one value per sample. The first and last values go to the first and last samples.
+
+    Args:
+        mask: Numbers in 0..1, as a list, array or tensor.
+        num_samples (`int`): Samples of the sound.
+
+    Returns:
+        `torch.Tensor`: float32 `[num_samples]`.
 
     Raises:
-        ValueError: it is not a row of numbers in 0..1.
+        ValueError: The mask is not a row of numbers in 0..1.
     """
     try:
         values = torch.as_tensor(mask).float().cpu()
@@ -80,16 +83,27 @@ def stretch_mask(mask: Any, num_samples: int) -> torch.Tensor:
     return torch.nn.functional.interpolate(values[None, None], num_samples, mode="linear", align_corners=True)[0, 0]
 
 
+def span_strengths(spans: list[Span], num_samples: int, strength: float) -> torch.Tensor:
+    """Return `[num_samples]` strengths: `strength` in the spans, 0 elsewhere."""
+    strengths = torch.zeros(num_samples)
+    for start, end in spans:
+        strengths[start:end] = strength
+    return strengths
+
+
 def frame_strengths(strengths: torch.Tensor, num_samples: int, num_frames: int, hop: int) -> torch.Tensor:
     """
-    The strength of each latent frame, the highest of its samples; frames after the end of the sound, which are cut
-    off, have the highest of all.
+    Return the strength of each latent frame: the highest of its samples. Frames after the end of the sound, which are
+    cut off in the end, get the highest strength of the whole sound.
 
     Args:
-        strengths: `[B, num_samples]`, 0 where the sound stays.
+        strengths (`torch.Tensor` of shape `[B, num_samples]`): Strengths in 0..1, 0 where the sound stays.
+        num_samples (`int`): Samples of the sound.
+        num_frames (`int`): Latent frames.
+        hop (`int`): Samples per frame.
 
     Returns:
-        `[B, num_frames]`.
+        `torch.Tensor`: `[B, num_frames]`.
     """
     padded = torch.nn.functional.pad(strengths, (0, num_frames * hop - num_samples))
     frames = padded.unflatten(1, (num_frames, hop)).amax(dim=2)
@@ -97,21 +111,15 @@ def frame_strengths(strengths: torch.Tensor, num_samples: int, num_frames: int, 
     return frames
 
 
-def span_strengths(spans: list[Span], num_samples: int, strength: float) -> torch.Tensor:
-    """`[num_samples]`: `strength` in the spans, 0 elsewhere."""
-    strengths = torch.zeros(num_samples)
-    for start, end in spans:
-        strengths[start:end] = strength
-    return strengths
-
-
 def edit_regions(edited: torch.Tensor, context: int, window: int) -> list[Span]:
     """
-    What has to be looked at for an edit: frames from `context` before each run of edited ones to `context` after it,
-    at least a window, as far as the sound goes. What touches is one.
+    Return the runs of frames that an edit depends on: `context` frames around each run of edited ones, at least a
+    window long, merged where they touch.
 
     Args:
-        edited: bool `[L]`, with at least as many frames as a window.
+        edited (`torch.Tensor` of shape `[L]`): Bool, with at least as many frames as a window.
+        context (`int`): Frames to add on both sides.
+        window (`int`): Frames of a window.
     """
     regions = []
     for start, end in mask_spans(edited.float()):
@@ -126,10 +134,69 @@ def edit_regions(edited: torch.Tensor, context: int, window: int) -> list[Span]:
     return regions
 
 
+@dataclass(frozen=True)
+class Extension:
+    """
+    Where an extended sound lies on the grid of latent frames. All positions but `starts` are in samples.
+
+    Args:
+        input (`Span`): The input sound. It ends with a frame if it is continued, and starts with one otherwise.
+        result (`Span`): The input and the extension.
+        new (`Span`): What to generate, to the end of the grid.
+        num_frames (`int`): Frames of the grid.
+        starts (`list[int]`): First frames of the windows in the order in which they run: away from the input.
+    """
+
+    input: Span
+    result: Span
+    new: Span
+    num_frames: int
+    starts: list[int]
+
+    def known_frames(self, hop: int) -> torch.Tensor:
+        """Return the frames that hold the input, bool `[num_frames]`."""
+        known = torch.zeros(self.num_frames, dtype=torch.bool)
+        known[self.input[0] // hop : math.ceil(self.input[1] / hop)] = True
+        return known
+
+
+def extend_after(length: int, num_new: int, hop: int, window: int, overlap: int) -> Extension:
+    """
+    Lay out `num_new` samples after a sound of `length` samples.
+
+    Args:
+        length, num_new (`int`): Samples, above 0.
+        hop (`int`): Samples per latent frame.
+        window (`int`): Frames of a window.
+        overlap (`int`): Frames of the sound so far with which each window begins, below `window`.
+    """
+    begin = -length % hop
+    input_end = begin + length
+    end = input_end + num_new
+    num_frames = max(window, math.ceil(end / hop))
+    starts, edge = [], input_end // hop
+    while edge * hop < end:
+        starts.append(min(max(0, edge - overlap), num_frames - window))
+        edge = starts[-1] + window
+    return Extension((begin, input_end), (begin, end), (input_end, num_frames * hop), num_frames, starts)
+
+
+def extend_before(length: int, num_new: int, hop: int, window: int, overlap: int) -> Extension:
+    """Lay out `num_new` samples before a sound. See [`extend_after`]; here each window ends with `overlap` frames."""
+    begin = math.ceil(num_new / hop) * hop
+    input_end = begin + length
+    num_frames = max(window, math.ceil(input_end / hop))
+    starts, edge = [], begin // hop
+    while edge > 0:
+        starts.append(min(max(0, edge + overlap - window), num_frames - window))
+        edge = starts[-1]
+    return Extension((begin, input_end), (begin - num_new, input_end), (0, begin), num_frames, starts)
+
+
 def crossfade(spans: list[Span], first: int, end: int, fade: int) -> torch.Tensor:
     """
-    How much of samples `first` to `end` is new: 1 in the spans, falling evenly to 0 over `fade` samples on both sides
-    of each, `[end - first]`.
+    Return the share of the new sound in samples `first` to `end`, `[end - first]`: 1 in the spans, falling linearly to
+    0 over `fade` samples on both sides of each.
     """
     gain = torch.zeros(end - first)
     for start, stop in spans:
@@ -144,10 +211,7 @@ def crossfade(spans: list[Span], first: int, end: int, fade: int) -> torch.Tenso
 
 
 def mirrored(waveform: torch.Tensor, first: int, end: int) -> torch.Tensor:
-    """
-    Samples `first` to `end` of a sound `[..., N]` that goes on beyond its ends as its mirror image, so that an encoder
-    sees no silence there.
-    """
+    """Return samples `first` to `end` of a sound `[..., N]` that is mirrored beyond its ends instead of silent."""
     length = waveform.shape[-1]
     index = torch.arange(first, end) % (2 * length)
     return waveform[..., torch.minimum(index, 2 * length - 1 - index)]

@@ -10,18 +10,20 @@ from safetensors.torch import load_file, save_file
 
 
 def is_features(video: Any) -> bool:
-    """Whether a video is given as a file that [`save_features`] wrote."""
+    """Whether a video is the path of a file that [`save_features`] wrote."""
     return isinstance(video, (str, os.PathLike)) and Path(video).suffix == ".safetensors"
 
 
 def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embeds: torch.Tensor | None) -> None:
     """
-    Write the embeddings of one video, under a temporary name that is replaced at the end.
+    Write the embeddings of one video to a file, atomically.
 
     Args:
-        path: a `.safetensors` file.
-        video_embeds: `[num_video_frames, num_frame_tokens, width]`, of the image encoder.
-        sync_embeds: `[num_sync_tokens, width]`, of Synchformer, for models that have it.
+        path (`str` or `os.PathLike`): A `.safetensors` file.
+        video_embeds (`torch.Tensor` of shape `[num_video_frames, num_frame_tokens, width]`): Embeddings of the image
+            encoder.
+        sync_embeds (`torch.Tensor` of shape `[num_sync_tokens, width]`, *optional*): Embeddings of Synchformer, for
+            models that use it.
     """
     path = Path(path)
     tensors = {"video_embeds": video_embeds, "sync_embeds": sync_embeds}
@@ -38,11 +40,16 @@ def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embe
 
 def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """
-    The tensor `name` of a file that [`save_features`] wrote, of the `shape` that a model expects.
+    Read a tensor from a file that [`save_features`] wrote.
+
+    Args:
+        path (`str` or `os.PathLike`): The file.
+        name (`str`): `"video_embeds"` or `"sync_embeds"`.
+        shape (`tuple[int, ...]`, *optional*): Shape that the model expects.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds no such tensor, or one of another shape.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has no such tensor, or one of another shape.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -51,10 +58,10 @@ def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | N
     except SafetensorError as error:
         raise ValueError(f"{path}: not a file of video features ({error})") from None
     if name not in tensors:
-        raise ValueError(f"{path}: holds no {name}; compute the features with the model that they are for")
+        raise ValueError(f"{path}: holds no {name}; compute the features again with the model you use")
     if shape is not None and tensors[name].shape != shape:
         raise ValueError(
             f"{path}: {name} has the shape {list(tensors[name].shape)}, and the model expects {list(shape)}; compute the"
-            " features with the model that they are for"
+            " features again with the model you use"
         )
     return tensors[name]

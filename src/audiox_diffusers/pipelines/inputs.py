@@ -1,4 +1,4 @@
-"""What users may pass as video, image and audio, and the tensors it becomes."""
+"""Convert the videos, images and sounds that users pass to tensors."""
 
 import os
 from typing import Any
@@ -28,10 +28,10 @@ def _is_picture(value: Any) -> bool:
 
 def split_batch(name: str, value: Any) -> list | None:
     """
-    The items of a batch, each of which may be `None`; `None` itself stays.
+    Return the items of a batch, which may be `None`. A missing batch stays `None`.
 
-    A list is a batch, but for the frames of one video: a list of pictures. An array with one dimension more than an
-    item has is a batch too, also as the waveform of `(waveform, rate)`.
+    A list is a batch, except for a list of pictures, which are the frames of one video. An array with one dimension
+    more than an item is a batch too, also as the waveform of `(waveform, rate)`.
     """
     if value is None:
         return None
@@ -50,7 +50,7 @@ def split_batch(name: str, value: Any) -> list | None:
 
 
 def _to_frames(name: str, value: Any) -> torch.Tensor:
-    """One video or picture, as PIL, numpy `[T, H, W, 3]` or tensor `[T, 3, H, W]` -> uint8 or float 0..1 tensor."""
+    """Convert one video or picture to a tensor `[T, 3, H, W]`, uint8 or float in 0..1."""
     if isinstance(value, Image.Image):
         value = [value]
     if isinstance(value, list):
@@ -90,19 +90,21 @@ def read_video(
     start: float | None = None,
 ) -> torch.Tensor:
     """
-    The frames of a video that fit the window, every `stride`-th of them: float32 0..1, `[T, 3, *size]` with at most
-    `num_frames / stride` frames, the last one of the video where that ends before the window begins.
+    Read the frames of a video in a window.
 
     Args:
-        video: a path, of which frames are picked by time at `fps`, or frames at that rate.
-        fps: frames a second.
-        num_frames: frames of one window.
-        size: height and width to resize to.
-        fit: how to resize, see [`~media.resize_frames`].
-        stride: which frames to keep, counted at `fps`.
-        warn: whether to warn of a video that is longer, or black. The second encoder that reads a video need not.
-        start: seconds into the video at which the window begins, for one of many windows, of which none is warned of;
-            `None` for the one window that there is.
+        video: A path, from which frames are picked by time at `fps`, or frames at that rate.
+        fps (`float`): Frames per second.
+        num_frames (`int`): Frames of a window at `fps`.
+        size (`tuple[int, int]`): Height and width to resize to.
+        fit (`str`): How to resize, see [`~media.resize_frames`].
+        stride (`int`): Keep every `stride`-th frame.
+        warn (`bool`): Whether to warn if the video is black or longer than the window.
+        start (`float`, *optional*): Start of the window in seconds, for one of many windows, which never warn.
+
+    Returns:
+        `torch.Tensor`: `[T, 3, *size]`, float32 in 0..1, with at most `num_frames / stride` frames. If the video ends
+        before the window begins, its last frame.
     """
     num_frames, fps = num_frames // stride, fps / stride
     warn, start = warn and start is None, start or 0.0
@@ -111,7 +113,7 @@ def read_video(
         frames = frames[min(round(start * fps * stride), len(frames) - 1) :: stride]
     else:
         try:
-            # Two frames more than are used tell whether the video goes on.
+            # Read two more frames to find out whether the video is longer.
             frames = load_video(video, fps=fps, start=start, duration=(num_frames + 2) / fps, size=size, fit=fit)
         except PastEndError:
             frames = _last_frame(video, start, size, fit)
@@ -127,7 +129,7 @@ def read_video(
 
 
 def _last_frame(path: str | os.PathLike, beyond: float, size: tuple[int, int], fit: str) -> torch.Tensor:
-    """The last picture, float32 `[1, 3, *size]`, of a video that ends before `beyond` seconds."""
+    """Read the last frame, `[1, 3, *size]`, of a video that ends before `beyond` seconds."""
     back = 1.0
     while True:
         start = max(0.0, beyond - back)
@@ -142,7 +144,7 @@ def _last_frame(path: str | os.PathLike, beyond: float, size: tuple[int, int], f
 
 
 def read_image(image: Any, size: tuple[int, int], fit: str = "stretch", warn: bool = True) -> torch.Tensor:
-    """A picture, from a path or as PIL, numpy `[H, W, 3]` or tensor `[3, H, W]`: float32 0..1, `[1, 3, *size]`."""
+    """Read a picture as `[1, 3, *size]`, float32 in 0..1."""
     frames = _to_frames("image", load_image(image) if isinstance(image, _PATH) else image)
     if frames.shape[0] != 1:
         raise ValueError(f"`image` must be one picture, got {frames.shape[0]}.")
@@ -154,7 +156,7 @@ def read_image(image: Any, size: tuple[int, int], fit: str = "stretch", warn: bo
 
 def _warn_if_black(name: str, frames: torch.Tensor) -> None:
     if not frames.any():
-        logger.warning(f"`{name}` is black throughout, which AudioX takes for none.")
+        logger.warning(f"`{name}` is black throughout, which AudioX treats as missing.")
 
 
 def _check_finite(waveform: torch.Tensor, source: str) -> None:
@@ -164,13 +166,15 @@ def _check_finite(waveform: torch.Tensor, source: str) -> None:
 
 def read_waveform(audio: Any, sampling_rate: int, channels: int, num_samples: int | None = None) -> torch.Tensor:
     """
-    A sound: float32 `[channels, N]` at `sampling_rate`.
+    Read a sound.
 
     Args:
-        audio: a path, or `(waveform, rate)` with a waveform of `[N]` or `[1 or channels, N]`, tensor or numpy, in
-            -1..1.
-        sampling_rate, channels: what the VAE expects.
-        num_samples: how many are needed; of a file a second more is read.
+        audio: A path, or `(waveform, rate)` with a tensor or array `[N]`, `[1, N]` or `[channels, N]` in -1..1.
+        sampling_rate, channels (`int`): Rate and channels of the VAE.
+        num_samples (`int`, *optional*): Samples that are needed. A second more is read from a file.
+
+    Returns:
+        `torch.Tensor`: float32 `[channels, N]` at `sampling_rate`.
     """
     if isinstance(audio, _PATH):
         duration = None if num_samples is None else num_samples / sampling_rate + 1
@@ -192,7 +196,7 @@ def read_waveform(audio: Any, sampling_rate: int, channels: int, num_samples: in
         waveform = resample_audio(waveform, rate, sampling_rate).expand(channels, -1)
 
     if not waveform.any():
-        logger.warning("`audio` is silent throughout, which AudioX takes for no audio.")
+        logger.warning("`audio` is silent throughout, which AudioX treats as missing.")
     if waveform.abs().max() > 1:
         logger.warning(f"`audio` peaks at {waveform.abs().max():.2f}, beyond full scale; it is used as it is.")
     return waveform
@@ -207,16 +211,19 @@ def read_audio(
     whole: str = "the model's window",
 ) -> torch.Tensor:
     """
-    An audio prompt: float32 `[channels, num_samples]` at `sampling_rate`, cut or padded with silence.
+    Read an audio prompt, cut or padded with silence to `num_samples`.
 
     Args:
-        audio, sampling_rate, channels: as in [`read_waveform`].
-        num_samples: what the VAE expects, or a longer sound.
-        padding_side: where silence is added to a short sound, `"right"` or `"left"`.
-        whole: what a sound is cut to, for the warning.
+        audio, sampling_rate, channels: See [`read_waveform`].
+        num_samples (`int`): Length of the result.
+        padding_side (`str`): Where a short sound is padded, `"right"` or `"left"`.
+        whole (`str`): Name of that length for the warning.
+
+    Returns:
+        `torch.Tensor`: float32 `[channels, num_samples]` at `sampling_rate`.
     """
     waveform = read_waveform(audio, sampling_rate, channels, num_samples)
-    # A file that goes on is read a second further than is used.
+    # A longer file is read a second beyond what is used.
     if waveform.shape[1] > num_samples + sampling_rate // 2:
         logger.warning(f"`audio` is longer than {whole}; the first {num_samples / sampling_rate:g} s are used.")
     waveform = waveform[:, :num_samples]

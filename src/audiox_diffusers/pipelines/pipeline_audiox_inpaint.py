@@ -1,7 +1,6 @@
-"""Editing of sounds: parts made anew, sounds that go on, variations."""
+"""Edit sounds: regenerate parts, extend, vary."""
 
 import math
-import numbers
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,13 +13,15 @@ from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..media import load_audio
-from .denoising import Held, Sampling
+from .checks import check_choice, check_count, check_generator, is_number
+from .denoising import Conditions, KnownLatents, Sampling
 from .editing import (
     Span,
     crossfade,
     edit_regions,
+    extend_after,
+    extend_before,
     frame_strengths,
-    is_number,
     mask_spans,
     mirrored,
     sample_spans,
@@ -30,12 +31,13 @@ from .editing import (
 )
 from .inputs import is_path, read_waveform, split_batch
 from .pipeline_audiox import AudioXPipeline
+from .prompts import Prompts
 from .vae_tiles import decode_tiles, encode_tiles
-from .windows import TimedPrompt, Window, split_prompts, window_starts
+from .windows import TimedPrompt, window_starts
 
 logger = logging.get_logger(__name__)
 
-# To this time new latents are noised again, and denoised, where they meet held ones.
+# Refinements noise the new latents back to this time.
 REFINEMENT_TIME = 0.5
 
 EXAMPLE_DOC_STRING = """
@@ -51,16 +53,29 @@ EXAMPLE_DOC_STRING = """
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class Edit:
+    """What to edit. The fields have the names of the arguments of [`AudioXInpaintPipeline.__call__`]."""
+
+    inpaint_spans: Any
+    mask: Any
+    extend_by_s: float | None
+    strength: float | None
+    crossfade_ms: float
+    num_refinements: int
+
+
+@dataclass(frozen=True)
+class Canvas:
     """
-    A batch of sounds that are being edited, on a grid of latent frames.
+    A batch of sounds on the grid of latent frames.
 
     Args:
-        waveform: `[B, channels, frames * hop]` on the CPU, silent where there is no input.
-        spans: what is made anew, for each sound, in samples of the grid.
-        fade: samples of the crossfade.
-        first, end: samples of the grid between which the result lies.
+        waveform (`torch.Tensor` of shape `[B, channels, frames * hop]`): The input on the CPU, silent where there is
+            none.
+        spans (`list[list[Span]]`): What to regenerate in each sound, in samples of the grid.
+        fade (`int`): Samples of the crossfade.
+        first, end (`int`): Samples of the grid between which the result lies.
     """
 
     waveform: torch.Tensor
@@ -70,24 +85,11 @@ class Edit:
     end: int
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the stages of one call share."""
-
-    items: dict[str, list]
-    overlap: int
-    num_inference_steps: int
-    num_refinements: int
-    negative: tuple
-    num_waveforms_per_prompt: int
-    sampling: Sampling
-
-
 class AudioXInpaintPipeline(AudioXPipeline):
     r"""
-    Editing of sounds with AudioX (arXiv 2503.10522): spans made anew, sounds that go on, variations. It has the
-    components of [`AudioXPipeline`] and can share them: `AudioXInpaintPipeline.from_pipe(pipe)`, which keeps the
-    default steps and guidance too, or `AudioXInpaintPipeline(**pipe.components)`.
+    Pipeline that edits sounds with AudioX (arXiv 2503.10522): it regenerates spans, extends sounds and varies them. It
+    has the components of [`AudioXPipeline`] and can share them: `AudioXInpaintPipeline.from_pipe(pipe)` keeps the
+    default steps and guidance too, `AudioXInpaintPipeline(**pipe.components)` does not.
     """
 
     @torch.no_grad()
@@ -124,112 +126,98 @@ class AudioXInpaintPipeline(AudioXPipeline):
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
     ) -> AudioPipelineOutput | tuple:
         r"""
-        Edit a sound in one of four ways; prompts, lists and sounds longer than a window are as in [`AudioXPipeline`].
+        Edit a sound in one of four ways. Prompts, lists and long sounds work as in [`AudioXPipeline`].
 
-        - `inpaint_spans` are made anew. The model is given the sound with the spans silenced as its audio prompt, and
-          all other latents are held at those of the sound, with noise, at every step.
-        - `mask` does so softly: a value is the `strength` at its time.
-        - `extend_by_s` goes on after the sound or, if negative, before it, in windows that each begin in what is there
-          and are given it as their audio prompt.
-        - `strength` alone makes a variation of the whole sound, which it starts from, without an audio prompt.
+        - `inpaint_spans` regenerates spans. The audio prompt of the model is the sound with the spans silenced, and all
+          other latents are held at those of the sound, with the noise of each step.
+        - `mask` is a soft version: each value is the `strength` at its time.
+        - `extend_by_s` continues the sound or, if negative, generates what comes before it, window by window. Each
+          window overlaps with the sound so far, which is also its audio prompt.
+        - `strength` alone varies the whole sound: it starts from the sound with noise, without an audio prompt.
 
-        Where what is new meets what is held, it is noised halfway and denoised again `num_refinements` times (after
-        RePaint, arXiv 2201.09865), for the model has seen the latter under noise alone. Outside of what is made anew
-        and of the crossfade around it, the result is the input, sample for sample.
+        Where new latents meet known ones, `num_refinements` passes fit them to each other: they noise the new latents
+        halfway and denoise them again (RePaint, arXiv 2201.09865). Outside the edit and its crossfade the result is
+        the input, sample for sample.
 
         Args:
-            audio: the sound, as a path or `(waveform, rate)`, or a list of equally long ones. A waveform must be at
-                the model's rate and with its channels; a file that is not is converted, with a warning, and what is
-                kept is the converted sound.
-            prompt, negative_prompt, video, image, prompt_embeds, negative_prompt_embeds (*optional*): what to hear, as
-                in [`AudioXPipeline`]. Times are those of the result, with which a video begins.
+            audio: The sound, as a path or `(waveform, rate)`, or a list of sounds of equal length. A waveform must have
+                the model's rate and channels. A file is converted if it has others, with a warning.
+            prompt, negative_prompt, video, image, prompt_embeds, negative_prompt_embeds (*optional*): See
+                [`AudioXPipeline`]. Their times are those of the result.
             inpaint_spans (`list[tuple[float, float]]`, *optional*): `(start, end)` in seconds, in any order, or a list
                 of such lists, one for each sound.
-            mask (`torch.Tensor` or `np.ndarray` of shape `[N]`, *optional*): strengths in 0..1, spread evenly over the
-                sound, 0 for what stays.
-            extend_by_s (`float`, *optional*): seconds to add after the sound, or before it where negative.
-            strength (`float`, *optional*): above 0 and at most 1: the time of the noise level to start from, in the
-                model's times from 0 (clean) to 1 (noise), rounded to one of the schedule. Steps before it are left
-                out. With `inpaint_spans` it is that of the spans, by default 1.
-            crossfade_ms (`float`): milliseconds on both sides of what is new, outside of it, over which it gives way
-                to the input; at most the overlap of windows.
-            num_refinements (`int`): how often what is new is fitted again to what is held, 0 or more. Each takes the
-                steps below time 0.5, a sixth of the default schedule.
+            mask (`torch.Tensor` or `np.ndarray` of shape `[N]`, *optional*): Strengths in 0..1, spread evenly over the
+                sound; 0 keeps it.
+            extend_by_s (`float`, *optional*): Seconds to add after the sound, or before it if negative.
+            strength (`float`, *optional*): Time of the noise level to start from, above 0 (clean) and at most 1
+                (noise), rounded to the nearest of the schedule. The steps before it are skipped. With `inpaint_spans`
+                it applies to the spans, where it defaults to 1.
+            crossfade_ms (`float`): Milliseconds on both sides of an edit over which it fades into the input, at most
+                the overlap of windows.
+            num_refinements (`int`): Number of passes that fit new latents to known ones, 0 or more (the resampling of
+                RePaint). A pass takes the steps below time 0.5, a sixth of the default schedule.
             num_inference_steps, guidance_scale, guidance_rescale, num_waveforms_per_prompt, generator,
-                window_overlap_in_s, window_batch_size, attention_kwargs: as in [`AudioXPipeline`]. Windows of an
-                extension overlap by `window_overlap_in_s` too, or by half a window by default.
+                window_overlap_in_s, window_batch_size, attention_kwargs: See [`AudioXPipeline`]. The windows of an
+                extension overlap by half a window by default.
             output_type (`str`): `"np"`, `"pt"`, or `"stream"` for an iterator.
-            return_dict (`bool`): whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
-            callback_on_step_end, callback_on_step_end_tensor_inputs: as in [`AudioXPipeline`]; steps are counted anew
-                when latents are noised again, and for each window of an extension.
+            return_dict (`bool`): Whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
+            callback_on_step_end, callback_on_step_end_tensor_inputs: See [`AudioXPipeline`]. Steps start again from 0
+                in each refinement and in each window of an extension.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
-            `vae.config.sampling_rate`, as long as the sound, and as the extension. For `"stream"` an iterator of numpy
+            `vae.config.sampling_rate`, as long as the sound and its extension. For `"stream"` an iterator of numpy
             arrays `[B, channels, n]`.
 
         Raises:
-            ValueError: naming the argument that is wrong.
+            ValueError: An argument is wrong; the message names it.
 
         Examples:
         """
-        if num_inference_steps is None:
-            num_inference_steps = self.config.default_num_inference_steps
-        if guidance_scale is None:
-            guidance_scale = self.config.default_guidance_scale
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
-        rate = self.vae.config.sampling_rate
+        # 1. Check the inputs.
+        edit = Edit(inpaint_spans, mask, extend_by_s, strength, crossfade_ms, num_refinements)
         if extend_by_s is not None and window_overlap_in_s is None:
             overlap = self.transformer.config.sample_size // 2
         else:
             overlap = self.overlap_frames(window_overlap_in_s)
-        self.check_edit(inpaint_spans, mask, extend_by_s, strength, crossfade_ms, num_refinements, overlap)
-        waveforms = self._read_sounds(audio)
-        num_samples = waveforms[0].shape[1] + abs(round((extend_by_s or 0) * rate))
-        self.check_inputs(
-            prompt,
-            negative_prompt,
-            video,
-            image,
-            audio,
-            prompt_embeds,
-            negative_prompt_embeds,
-            None,
-            None,
-            num_samples / rate,
-            num_inference_steps,
-            guidance_scale,
-            guidance_rescale,
-            num_waveforms_per_prompt,
-            window_batch_size,
-            output_type,
-            callback_on_step_end_tensor_inputs,
-            output_types=("np", "pt", "stream"),
+        self.check_edit(edit, overlap)
+        prompts = Prompts.collect(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            video=video,
+            image=image,
+            audio=self._read_sounds(audio),
+            prompt_embeds=prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
         )
-        self.check_lora_scale(attention_kwargs)
-        self._guidance_scale = guidance_scale
-        self._interrupt = False
-        items = self.broadcast_prompts(
-            split_prompts(prompt), video, image, waveforms, prompt_embeds, generator, num_waveforms_per_prompt
+        sampling = self.prepare_sampling(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            guidance_rescale=guidance_rescale,
+            window_overlap=overlap,
+            window_batch_size=window_batch_size,
+            generator=generator,
+            attention_kwargs=attention_kwargs,
+            callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        self.check_features(items["video"], num_samples)
-        sampling = Sampling(
-            guidance_rescale,
-            window_batch_size,
-            generator,
-            attention_kwargs,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
-        negative = (negative_prompt, negative_prompt_embeds, None)
-        task = Task(items, overlap, num_inference_steps, num_refinements, negative, num_waveforms_per_prompt, sampling)
-        fade = round(crossfade_ms / 1000 * rate)
+        rate = self.vae.config.sampling_rate
+        num_new = round((extend_by_s or 0) * rate)
+        num_samples = prompts.audio[0].shape[1] + abs(num_new)
+        self.check_prompts(prompts, num_samples / rate)
+        self.check_features(prompts.video, num_samples)
+        check_generator(generator, len(prompts))
+        check_choice("output_type", output_type, ("np", "pt", "stream"))
+        self.reset_call(sampling)
 
-        if extend_by_s is not None:
-            pieces = self._extend(task, round(extend_by_s * rate), fade)
+        # 2. Denoise, and mix the new sound into the input.
+        if num_new:
+            pieces = self._extend(edit, num_new, prompts, sampling)
         else:
-            pieces = self._inpaint(task, inpaint_spans, mask, strength, fade)
+            pieces = self._inpaint(edit, prompts, sampling)
+
+        # 3. Join the pieces.
         audios = self._stream(pieces)
         if output_type != "stream":
             audios = np.concatenate(list(audios), axis=-1)
@@ -239,25 +227,17 @@ class AudioXInpaintPipeline(AudioXPipeline):
             return (audios,)
         return AudioPipelineOutput(audios=audios)
 
-    def check_edit(
-        self,
-        inpaint_spans: list | None,
-        mask: torch.Tensor | np.ndarray | None,
-        extend_by_s: float | None,
-        strength: float | None,
-        crossfade_ms: float,
-        num_refinements: int,
-        overlap: int,
-    ) -> None:
-        """Raise `ValueError` for the arguments that this pipeline alone has, as far as the sound is not needed."""
-        ways = {"inpaint_spans": inpaint_spans, "mask": mask, "extend_by_s": extend_by_s}
+    def check_edit(self, edit: Edit, overlap: int) -> None:
+        """Raise `ValueError` for what is wrong with an edit, whatever the sound."""
+        ways = {"inpaint_spans": edit.inpaint_spans, "mask": edit.mask, "extend_by_s": edit.extend_by_s}
         given = [name for name, value in ways.items() if value is not None]
+        strength, extend_by_s = edit.strength, edit.extend_by_s
         if not given and strength is None:
             raise ValueError("Give one of `inpaint_spans`, `mask`, `extend_by_s` and `strength`.")
         if len(given) > 1 or (strength is not None and given and given != ["inpaint_spans"]):
             names = given if strength is None else [*given, "strength"]
             raise ValueError(
-                f"Give one of `inpaint_spans`, with or without `strength`, `mask`, `extend_by_s` and `strength`; got"
+                "Give one of `inpaint_spans` (with or without `strength`), `mask`, `extend_by_s` and `strength`; got"
                 f" {', '.join(f'`{name}`' for name in names)}."
             )
         rate = self.vae.config.sampling_rate
@@ -266,85 +246,56 @@ class AudioXInpaintPipeline(AudioXPipeline):
         if extend_by_s is not None and not (is_number(extend_by_s) and round(abs(extend_by_s) * rate)):
             raise ValueError(f"`extend_by_s` must be a number of seconds other than 0, got {extend_by_s}.")
         longest = 1000 * overlap * self.vae.hop_length / rate
-        if not (is_number(crossfade_ms) and 0 <= crossfade_ms <= longest):
+        if not (is_number(edit.crossfade_ms) and 0 <= edit.crossfade_ms <= longest):
             raise ValueError(
-                f"`crossfade_ms` must be in 0..{longest:.4g} ms, the overlap of windows, got {crossfade_ms}."
+                f"`crossfade_ms` must be in 0..{longest:.4g} ms, the overlap of windows, got {edit.crossfade_ms}."
             )
-        if not isinstance(num_refinements, numbers.Integral) or num_refinements < 0:
-            raise ValueError(f"`num_refinements` must be a whole number, 0 or more, got {num_refinements}.")
+        check_count("num_refinements", edit.num_refinements, lowest=0)
 
     def _read_sounds(self, audio: Any) -> list[torch.Tensor]:
-        """The sounds of a batch, equally long, `[channels, N]` each."""
+        """Read a batch of sounds of equal length, `[channels, N]` each."""
         items = split_batch("audio", audio)
         if items is None or any(item is None for item in items):
             raise ValueError("`audio` is the sound to edit, as a path or `(waveform, rate)`; got None.")
         rate, channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
         for item in items:
-            self._check_form(item, rate, channels)
+            _check_form(item, rate, channels)
         waveforms = [read_waveform(item, rate, channels) for item in items]
         lengths = [waveform.shape[1] for waveform in waveforms]
         if len(set(lengths)) > 1:
             raise ValueError(f"`audio`: the sounds of a batch must be equally long, got {lengths} samples.")
         return waveforms
 
-    @staticmethod
-    def _check_form(item: Any, rate: int, channels: int) -> None:
-        """`ValueError` for a waveform, and a warning for a file, that could not be kept sample for sample."""
-        if is_path(item):
-            waveform, actual = load_audio(item, duration=0.1)
-            if (actual, len(waveform)) != (rate, channels):
-                logger.warning(
-                    f"{item}: {actual} Hz and {len(waveform)} channels, converted to the model's {rate} Hz and"
-                    f" {channels}; what is kept of it is the converted sound."
-                )
-            return
-        if not isinstance(item, tuple) or len(item) != 2:
-            return  # read_waveform says what is wrong
-        shape = tuple(np.shape(item[0]))
-        if item[1] != rate:
-            raise ValueError(
-                f"`audio`: the waveform is at {item[1]} Hz, and the model at {rate} Hz, so that it could not be kept"
-                f" sample for sample; convert it with `audiox_diffusers.media.resample_audio`."
-            )
-        if len(shape) in (1, 2) and (shape[0] if len(shape) == 2 else 1) != channels:
-            raise ValueError(
-                f"`audio`: the waveform must have the model's {channels} channels, [{channels}, N], to be kept sample"
-                f" for sample, got {list(shape)}; repeat a channel, or mix them, first."
-            )
+    def _fade(self, edit: Edit) -> int:
+        return round(edit.crossfade_ms / 1000 * self.vae.config.sampling_rate)
 
-    def _inpaint(
-        self, task: Task, inpaint_spans: Any, mask: Any, strength: float | None, fade: int
-    ) -> Iterator[torch.Tensor]:
-        """Spans, a soft mask, or a whole sound: one run over all windows in which something is made anew."""
-        waveform = torch.stack(task.items["audio"])
-        num_samples, rate, hop = waveform.shape[-1], self.vae.config.sampling_rate, self.vae.hop_length
-        if mask is not None:
-            strengths = stretch_mask(mask, num_samples).expand(len(waveform), -1)
-            spans = [mask_spans(strengths[0])] * len(waveform)
-        else:
-            batch = len(waveform) // task.num_waveforms_per_prompt
-            seconds = split_spans([(0.0, num_samples / rate)] if inpaint_spans is None else inpaint_spans, batch)
-            spans = [sample_spans(item, num_samples, rate) for item in seconds]
-            spans = [item for item in spans for _ in range(task.num_waveforms_per_prompt)]
-            strengths = torch.stack([span_strengths(item, num_samples, strength or 1.0) for item in spans])
+    def _inpaint(self, edit: Edit, prompts: Prompts, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Regenerate spans, a soft mask or the whole sound, in one run over all windows that the edit depends on."""
+        waveform = torch.stack(prompts.audio)
+        num_samples, hop, fade = waveform.shape[-1], self.vae.hop_length, self._fade(edit)
+        spans, strengths = self._edited(edit, prompts)
         if not any(spans):
-            logger.warning("`inpaint_spans` or `mask` leave everything as it is: the sound is returned unchanged.")
+            logger.warning("`inpaint_spans` or `mask` select nothing, so the sound is returned unchanged.")
             return iter([waveform])
 
         size = self.transformer.config.sample_size
         num_frames = max(size, math.ceil(num_samples / hop))
         waveform = torch.nn.functional.pad(waveform, (0, num_frames * hop - num_samples))
         strengths = frame_strengths(strengths, num_samples, num_frames, hop)
-        edit = Edit(waveform, spans, fade, 0, num_samples)
+        canvas = Canvas(waveform, spans, fade, 0, num_samples)
 
-        # What is heard of the sound depends on latents as far away as the decoder looks.
-        context = max(task.overlap, self.vae.tile_latent_overlap + math.ceil(fade / hop) + 1)
+        # Decoded samples depend on latents as far away as the decoder's receptive field.
+        context = max(sampling.window_overlap, self.vae.tile_latent_overlap + math.ceil(fade / hop) + 1)
         known = torch.zeros(len(waveform), self.transformer.config.in_channels, num_frames)
         starts = []
         for sound, edited in enumerate(strengths > 0):
             regions = edit_regions(edited, context, size)
             starts.append(
-                [first + s for first, end in regions for s in window_starts(end - first, size, task.overlap)]
+                [
+                    first + start
+                    for first, end in regions
+                    for start in window_starts(end - first, size, sampling.window_overlap)
+                ]
             )
             for first, end in regions:
                 part = encode_tiles(self.vae, waveform[sound : sound + 1], first, end, self._execution_device)
@@ -353,122 +304,120 @@ class AudioXInpaintPipeline(AudioXPipeline):
         for sound, item in zip(silenced, spans, strict=True):
             for start, end in item:
                 sound[:, start:end] = 0
-        task = replace(task, items={**task.items, "audio": list(silenced)})
-        windows, *contexts = self._encode_edit(task, starts, edit)
-        latents = self._run(task, windows, contexts, known, strengths)
-        return self._mixed(edit, latents, 0, math.ceil(num_samples / hop))
+        conditions = self._encode_edit(replace(prompts, audio=list(silenced)), starts, sampling)
+        latents = self._regenerate(known, strengths, conditions, sampling, edit.num_refinements)
+        return self._mix(canvas, latents, (0, math.ceil(num_samples / hop)))
 
-    def _extend(self, task: Task, num_new: int, fade: int) -> Iterator[torch.Tensor]:
-        """
-        What comes after a sound, or before it, window by window. The grid of latent frames is laid so that the sound
-        ends, or begins, with one.
-        """
-        sound = torch.stack(task.items["audio"])
+    def _edited(self, edit: Edit, prompts: Prompts) -> tuple[list[list[Span]], torch.Tensor]:
+        """Return the spans that change in each sound, and the strength of each sample, `[B, num_samples]`."""
+        num_sounds, num_samples, rate = len(prompts), prompts.audio[0].shape[-1], self.vae.config.sampling_rate
+        if edit.mask is not None:
+            strengths = stretch_mask(edit.mask, num_samples)
+            return [mask_spans(strengths)] * num_sounds, strengths.expand(num_sounds, -1)
+        repeats = prompts.num_waveforms_per_prompt
+        seconds = [(0.0, num_samples / rate)] if edit.inpaint_spans is None else edit.inpaint_spans
+        spans = [sample_spans(item, num_samples, rate) for item in split_spans(seconds, num_sounds // repeats)]
+        spans = [item for item in spans for _ in range(repeats)]
+        return spans, torch.stack([span_strengths(item, num_samples, edit.strength or 1.0) for item in spans])
+
+    def _extend(self, edit: Edit, num_new: int, prompts: Prompts, sampling: Sampling) -> Iterator[torch.Tensor]:
+        """Generate what comes after a sound, or before it if `num_new` is negative, window by window."""
+        sound = torch.stack(prompts.audio)
         hop, size, halo = self.vae.hop_length, self.transformer.config.sample_size, self.vae.tile_latent_overlap
-        length = sound.shape[-1]
-        begin = -length % hop if num_new > 0 else math.ceil(-num_new / hop) * hop
-        input_end = begin + length
-        first, end = (begin, input_end + num_new) if num_new > 0 else (begin + num_new, input_end)
-        num_frames = max(size, math.ceil(end / hop))
-        known = torch.zeros(num_frames, dtype=torch.bool)
-        known[begin // hop : math.ceil(input_end / hop)] = True
+        lay_out = extend_after if num_new > 0 else extend_before
+        grid = lay_out(sound.shape[-1], abs(num_new), hop, size, sampling.window_overlap)
+        begin, input_end = grid.input
+        known = grid.known_frames(hop)
 
-        edit = Edit(torch.zeros(*sound.shape[:2], num_frames * hop), [], fade, first, end)
-        edit.waveform[..., begin:input_end] = sound
-        edit.spans = [[(input_end, num_frames * hop)] if num_new > 0 else [(0, begin)]] * len(sound)
-        canvas = edit.waveform.clone()
-        task = replace(task, items={**task.items, "audio": list(canvas)})
-        latents = torch.zeros(len(sound), self.transformer.config.in_channels, num_frames)
+        waveform = torch.zeros(*sound.shape[:2], grid.num_frames * hop)
+        waveform[..., begin:input_end] = sound
+        canvas = Canvas(waveform, [[grid.new]] * len(sound), self._fade(edit), 0, grid.num_frames * hop)
+        result = waveform.clone()
+        prompts = replace(prompts, audio=list(result))
 
-        # One end of what is still to be made; it moves away from the sound.
-        edge = input_end // hop if num_new > 0 else begin // hop
-        encoded, negative_condition_embeds = False, None
-        while (edge * hop < end if num_new > 0 else edge > 0) and not self.interrupt:
-            start = edge - task.overlap if num_new > 0 else edge + task.overlap - size
-            start = min(max(0, start), num_frames - size)
-            if not encoded:
-                inside = known[max(0, start - halo) : start + size + halo].nonzero().flatten() + max(0, start - halo)
-                lower, upper = inside[0].item(), inside[-1].item() + 1
-                near = mirrored(sound, (lower - halo) * hop - begin, (upper + halo) * hop - begin)
-                latents[..., lower:upper] = encode_tiles(
-                    self.vae, near, halo, halo + upper - lower, self._execution_device
-                )
-                encoded = True
+        # Encode what the first window and the decoder see of the input.
+        near = slice(max(0, grid.starts[0] - halo), grid.starts[0] + size + halo)
+        lower, upper = _bounds(known[near], near.start)
+        mirror = mirrored(sound, (lower - halo) * hop - begin, (upper + halo) * hop - begin)
+        latents = torch.zeros(len(sound), self.transformer.config.in_channels, grid.num_frames)
+        latents[..., lower:upper] = encode_tiles(self.vae, mirror, halo, halo + upper - lower, self._execution_device)
 
+        negative_condition_embeds = None
+        for start in grid.starts:
+            if self.interrupt:
+                break
             frames = slice(start, start + size)
-            windows, *contexts = self._encode_edit(task, [[start]] * len(sound), edit, negative_condition_embeds)
-            negative_condition_embeds = contexts[1]
-            windows = [replace(window, start=0) for window in windows]
+            conditions = self._encode_edit(
+                prompts, [[start]] * len(sound), sampling, grid.result[0], negative_condition_embeds
+            )
+            negative_condition_embeds = conditions.negative_condition_embeds
+            conditions = replace(conditions, windows=[replace(window, start=0) for window in conditions.windows])
             strengths = (~known[frames]).float().expand(len(sound), -1)
-            made = self._run(task, windows, contexts, latents[..., frames], strengths).cpu()
-            latents[..., frames] = torch.where(known[frames], latents[..., frames], made)
-            # Frames at the edge of the window before are decoded again, now with what follows them.
-            margin = halo + math.ceil(fade / hop) + 1
-            new = (~known[frames]).nonzero().flatten() + start
+            new = self._regenerate(latents[..., frames], strengths, conditions, sampling, edit.num_refinements).cpu()
+            latents[..., frames] = torch.where(known[frames], latents[..., frames], new)
+
+            # Decode the new frames, and those before them again, which now have new neighbours.
+            margin = halo + math.ceil(canvas.fade / hop) + 1
+            lower, upper = _bounds(~known[frames], start)
             known[frames] = True
-            lowest, highest = known.nonzero()[0].item(), known.nonzero()[-1].item() + 1
-            lower, upper = max(lowest, new[0].item() - margin), min(highest, new[-1].item() + 1 + margin)
-            place, whole = lower * hop, replace(edit, first=0, end=num_frames * hop)
-            for piece in self._mixed(whole, latents[..., :highest], lower, upper, lowest):
-                canvas[..., place : place + piece.shape[-1]] = piece
+            lowest, highest = _bounds(known)
+            lower, upper = max(lowest, lower - margin), min(highest, upper + margin)
+            place = lower * hop
+            for piece in self._mix(canvas, latents[..., :highest], (lower, upper), lowest):
+                result[..., place : place + piece.shape[-1]] = piece
                 place += piece.shape[-1]
-            edge = start + size if num_new > 0 else start
-        return iter(canvas[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
+        first, end = grid.result
+        return iter(result[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
 
     def _encode_edit(
-        self, task: Task, starts: list[list[int]], edit: Edit, negative_condition_embeds: torch.Tensor | None = None
-    ) -> tuple[list[Window], torch.Tensor, torch.Tensor]:
-        """The windows at these frames, their contexts, and the negative ones, which are the same for all windows."""
-        device = self._execution_device
-        windows, condition_embeds = self.encode_windows(
-            task.items, starts, task.overlap, edit.first, task.sampling.generator, device
-        )
-        if negative_condition_embeds is None:
-            negative_condition_embeds = self.encode_negative(
-                *task.negative, len(edit.waveform), task.num_waveforms_per_prompt, condition_embeds, device
-            )
-        return windows, condition_embeds.to(self.transformer.dtype), negative_condition_embeds
-
-    def _run(
         self,
-        task: Task,
-        windows: list[Window],
-        contexts: list[torch.Tensor],
+        prompts: Prompts,
+        starts: list[list[int]],
+        sampling: Sampling,
+        offset: int = 0,
+        negative_condition_embeds: torch.Tensor | None = None,
+    ) -> Conditions:
+        """Encode the prompts of the windows at these frames. The negative contexts are the same for all windows."""
+        windows, condition_embeds = self.encode_windows(prompts, starts, sampling, self._execution_device, offset)
+        if negative_condition_embeds is None:
+            negative_condition_embeds = self.encode_negative(prompts, condition_embeds)
+        return Conditions(windows, condition_embeds.to(self.transformer.dtype), negative_condition_embeds)
+
+    def _regenerate(
+        self,
         known: torch.Tensor,
         strengths: torch.Tensor,
+        conditions: Conditions,
+        sampling: Sampling,
+        num_refinements: int,
     ) -> torch.Tensor:
         """
-        Make latents anew, `[B, C, L]`, and where others are held make them agree.
+        Regenerate latents and fit them to the known ones.
 
         Args:
-            contexts: those of the windows, and the negative ones of the sounds.
-            known: `[B, C, L]`, clean latents of the sound.
-            strengths: `[B, L]`, 0 for what is held to the end. Where it is 1 the known latents are not seen.
+            known (`torch.Tensor` of shape `[B, C, L]`): Clean latents of the sound.
+            strengths (`torch.Tensor` of shape `[B, L]`): Strength of each frame. 0 keeps the known latents, 1 ignores
+                them.
+
+        Returns:
+            `torch.Tensor`: `[B, C, L]`.
         """
         guidance_scale = self.guidance_scale
-        latents = self._pass(task, windows, contexts, known.to(self._execution_device), strengths)
+        latents = self._noise_and_denoise(known.to(self._execution_device), strengths, conditions, sampling)
         refined = strengths.clamp(max=REFINEMENT_TIME) * (strengths == 0).any(dim=1, keepdim=True)
-        for _ in range(task.num_refinements if refined.any() else 0):
+        for _ in range(num_refinements if refined.any() else 0):
             if not self.interrupt:
                 self._guidance_scale = guidance_scale
-                latents = self._pass(task, windows, contexts, latents, refined)
+                latents = self._noise_and_denoise(latents, refined, conditions, sampling)
         self._guidance_scale = guidance_scale
         return latents
 
-    def _pass(
-        self,
-        task: Task,
-        windows: list[Window],
-        contexts: list[torch.Tensor],
-        known: torch.Tensor,
-        strengths: torch.Tensor,
+    def _noise_and_denoise(
+        self, known: torch.Tensor, strengths: torch.Tensor, conditions: Conditions, sampling: Sampling
     ) -> torch.Tensor:
-        """
-        Noise known latents to the level of the highest strength, and denoise. A frame is held until the level of its
-        own strength.
-        """
+        """Noise latents to the level of the highest strength and denoise them; hold each frame until its own level."""
         device = known.device
-        self.scheduler.set_timesteps(task.num_inference_steps, device=device)
+        self.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
         values, index = strengths.unique(return_inverse=True)
         times = self.scheduler.timesteps.cpu()
         steps = (times - values[:, None]).abs().argmin(dim=1)
@@ -478,26 +427,26 @@ class AudioXInpaintPipeline(AudioXPipeline):
         timesteps = self.scheduler.timesteps[begin:]
         self._num_timesteps = len(timesteps)
 
-        noise = randn_tensor(known.shape, generator=task.sampling.generator, device=device, dtype=torch.float32)
+        noise = randn_tensor(known.shape, generator=sampling.generator, device=device, dtype=torch.float32)
         seen = torch.where((strengths < 1)[:, None].to(device), known, 0)
         latents = self.scheduler.add_noise(seen, noise, timesteps[:1].expand(len(known)))
-        held = Held(known, steps[index] - begin)
-        return self.denoise(latents, timesteps, windows, *contexts, task.sampling, held)
+        return self.denoise(latents, timesteps, conditions, sampling, KnownLatents(known, steps[index] - begin))
 
-    def _mixed(
-        self, edit: Edit, latents: torch.Tensor, first: int, end: int, lowest: int = 0
-    ) -> Iterator[torch.Tensor]:
+    def _mix(self, canvas: Canvas, latents: torch.Tensor, frames: Span, lowest: int = 0) -> Iterator[torch.Tensor]:
         """
-        Frames `first` to `end` of the result, in pieces: the input, and what was made anew, decoded, faded in. There
-        are latents from frame `lowest` on.
+        Yield some frames of the result in pieces: the input, with the decoded latents faded in.
+
+        Args:
+            latents (`torch.Tensor` of shape `[B, C, L]`): Latents, valid from frame `lowest` on.
+            frames (`Span`): First and last frame (exclusive).
         """
-        hop = self.vae.hop_length
+        hop, (first, last) = self.vae.hop_length, frames
         length = self.vae.tile_latent_min_length - 2 * self.vae.tile_latent_overlap
-        for start in range(first, end, length):
-            stop = min(start + length, end)
-            samples = slice(max(start * hop, edit.first), min(stop * hop, edit.end))
-            kept = edit.waveform[..., samples]
-            gain = torch.stack([crossfade(spans, samples.start, samples.stop, edit.fade) for spans in edit.spans])
+        for start in range(first, last, length):
+            stop = min(start + length, last)
+            samples = slice(max(start * hop, canvas.first), min(stop * hop, canvas.end))
+            kept = canvas.waveform[..., samples]
+            gain = torch.stack([crossfade(spans, samples.start, samples.stop, canvas.fade) for spans in canvas.spans])
             if not gain.any():
                 yield kept
                 continue
@@ -505,3 +454,34 @@ class AudioXInpaintPipeline(AudioXPipeline):
             decoded = decoded[..., samples.start - start * hop : samples.stop - start * hop].cpu()
             gain = gain[:, None]
             yield torch.where(gain > 0, gain * decoded + (1 - gain) * kept, kept)
+
+
+def _bounds(frames: torch.Tensor, offset: int = 0) -> Span:
+    """Return the first and the last (exclusive) true frame of a mask `[L]`, plus an offset."""
+    frames = frames.nonzero().flatten() + offset
+    return frames[0].item(), frames[-1].item() + 1
+
+
+def _check_form(item: Any, rate: int, channels: int) -> None:
+    """Raise `ValueError` for a waveform, and warn of a file, that would have to be converted."""
+    if is_path(item):
+        waveform, actual = load_audio(item, duration=0.1)
+        if (actual, len(waveform)) != (rate, channels):
+            logger.warning(
+                f"{item}: {actual} Hz and {len(waveform)} channels, converted to the model's {rate} Hz and {channels};"
+                " the edit keeps the converted sound."
+            )
+        return
+    if not isinstance(item, tuple) or len(item) != 2:
+        return  # read_waveform raises the error
+    shape = tuple(np.shape(item[0]))
+    if item[1] != rate:
+        raise ValueError(
+            f"`audio`: the waveform is at {item[1]} Hz, and the model at {rate} Hz. An edit keeps samples as they are,"
+            " so convert it first with `audiox_diffusers.media.resample_audio`."
+        )
+    if len(shape) in (1, 2) and (shape[0] if len(shape) == 2 else 1) != channels:
+        raise ValueError(
+            f"`audio`: the waveform must have the model's {channels} channels, [{channels}, N], got {list(shape)}. An"
+            " edit keeps samples as they are, so repeat or mix channels first."
+        )

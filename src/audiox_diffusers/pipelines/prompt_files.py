@@ -1,4 +1,4 @@
-"""Files with a request for a sound on each line, as JSON."""
+"""JSON Lines files with one request for a sound per line."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ FILE_KEYS = ("video", "image", "audio")
 
 def read_prompt_file(path: Path, **more_keys: type) -> dict[int, dict[str, Any]]:
     """
-    What each line asks for, by line number; blank lines are left out. Paths are relative to the file.
+    Read the requests of a file by line number. Blank lines are skipped; paths are relative to the file.
 
     Args:
-        path: JSON lines with keys of `PROMPT_KEYS`.
-        more_keys: others that are allowed, and their types.
+        path (`Path`): JSON Lines with the keys of `PROMPT_KEYS`.
+        more_keys (`type`): Names and types of further keys to allow.
 
     Raises:
-        ValueError: naming the line that is wrong, or if there is none.
+        ValueError: A line is wrong (the message has its number), or there are no lines.
     """
     keys = {**PROMPT_KEYS, **more_keys}
     try:

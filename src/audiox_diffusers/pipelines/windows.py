@@ -1,13 +1,14 @@
-"""How a sound longer than a window lies in windows that overlap, and which prompt holds when."""
+"""How overlapping windows cover a long sound, and which prompt applies when."""
 
 import math
-import numbers
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-# Seconds over which one prompt gives way to the next.
+from .checks import is_number
+
+# Seconds over which one prompt fades into the next.
 PROMPT_FADE = 1.0
 
 TimedPrompt = list[tuple[float, float, str | None]]
@@ -19,10 +20,11 @@ class Window:
     One run of the transformer in each step.
 
     Args:
-        sound: which sound of the batch it belongs to.
-        start: its first latent frame in that sound.
-        weight: `[window]`, the share of its prediction in each frame; over all windows the shares add up to 1.
-        context: its row in the contexts.
+        sound (`int`): Index of the sound in the batch.
+        start (`int`): First latent frame of the window in that sound.
+        weight (`torch.Tensor` of shape `[window]`): Weight of its prediction in each frame. The weights of all windows
+            add up to 1.
+        context (`int`): Row of its context among all contexts.
     """
 
     sound: int
@@ -33,8 +35,8 @@ class Window:
 
 def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
     """
-    First frames of as few evenly spread windows as cover `num_frames` and overlap by `overlap` frames or more (one
-    less where rounding wants it); of one at 0 if there are no more frames than in a window.
+    Return the first frames of the fewest evenly spread windows that cover `num_frames` and overlap by at least
+    `overlap` frames (rounding may cost one). Up to `window` frames need a single window at 0.
     """
     if num_frames <= window:
         return [0]
@@ -44,9 +46,9 @@ def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
 
 def window_weights(starts: list[int], window: int, overlap: int) -> torch.Tensor:
     """
-    The share of each window in the average of MultiDiffusion (arXiv 2302.08113, equation 5), float32 `[windows,
-    window]`: rising and falling evenly over `overlap` frames at its ends, divided by the sum in each frame, so that a
-    frame in one window alone has exactly 1.
+    Return the weight of each window in the average of MultiDiffusion (arXiv 2302.08113, equation 5), float32
+    `[windows, window]`. A weight rises and falls linearly over `overlap` frames at the ends of its window and is
+    divided by the sum of all weights in a frame, so a frame that lies in one window alone gets exactly 1.
     """
     frames = torch.arange(window, dtype=torch.float64)
     ramp = (torch.minimum(frames + 1, window - frames) / (overlap + 1)).clamp(max=1)
@@ -60,14 +62,14 @@ def window_weights(starts: list[int], window: int, overlap: int) -> torch.Tensor
 
 def prompt_shares(prompt: TimedPrompt, start: float, window: int, frame_rate: float) -> torch.Tensor:
     """
-    How far each text of a timed prompt holds in the frames of a window: `[texts, window]`, a sum of 1 in each frame,
-    with fades of [`PROMPT_FADE`] seconds around the times at which texts change.
+    Return the share of each text of a timed prompt in each frame of a window, `[texts, window]`. The shares of a frame
+    add up to 1. Texts fade into each other over [`PROMPT_FADE`] seconds around the time at which they change.
 
     Args:
-        prompt: spans in order, without gaps, in seconds.
-        start: of the window, in seconds.
-        window: frames of it.
-        frame_rate: frames a second.
+        prompt (`list[tuple]`): Spans in order and without gaps, in seconds.
+        start (`float`): Start of the window in seconds.
+        window (`int`): Number of frames.
+        frame_rate (`float`): Frames per second.
     """
     times = start + (torch.arange(window) + 0.5) / frame_rate
     begun = [((times - begin) / PROMPT_FADE + 0.5).clamp(0, 1) for begin, _, _ in prompt[1:]]
@@ -76,7 +78,7 @@ def prompt_shares(prompt: TimedPrompt, start: float, window: int, frame_rate: fl
 
 
 def split_prompts(prompt: Any) -> list | None:
-    """The items of a batch of prompts: texts, `None`s, or lists of `(start, end, text)`; such a list alone is one."""
+    """Return a batch of prompts as a list. A single text or a single timed prompt becomes a list of one."""
     if prompt is None:
         return None
     if is_timed(prompt) or not isinstance(prompt, list):
@@ -90,16 +92,16 @@ def is_timed(prompt: Any) -> bool:
 
 
 def check_timed_prompt(prompt: TimedPrompt) -> None:
-    """Raise `ValueError` unless the spans follow each other from 0 on, without gaps."""
+    """Raise `ValueError` unless the spans start at 0 and follow each other without gaps."""
     end = 0
     for span in prompt:
-        if len(span) != 3 or not all(isinstance(time, numbers.Real) and math.isfinite(time) for time in span[:2]):
+        if len(span) != 3 or not all(is_number(time) for time in span[:2]):
             raise ValueError(f"`prompt`: a span must be (start, end, text) with times in seconds, got {span!r}.")
         if not isinstance(span[2], str | None):
             raise ValueError(f"`prompt`: the text of a span must be a string or None, got {span!r}.")
         if span[0] != end or span[1] <= span[0]:
             raise ValueError(
-                f"`prompt`: spans must follow each other from 0 on, without gaps (give None for a text where there is"
-                f" none to be); got {span!r} after {end:g} s."
+                "`prompt`: the spans must start at 0 and follow each other without gaps (use None as the text of a"
+                f" gap), got {span!r} after {end:g} s."
             )
         end = span[1]

@@ -1,0 +1,211 @@
+"""The prompts of one call."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from .checks import check_choice, check_count, check_shape
+from .inputs import split_batch
+from .windows import TimedPrompt, check_timed_prompt, is_timed, split_prompts
+
+VIDEO_PROMPT = "Generate general audio for the video"
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """
+    The prompts of one call, split and broadcast once. Each list has one item per sound, `None` where a sound lacks
+    the modality. Build it with [`Prompts.collect`].
+
+    Args:
+        text (`list[str | TimedPrompt | None]`): What to generate.
+        text_embeds (`list[torch.Tensor | None]`): Embeddings `[tokens, width]` that replace the text.
+        video (`list`): Paths or frames, see [`~AudioXPipeline.encode_video`].
+        image (`list`): Paths or pictures.
+        audio (`list`): Paths or `(waveform, rate)`, see [`~AudioXPipeline.encode_audio`].
+        condition_embeds (`torch.Tensor` of shape `[sounds, tokens, width]`, *optional*): Contexts that replace all of
+            the above.
+        negative_text (`list[str]`, *optional*): What to avoid: one text, or one per sound or prompt.
+        negative_text_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Embeddings that replace it.
+        negative_condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Contexts that replace
+            it.
+        audio_padding_side (`str`): Where short audio prompts are padded, `"right"` or `"left"`.
+        num_waveforms_per_prompt (`int`): Sounds per prompt. Those of one prompt are neighbours in the lists.
+    """
+
+    text: list[str | TimedPrompt | None]
+    text_embeds: list[torch.Tensor | None]
+    video: list
+    image: list
+    audio: list
+    condition_embeds: torch.Tensor | None = None
+    negative_text: list[str] | None = None
+    negative_text_embeds: torch.Tensor | None = None
+    negative_condition_embeds: torch.Tensor | None = None
+    audio_padding_side: str = "right"
+    num_waveforms_per_prompt: int = 1
+
+    @classmethod
+    def collect(
+        cls,
+        *,
+        prompt: Any = None,
+        negative_prompt: str | list[str] | None = None,
+        video: Any = None,
+        image: Any = None,
+        audio: Any = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
+        condition_embeds: torch.Tensor | None = None,
+        negative_condition_embeds: torch.Tensor | None = None,
+        audio_padding_side: str = "right",
+        num_waveforms_per_prompt: int = 1,
+    ) -> "Prompts":
+        """
+        Build the prompts from the arguments of a call, which have the same names.
+
+        Raises:
+            ValueError: Arguments exclude each other, have the wrong type or differ in length, or a sound has no
+                prompt.
+        """
+        embeds = {
+            "prompt_embeds": prompt_embeds,
+            "negative_prompt_embeds": negative_prompt_embeds,
+            "condition_embeds": condition_embeds,
+            "negative_condition_embeds": negative_condition_embeds,
+        }
+        for name, value in embeds.items():
+            if value is not None:
+                check_shape(name, value, ("B", "tokens", "width"))
+        _check_exclusive(prompt=prompt, prompt_embeds=prompt_embeds)
+        _check_exclusive(negative_prompt=negative_prompt, negative_prompt_embeds=negative_prompt_embeds)
+        check_choice("audio_padding_side", audio_padding_side, ("left", "right"))
+        check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        text = split_prompts(prompt)
+        _check_texts(text, prompt)
+        negative_text = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
+        _check_negative_texts(negative_text)
+
+        given = {"prompt": prompt, "video": video, "image": image, "audio": audio, "prompt_embeds": prompt_embeds}
+        given = [name for name, value in given.items() if value is not None]
+        if condition_embeds is None and not given:
+            raise ValueError(
+                "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and `condition_embeds`."
+            )
+        if condition_embeds is not None and given:
+            raise ValueError(f"`condition_embeds` replaces all prompts; leave out `{given[0]}`.")
+        negatives = negative_prompt, negative_prompt_embeds, negative_condition_embeds
+        if negative_condition_embeds is not None and any(value is not None for value in negatives[:2]):
+            raise ValueError("`negative_condition_embeds` replaces all negative prompts; leave them out.")
+
+        batches = broadcast(
+            prompt=text,
+            prompt_embeds=None if prompt_embeds is None else list(prompt_embeds),
+            video=split_batch("video", video),
+            image=split_batch("image", image),
+            audio=split_batch("audio", audio),
+            condition_embeds=None if condition_embeds is None else list(condition_embeds),
+        )
+        check_pictures(batches["video"], batches["image"])
+        for i, values in enumerate(zip(*batches.values())):
+            if all(value is None for value in values):
+                raise ValueError(
+                    "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
+                    f" `condition_embeds`; sample {i} has none."
+                )
+        if condition_embeds is not None:
+            condition_embeds = condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
+
+        def repeated(name: str) -> list:
+            return [value for value in batches[name] for _ in range(num_waveforms_per_prompt)]
+
+        return cls(
+            text=repeated("prompt"),
+            text_embeds=repeated("prompt_embeds"),
+            video=repeated("video"),
+            image=repeated("image"),
+            audio=repeated("audio"),
+            condition_embeds=condition_embeds,
+            negative_text=negative_text,
+            negative_text_embeds=negative_prompt_embeds,
+            negative_condition_embeds=negative_condition_embeds,
+            audio_padding_side=audio_padding_side,
+            num_waveforms_per_prompt=num_waveforms_per_prompt,
+        )
+
+    def __len__(self) -> int:
+        """Number of sounds."""
+        return len(self.text)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether the text of any sound changes over time."""
+        return any(is_timed(text) for text in self.text)
+
+    @property
+    def has_negatives(self) -> bool:
+        """Whether there are negative prompts of any kind."""
+        return any(getattr(self, field.name) is not None for field in fields(self) if "negative" in field.name)
+
+    @property
+    def pictures(self) -> list[tuple[Any, Any]]:
+        """The video and the image of each sound, of which at most one is given."""
+        return list(zip(self.video, self.image))
+
+    def select(self, sounds: list[int]) -> "Prompts":
+        """Return the prompts of some sounds, without negative prompts."""
+        names = ("text", "text_embeds", "video", "image", "audio")
+        return Prompts(**{name: [getattr(self, name)[sound] for sound in sounds] for name in names})
+
+    def text_or_default(self, sound: int, text: str | None) -> str:
+        """Return a text of a sound. Without one a video gets the text of training, everything else the empty text."""
+        if text is not None:
+            return text
+        return "" if self.video[sound] is None and self.image[sound] is None else VIDEO_PROMPT
+
+
+def broadcast(**batches: list | None) -> dict[str, list]:
+    """
+    Bring lists to the same length: repeat lists of one item, and replace `None` by a list of `None`s.
+
+    Raises:
+        ValueError: Two lists of more than one item differ in length.
+    """
+    lengths = {name: len(items) for name, items in batches.items() if items is not None}
+    batch_size = max(lengths.values(), default=0)
+    if any(length not in (1, batch_size) for length in lengths.values()):
+        listed = ", ".join(f"`{name}` has {length}" for name, length in lengths.items())
+        raise ValueError(f"All lists must be equally long: {listed}.")
+    lists = {name: [None] if items is None else items for name, items in batches.items()}
+    return {name: items * batch_size if len(items) == 1 else items for name, items in lists.items()}
+
+
+def check_pictures(videos: list, images: list) -> None:
+    """Raise `ValueError` if a sound has both a video and an image."""
+    for video, image in zip(videos, images, strict=True):
+        if video is not None and image is not None:
+            raise ValueError("Give either `video` or `image` for a sample, not both.")
+
+
+def _check_exclusive(**arguments: Any) -> None:
+    first, second = arguments
+    if all(value is not None for value in arguments.values()):
+        raise ValueError(f"Give either `{first}` or `{second}`, not both.")
+
+
+def _check_texts(texts: list | None, given: Any) -> None:
+    if texts is None:
+        return
+    if not texts or not all(isinstance(text, str | None) or is_timed(text) for text in texts):
+        raise ValueError(f"`prompt` must be a string or a list of strings, got {given!r}.")
+    for text in texts:
+        if is_timed(text):
+            check_timed_prompt(text)
+
+
+def _check_negative_texts(texts: Any) -> None:
+    if texts is None:
+        return
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"`negative_prompt` must be a string or a list of strings, got {texts!r}.")
