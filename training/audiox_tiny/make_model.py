@@ -33,7 +33,7 @@ from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.classifier import CLASSES
 from audiox_diffusers.media import resize_frames
 from audiox_diffusers.models import AudioXAutoencoderOobleck, AudioXConditioner, AudioXTransformer2DModel
-from audiox_diffusers.pipelines.conditioning import VIDEO_PROMPT
+from audiox_diffusers.pipelines.prompts import VIDEO_PROMPT
 from audiox_diffusers.scenes import IMPACTS, Scene, random_scene, scene_seed
 from audiox_diffusers.scenes.pictures import flash
 from audiox_diffusers.schedulers import AudioXDPMSolverSDEScheduler

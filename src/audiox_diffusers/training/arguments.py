@@ -8,7 +8,7 @@ from typing import Any
 
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 
-from ..pipelines.conditioning import VIDEO_PROMPT
+from ..pipelines.prompts import VIDEO_PROMPT
 from .data.masking import TASKS, MaskingConfig
 from .data.records import COLUMNS
 from .lr_schedules import LR_SCHEDULERS
