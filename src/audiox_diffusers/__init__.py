@@ -1,53 +1,64 @@
 """AudioX for diffusers: sound and music from any mix of text, video, image and audio."""
 
 from functools import partial
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from . import _torchaudio  # before anything that imports torchaudio itself
+from . import _torchaudio
+from ._imports import lazy_names, when_imported
 from .diffusers_registry import register_cached_block, register_classes, register_single_file
-from .loaders import convert_state_dict, transformer_config
-from .models import (
-    AudioXAutoencoderOobleck,
-    AudioXConditioner,
-    AudioXMMTransformer2DModel,
-    AudioXTransformer2DModel,
-    SynchformerVisionModel,
-)
-from .models.transformer_audiox import AudioXTransformerBlock
-from .models.transformer_audiox_mm import AudioXMMTransformerBlock
-from .pipelines import AudioXInpaintPipeline, AudioXPipeline, load_original_checkpoint
-from .schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .version import __version__
 
-register_classes(
-    AudioXAutoencoderOobleck,
-    AudioXConditioner,
-    AudioXDPMSolverSDEScheduler,
-    AudioXFlowMatchScheduler,
-    AudioXInpaintPipeline,
-    AudioXMMTransformer2DModel,
-    AudioXPipeline,
-    AudioXTransformer2DModel,
-    SynchformerVisionModel,
-)
-for block_class in (AudioXTransformerBlock, AudioXMMTransformerBlock):
-    register_cached_block(block_class)
-for transformer_class in (AudioXTransformer2DModel, AudioXMMTransformer2DModel):
-    register_single_file(
-        transformer_class,
-        lambda state_dict: convert_state_dict(state_dict)["transformer"],
-        partial(transformer_config, transformer_class),
-    )
+_MODULES = {
+    "loaders": [],
+    "media": [],
+    "models": [
+        "AudioXAutoencoderOobleck",
+        "AudioXConditioner",
+        "AudioXMMTransformer2DModel",
+        "AudioXTransformer2DModel",
+        "SynchformerVisionModel",
+    ],
+    "pipelines": ["AudioXInpaintPipeline", "AudioXPipeline", "load_original_checkpoint"],
+    "schedulers": ["AudioXDPMSolverSDEScheduler", "AudioXFlowMatchScheduler"],
+}
 
-__all__ = [
-    "AudioXAutoencoderOobleck",
-    "AudioXConditioner",
-    "AudioXDPMSolverSDEScheduler",
-    "AudioXFlowMatchScheduler",
-    "AudioXInpaintPipeline",
-    "AudioXMMTransformer2DModel",
-    "AudioXPipeline",
-    "AudioXTransformer2DModel",
-    "SynchformerVisionModel",
-    "__version__",
-    "load_original_checkpoint",
-]
+if TYPE_CHECKING:
+    from .models import (
+        AudioXAutoencoderOobleck,
+        AudioXConditioner,
+        AudioXMMTransformer2DModel,
+        AudioXTransformer2DModel,
+        SynchformerVisionModel,
+    )
+    from .pipelines import AudioXInpaintPipeline, AudioXPipeline, load_original_checkpoint
+    from .schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
+
+__getattr__, __dir__, _names = lazy_names(__name__, _MODULES)
+__all__ = [*_names, "__version__"]
+
+
+def _register_models(models: ModuleType) -> None:
+    from .models.transformer_audiox import AudioXTransformerBlock
+    from .models.transformer_audiox_mm import AudioXMMTransformerBlock
+
+    register_cached_block(AudioXTransformerBlock)
+    register_cached_block(AudioXMMTransformerBlock)
+    for transformer_class in (models.AudioXTransformer2DModel, models.AudioXMMTransformer2DModel):
+        register_single_file(transformer_class, _convert_transformer, partial(_read_config, transformer_class))
+
+
+def _convert_transformer(checkpoint: dict) -> dict:
+    from .loaders import convert_state_dict
+
+    return convert_state_dict(checkpoint)["transformer"]
+
+
+def _read_config(transformer_class: type, *args) -> dict:
+    from .loaders import transformer_config
+
+    return transformer_config(transformer_class, *args)
+
+
+register_classes((name for name in _names if name != "load_original_checkpoint"), __getattr__)
+when_imported("audiox_diffusers.models", _register_models)

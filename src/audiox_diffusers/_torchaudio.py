@@ -1,17 +1,25 @@
 """
-Makes torchaudio importable, for this package and for transformers.
+Make torchaudio importable beside a CPU build of torch, for this package and for transformers.
 
-torchaudio's wheel on PyPI carries an extension built for CUDA, which cannot load beside a CPU build of torch and stops
-the import. torchaudio is made to run without it, and only its pure-Python functions are used here.
+torchaudio's wheel on PyPI carries an extension built for CUDA, which such a torch cannot load. torchaudio runs without
+the extension, and only its pure-Python functions are used here.
 """
 
-import sys
+from types import ModuleType
 
-try:
-    import torchaudio
-except OSError:
-    loader = sys.modules.get("torchaudio._extension.utils")
-    if loader is None:
-        raise
-    loader._load_lib = lambda lib: False
-    import torchaudio  # noqa: F401
+from ._imports import when_imported
+
+
+def _tolerate_extension(utils: ModuleType) -> None:
+    load = utils._load_lib
+
+    def load_or_skip(lib: str) -> bool:
+        try:
+            return load(lib)
+        except OSError:
+            return False
+
+    utils._load_lib = load_or_skip
+
+
+when_imported("torchaudio._extension.utils", _tolerate_extension)

@@ -1,11 +1,15 @@
-"""Everything that makes diffusers know classes from outside itself. Nothing else here touches its internals."""
+"""
+Make diffusers know the classes of this package. Nothing else here touches the internals of diffusers.
 
-from collections.abc import Callable
+Nothing is imported before it is needed: diffusers gets the names now and the classes when it asks for them.
+"""
+
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import diffusers
-from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
-from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+from ._imports import when_imported
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -19,21 +23,36 @@ from audiox_diffusers import {class_name}  # noqa: F401
 '''
 
 
-def register_classes(*classes: type) -> None:
+def register_classes(names: Iterable[str], get: Callable[[str], Any]) -> None:
     """
-    Make the classes attributes of `diffusers`, where `from_pretrained` looks for what a `model_index.json` names:
-    `["diffusers", "AudioXTransformer2DModel"]` is loaded from folders and from the Hub, with no trust asked.
+    Make classes attributes of `diffusers`, where `from_pretrained` looks for what a `model_index.json` names.
+
+    `["diffusers", "AudioXTransformer2DModel"]` then loads from folders and from the Hub without `trust_remote_code`.
+
+    Args:
+        names (`Iterable[str]`): Names of the classes.
+        get (`Callable`): Returns the class of a name.
     """
-    for registered_class in classes:
-        setattr(diffusers, registered_class.__name__, registered_class)
+    names = frozenset(names)
+
+    def extend(diffusers: ModuleType) -> None:
+        class Extended(type(diffusers)):
+            def __getattr__(self, name: str) -> Any:
+                return get(name) if name in names else super().__getattr__(name)
+
+        diffusers.__class__ = Extended
+
+    when_imported("diffusers", extend)
 
 
 def register_cached_block(block_class: type) -> None:
-    """Tell diffusers' caching hooks that a transformer block takes and returns the hidden states alone."""
-    TransformerBlockRegistry.register(
-        block_class,
-        TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None),
-    )
+    """Tell diffusers' caching hooks that a transformer block takes and returns only the hidden states."""
+    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+    metadata = TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+    metadata._cls = block_class
+    # `TransformerBlockRegistry.register` would first import every transformer of diffusers.
+    TransformerBlockRegistry._registry[block_class] = metadata
 
 
 def register_single_file(model_class: type, convert: Callable[..., dict], read_config: Callable[..., dict]) -> None:
@@ -41,10 +60,12 @@ def register_single_file(model_class: type, convert: Callable[..., dict], read_c
     Let `model_class.from_single_file(checkpoint, original_config=...)` read released checkpoints.
 
     Args:
-        model_class: a model with `FromOriginalModelMixin`.
-        convert: `(checkpoint) -> state dict` of the model from that of the release.
-        read_config: `(original_config, checkpoint) -> config` of the model.
+        model_class (`type`): A model with `FromOriginalModelMixin`.
+        convert (`Callable`): `(checkpoint) -> state dict` of the model from the state dict of the release.
+        read_config (`Callable`): `(original_config, checkpoint) -> config` of the model.
     """
+    from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
+
     SINGLE_FILE_LOADABLE_CLASSES[model_class.__name__] = {
         "checkpoint_mapping_fn": lambda checkpoint, config: convert(checkpoint),
         "config_mapping_fn": lambda original_config, checkpoint: read_config(original_config, checkpoint),
@@ -54,7 +75,7 @@ def register_single_file(model_class: type, convert: Callable[..., dict], read_c
 class RegisteredPipelineMixin:
     """
     For pipelines with components of this package: their `model_index.json` names `diffusers` as the library of each,
-    and `pipeline.py` stands beside it. Without the former the folder could not be loaded from the Hub.
+    and `pipeline.py` is saved beside it. Otherwise the folder could not be loaded from the Hub.
     """
 
     def register_to_config(self, **kwargs):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..media import load_audio, log_mel_distance, save_audio
-from ..media.write import AUDIO_FORMATS, VIDEO_FORMATS
+from ..media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 from ..models import AudioXAutoencoderOobleck
 from .scores import Score, mean
 

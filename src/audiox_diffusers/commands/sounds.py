@@ -15,7 +15,7 @@ import torch
 
 from ..media import load_audio, load_image, load_video, save_audio, save_video
 from ..media.files import check_positive
-from ..media.write import AUDIO_FORMATS, VIDEO_FORMATS
+from ..media.formats import AUDIO_FORMATS, VIDEO_FORMATS
 from ..pipelines import AudioXPipeline, load_features
 from ..pipelines.features import is_features
 from .loading import read_placement

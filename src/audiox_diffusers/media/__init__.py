@@ -1,25 +1,27 @@
-"""Reading and writing of video, image and audio files, through PyAV and Pillow; spectrograms of sound."""
+"""Read and write audio, image and video files through PyAV and Pillow; draw spectrograms."""
 
-from .audio import load_audio, resample_audio
-from .duration import media_duration
-from .files import MediaBytes, MediaError
-from .image import load_image
-from .spectrogram import log_mel, log_mel_distance, spectrogram_picture
-from .video import load_video, resize_frames
-from .write import save_audio, save_video
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "MediaBytes",
-    "MediaError",
-    "load_audio",
-    "load_image",
-    "load_video",
-    "log_mel",
-    "log_mel_distance",
-    "media_duration",
-    "resample_audio",
-    "resize_frames",
-    "save_audio",
-    "save_video",
-    "spectrogram_picture",
-]
+from .._imports import lazy_names
+
+if TYPE_CHECKING:
+    from .audio import load_audio, resample_audio
+    from .duration import media_duration
+    from .files import MediaBytes, MediaError
+    from .image import load_image
+    from .spectrogram import log_mel, log_mel_distance, spectrogram_picture
+    from .video import load_video, resize_frames
+    from .write import save_audio, save_video
+
+__getattr__, __dir__, __all__ = lazy_names(
+    __name__,
+    {
+        "audio": ["load_audio", "resample_audio"],
+        "duration": ["media_duration"],
+        "files": ["MediaBytes", "MediaError"],
+        "image": ["load_image"],
+        "spectrogram": ["log_mel", "log_mel_distance", "spectrogram_picture"],
+        "video": ["load_video", "resize_frames"],
+        "write": ["save_audio", "save_video"],
+    },
+)

@@ -29,21 +29,11 @@ from .files import (
     open_media,
     picture_stream,
 )
+from .formats import AUDIO_FORMATS, VIDEO_FORMATS
 
 logger = logging.get_logger(__name__)
 
 Waveform = torch.Tensor | np.ndarray
-
-# extension: (FFmpeg muxer, FFmpeg encoder)
-AUDIO_FORMATS = {
-    ".wav": ("wav", "pcm_s16le"),
-    ".flac": ("flac", "flac"),
-    ".mp3": ("mp3", "libmp3lame"),
-    ".ogg": ("ogg", "libopus"),
-    ".opus": ("opus", "libopus"),
-    ".m4a": ("ipod", "aac"),
-}
-VIDEO_FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska"}
 
 BIT_RATES = {"aac": 192_000, "libmp3lame": 192_000, "libopus": 128_000}
 MOST_CHANNELS = {"libmp3lame": 2, "libopus": 2}

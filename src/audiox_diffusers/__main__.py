@@ -1,0 +1,7 @@
+"""`python -m audiox_diffusers`: the `audiox` command."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
