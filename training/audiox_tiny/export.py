@@ -1,7 +1,9 @@
 """
-`python training/audiox_tiny/export.py trained` puts a trained pipeline into the package, in half precision.
+Write a trained pipeline into the package, in half precision:
 
-What is there is replaced, but for the card and the table of sounds.
+    python training/audiox_tiny/export.py trained --encoders base
+
+It replaces the embedded model, except for its card and the table of sounds.
 """
 
 import argparse
@@ -18,10 +20,12 @@ FOLDER = Path(__file__).parents[2] / "src" / "audiox_diffusers" / "embedded" / E
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Put a trained pipeline into the package.", allow_abbrev=False)
-    parser.add_argument("source", type=Path, help="folder of the pipeline")
-    parser.add_argument("--encoders", type=Path, required=True, help="folder of the pipeline with T5 and CLIP")
-    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write; by default that of the package")
+    parser = argparse.ArgumentParser(description="Write a trained pipeline into the package.", allow_abbrev=False)
+    parser.add_argument("source", type=Path, help="folder of the trained pipeline")
+    parser.add_argument("--encoders", type=Path, required=True, help="folder of the pipeline to take T5 and CLIP from")
+    parser.add_argument(
+        "--output", type=Path, default=FOLDER, help="folder to write (default: that of the embedded model)"
+    )
     args = parser.parse_args()
     pipe = AudioXPipeline.from_pretrained(
         args.source,
@@ -32,7 +36,7 @@ def main() -> None:
     for path in (args.output / "model_index.json", *args.output.glob("*/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         config.pop("_name_or_path", None)
-        # transformers would load its models as they are stored, and diffusers loads its own in float32.
+        # transformers loads the dtype of the config, diffusers float32.
         if "dtype" in config:
             config["dtype"] = "float32"
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,9 +1,11 @@
 """
-The sounds that audiox-tiny learns from, as one Parquet file that `datasets` streams.
+Write the training data of audiox-tiny as a Parquet file that `datasets` can stream:
 
-`python training/audiox_tiny/make_data.py data.parquet --sounds sounds` renders scenes (`audiox_diffusers.scenes`) with
-sound, video, a still picture and a caption, and adds the free sounds that `training/free_sounds/make_sounds.py` wrote,
-with their captions. All of it depends on `--seed` alone, which must not be one of the bench's.
+    python training/audiox_tiny/make_data.py data.parquet --sounds sounds
+
+It has rendered scenes (`audiox_diffusers.scenes`) with sound, video, picture and caption, and the free sounds of
+`training/free_sounds/make_sounds.py` with their captions. It depends on `--seed` alone, which must not be a seed of the
+bench.
 """
 
 import argparse
@@ -23,11 +25,10 @@ from audiox_diffusers.bench.items import BENCH_SEED
 from audiox_diffusers.media import save_audio, save_video
 from audiox_diffusers.scenes import LASTING, Event, Scene, random_scene, scene_seed
 
-SECONDS = 4.0  # of a window
+SECONDS = 4.0  # length of the model's window
 SAMPLING_RATE = 16000
-FAINT = 3e-3  # standard deviation of the noise of silence, -50 dB of full scale
-# Rows of one group of Parquet, which is read at a time.
-ROWS = 64
+FAINT = 3e-3  # standard deviation of the noise in silent scenes, -50 dB of full scale
+ROWS = 64  # per row group, which is read at once
 SCHEMA = pa.schema(
     [
         ("audio", pa.binary()),
@@ -41,7 +42,7 @@ SCHEMA = pa.schema(
 
 
 def as_file(save, suffix: str, *args, **kwargs) -> bytes:
-    """What a function that saves to a path writes."""
+    """Return the bytes that a function writes to a path."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"file{suffix}")
         save(path, *args, **kwargs)
@@ -53,7 +54,7 @@ def as_flac(sound: np.ndarray) -> bytes:
 
 
 def sound_of(scene: Scene) -> np.ndarray:
-    """The sound; what is silent has a faint noise, since records of digital silence are passed over."""
+    """Render the sound. Silent scenes get faint noise, because training skips digital silence."""
     if scene.events:
         return scene.audio(SAMPLING_RATE)
     noise = np.random.default_rng([scene.seed, 3]).normal(0, FAINT, (1, round(scene.seconds * SAMPLING_RATE)))
@@ -67,7 +68,7 @@ def picture_of(scene: Scene) -> bytes:
 
 
 def whole(scene: Scene) -> dict:
-    """A scene with all that it has."""
+    """Return a row with all modalities of a scene."""
     row = {"audio": as_flac(sound_of(scene)), "video": as_file(save_video, ".mp4", scene.frames(), fps=25)}
     if scene.events:
         row["image"] = picture_of(scene)
@@ -75,13 +76,16 @@ def whole(scene: Scene) -> dict:
 
 
 def continued(scene: Scene) -> dict:
-    """A scene of two windows, of which the second one is to follow from the first."""
+    """Return a row in which the second half of a scene continues the first."""
     before, after = np.split(sound_of(scene), 2, axis=1)
     return {"audio": as_flac(after), "audio_prompt": as_flac(before), "task": "completion"}
 
 
 def scenes(count: int, seed: int) -> Iterator[dict]:
-    """Of twenty: thirteen of any classes, three of one class, two that go on, one that lasts, one silent or so."""
+    """
+    Yield rows for scenes. Of each 20, 13 are of any classes, 3 of one class, 2 for completion, 1 with a sound from start
+    to end, and 1 is silent.
+    """
     for index in range(count):
         number = scene_seed(seed, index)
         kind, name = index % 20, CLASSES[index // 20 % len(CLASSES)]
@@ -101,23 +105,23 @@ def scenes(count: int, seed: int) -> Iterator[dict]:
 
 
 def recordings(folder: Path) -> Iterator[dict]:
-    """The free sounds."""
+    """Yield rows for the free sounds."""
     for line in (folder / "metadata.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         yield {"audio": (folder / row["file_name"]).read_bytes(), "caption": row["caption"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write what audiox-tiny learns from.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(description="Write the training data of audiox-tiny.", allow_abbrev=False)
     parser.add_argument("output", type=Path, help="Parquet file to write")
-    parser.add_argument("--count", type=int, default=4000, help="scenes; 4000 by default")
+    parser.add_argument("--count", type=int, default=4000, help="number of scenes (default: 4000)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--sounds", type=Path, help="folder of free sounds")
+    parser.add_argument("--sounds", type=Path, help="folder that make_sounds.py wrote")
     args = parser.parse_args()
     if args.count < 1:
         parser.error(f"--count must be at least 1, got {args.count}")
     if BENCH_SEED <= args.seed < BENCH_SEED + 5:
-        parser.error(f"--seed {args.seed} is of the bench's scenes")
+        parser.error(f"--seed {args.seed} is a seed of the bench, do not train on its scenes")
     rows = list(scenes(args.count, args.seed))
     if args.sounds is not None:
         rows += recordings(args.sounds)

@@ -1,12 +1,14 @@
 """
-The model that audiox-tiny is trained from: a tokenizer, a T5 and a CLIP that know scenes, a trained VAE, and a
-conditioner and a transformer whose weights are random but for what `positions.py` tells of.
+Write the pipeline that audiox-tiny is trained from:
 
-`python training/audiox_tiny/make_model.py base --data data.parquet --vae vae/vae` writes it as a pipeline.
+    python training/audiox_tiny/make_model.py base --data data.parquet --vae vae/vae
 
-The text encoder learns to tell for each token of a caption which sound its phrase is of, as how many-th it comes, how
-many of it there are, and how many there are of all. The image encoder learns which shapes a picture shows, and how
-bright the flash of a strike is. Their heads are thrown away.
+It has a trained VAE, a tokenizer, a T5 and a CLIP trained here, and a conditioner and a transformer with random weights,
+except for the position code of `positions.py`.
+
+T5 is trained to predict for each token of a caption the class of its phrase, the number of events in the phrase, the
+index of the first of them in the scene, and the number of events in the scene. CLIP is trained to predict the shapes in a
+picture and the brightness of an impact's flash. The heads are discarded.
 """
 
 import argparse
@@ -40,19 +42,19 @@ from audiox_diffusers.schedulers import AudioXDPMSolverSDEScheduler
 from audiox_diffusers.training.objective import objective_for
 
 SECONDS = 4.0
-SEED = 1_000_000  # of the scenes that the encoders learn from
+SEED = 1_000_000  # of the scenes that the encoders are trained on
 
 VIDEO_FPS = 20.0
 NUM_VIDEO_FRAMES = 80
 NUM_TEXT_TOKENS = 40
 VOCABULARY = 1024
-# As many as a window has tokens of its frames, so that the conditioner's reshapes leave each token of a frame by itself.
+# Equal to the number of frame tokens, so that the conditioner's reshapes do not mix tokens.
 WIDTH = 2 * NUM_VIDEO_FRAMES
 PICTURE = 32
 
 
 def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of the captions, small and capital letters alike; it ends with `</s>`, as T5's does."""
+    """Train a byte-level, lowercasing BPE on captions. Texts end with `</s>`, as in T5."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -73,7 +75,7 @@ def train_tokenizer(captions: list[str]) -> PreTrainedTokenizerFast:
 
 
 def phrases(scene: Scene) -> list[tuple[int, int, int, int]]:
-    """For each phrase of the caption: class, how many, which of the scene's sounds is its first, and how many in all."""
+    """Return class, number of events, index of the first event and total number of events for each phrase."""
     rows: list[list[int]] = []
     for index, event in enumerate(scene.events):
         name = CLASSES.index(event.sound)
@@ -85,7 +87,7 @@ def phrases(scene: Scene) -> list[tuple[int, int, int, int]]:
 
 
 def token_targets(tokenizer: PreTrainedTokenizerFast, scenes: list[Scene]) -> tuple[torch.Tensor, ...]:
-    """Tokens and mask `[B, N]` of the captions, and targets `[B, N, 4]` as of [`phrases`], -100 at the padding."""
+    """Return tokens and mask `[B, N]`, and the [`phrases`] of each token as targets `[B, N, 4]`, -100 for padding."""
     captions = [scene.caption() for scene in scenes]
     batch = tokenizer(
         captions,
@@ -105,7 +107,6 @@ def token_targets(tokenizer: PreTrainedTokenizerFast, scenes: list[Scene]) -> tu
 
 
 def train_text_encoder(tokenizer: PreTrainedTokenizerFast, steps: int) -> T5EncoderModel:
-    """See the top."""
     encoder = T5EncoderModel(
         T5Config(vocab_size=len(tokenizer), d_model=WIDTH, d_kv=40, d_ff=2 * WIDTH, num_layers=2, num_heads=4)
     )
@@ -124,14 +125,14 @@ def train_text_encoder(tokenizer: PreTrainedTokenizerFast, steps: int) -> T5Enco
         if step % 100 == 99:
             known = targets != -100
             right = (logits.argmax(-1) == targets)[known].float().mean()
-            print(f"text encoder: step {step + 1}, loss {loss.item():.4f}, right {right:.4f}", flush=True)
+            print(f"text encoder: step {step + 1}, loss {loss.item():.4f}, accuracy {right:.4f}", flush=True)
     return encoder
 
 
 def draw_pictures(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    Frames and stills of scenes: `[N, 3, 32, 32]` in 0..1, which shapes they show `[N, 8]`, and the opacity of a shape
-    that has just struck, 0 to 1, `[N]`.
+    Return frames and stills of scenes, uint8 `[N, 3, 32, 32]`, their shapes as 0 or 1, `[N, 8]`, and the opacity of
+    impacts from 0 to 1, `[N]`.
     """
     pictures, shapes, flashes = [], [], []
     for index in range(count):
@@ -155,7 +156,6 @@ def draw_pictures(count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 def train_image_encoder(scenes: int, steps: int) -> CLIPVisionModelWithProjection:
-    """See the top."""
     encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=WIDTH,
@@ -169,14 +169,14 @@ def train_image_encoder(scenes: int, steps: int) -> CLIPVisionModelWithProjectio
     )
     pictures, shapes, flashes = draw_pictures(scenes)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-    # What the transformer is given has passed a layer norm; both tokens of a frame are to tell all.
+    # The transformer sees the tokens after a layer norm. Both tokens of a frame should hold all information.
     head = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, len(CLASSES) + 1))
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     for step in range(steps):
         chosen = torch.randint(len(pictures), (256,))
         pixels = pictures[chosen].float() / 255
-        # Coding of video blurs and shifts colours a little.
+        # Video codecs blur and shift colours slightly.
         pixels = (pixels + 0.02 * torch.randn(len(chosen), 3, 1, 1) + 0.01 * torch.randn_like(pixels)).clamp(0, 1)
         output = head(encoder((pixels - mean) / std).last_hidden_state)
         targets = shapes[chosen, None].expand(-1, 2, -1)
@@ -188,12 +188,12 @@ def train_image_encoder(scenes: int, steps: int) -> CLIPVisionModelWithProjectio
         schedule.step()
         if step % 100 == 99:
             right = ((output[..., :-1] > 0) == (targets > 0)).all(-1).float().mean()
-            print(f"image encoder: step {step + 1}, loss {loss.item():.4f}, right {right:.4f}", flush=True)
+            print(f"image encoder: step {step + 1}, loss {loss.item():.4f}, accuracy {right:.4f}", flush=True)
     return encoder
 
 
 def create_transformer(sample_size: int, in_channels: int) -> AudioXTransformer2DModel:
-    """The transformer, with random weights, for so many latent frames of so many channels."""
+    """Create a transformer with random weights for `sample_size` latent frames."""
     return AudioXTransformer2DModel(
         sample_size=sample_size,
         in_channels=in_channels,
@@ -211,8 +211,8 @@ def create_transformer(sample_size: int, in_channels: int) -> AudioXTransformer2
 @torch.no_grad()
 def strengthen_context(transformer: AudioXTransformer2DModel) -> None:
     """
-    Let the context be heard. As PyTorch starts them, the layers in a row would leave a twentieth of it, and queries and
-    keys so weak that all of its 300 tokens are attended to alike, of which a caption has five.
+    Scale up the path of the context. With PyTorch's initialization only a twentieth of it passes the layers, and the
+    attention to its 300 tokens, of which a caption has about five, is almost uniform.
     """
     transformer.context_embed.linear_1.weight *= 2
     transformer.context_embed.linear_2.weight *= 4
@@ -222,7 +222,7 @@ def strengthen_context(transformer: AudioXTransformer2DModel) -> None:
 
 
 def fit(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-    """The linear map `[D, W]` that takes inputs `[B, N, D]` nearest to the outputs `[N, W]`."""
+    """Return the least-squares linear map `[D, W]` from inputs `[B, N, D]` to outputs `[N, W]`."""
     inputs, outputs = inputs.flatten(0, 1), outputs.repeat(len(inputs), 1)
     return torch.linalg.solve(inputs.T @ inputs + torch.eye(inputs.shape[1]), inputs.T @ outputs)
 
@@ -230,9 +230,9 @@ def fit(inputs: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
     """
-    Let the first head of cross-attention in the middle blocks start at the frames of the video that are of a latent
-    frame's own time: queries are the waves that blocks are given by `positions`, keys the same waves, as nearly as the
-    context of videos tells them by least squares.
+    Initialize the first head of cross-attention in the middle blocks so that each latent frame attends to the video
+    frames of its time. Queries are the waves of `positions`; keys are the same waves, predicted from the context of
+    videos by least squares.
     """
     transformer, vae = pipe.transformer, pipe.vae
     chosen = [random_scene(scene_seed(SEED + 2, index), SECONDS) for index in range(scenes)]
@@ -242,9 +242,9 @@ def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
     latents = vae.encode(sounds).latent_dist.mean
     latent_rate = vae.config.sampling_rate / vae.hop_length
 
-    seen: list[torch.Tensor] = []
+    normed: list[torch.Tensor] = []
     blocks = transformer.transformer_blocks[READING_BLOCKS]
-    hooks = [block.norm2.register_forward_hook(lambda _, __, output: seen.append(output[:, 1:])) for block in blocks]
+    hooks = [block.norm2.register_forward_hook(lambda _, __, output: normed.append(output[:, 1:])) for block in blocks]
     time = torch.linspace(0.3, 1, scenes)
     noised = objective_for(pipe.scheduler).add_noise(latents, torch.randn_like(latents), time)
     context = pipe.conditioner(video_embeds=embeds).condition_embeds
@@ -256,9 +256,9 @@ def attend_to_own_frames(pipe: AudioXPipeline, scenes: int = 48) -> None:
     frame_waves = waves(torch.arange(NUM_VIDEO_FRAMES) / VIDEO_FPS, latent_rate, transformer.rotary_dim)
     frame_waves = frame_waves.repeat_interleave(2, dim=0)
     keys = fit(transformer.context_embed(context)[:, : len(frame_waves)], frame_waves)
-    for block, hidden_states in zip(blocks, seen, strict=True):
+    for block, hidden_states in zip(blocks, normed, strict=True):
         attn = block.attn2
-        # Fifteen for each pair of waves that agree, before the softmax.
+        # Each pair of matching waves adds 15 to the logits.
         strength = math.sqrt(15 * math.sqrt(attn.head_dim))
         attn.to_q.weight[: attn.head_dim] = 0
         attn.to_q.weight[:WAVES, HERE:] = strength * fit(hidden_states[..., HERE:], latent_waves).T
@@ -272,7 +272,7 @@ def assemble(
     tokenizer: PreTrainedTokenizerFast,
     image_encoder: CLIPVisionModelWithProjection,
 ) -> AudioXPipeline:
-    """The pipeline, with a conditioner and a transformer that are to be trained."""
+    """Create the pipeline, with an untrained conditioner and transformer."""
     latents = round(SECONDS * vae.config.sampling_rate / vae.hop_length)
     conditioner = AudioXConditioner(
         condition_dim=WIDTH,
@@ -287,7 +287,7 @@ def assemble(
         num_audio_latents=latents,
         audio_prompt_samples=latents * vae.hop_length,
     )
-    # Which frame is which is easier to learn from waves of all lengths than from nothing.
+    # Frame positions are easier to learn from sinusoids of all lengths.
     frame, wave = torch.arange(NUM_VIDEO_FRAMES)[:, None], torch.arange(WIDTH // 2)
     angles = frame * math.pi / NUM_VIDEO_FRAMES ** (wave / (WIDTH // 2))
     conditioner.video_proj.temporal_embedding.copy_(torch.cat((angles.sin(), angles.cos()), dim=1)[None])
@@ -310,9 +310,16 @@ def assemble(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make what audiox-tiny is trained from.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description="Write the pipeline that audiox-tiny is trained from.", allow_abbrev=False
+    )
     parser.add_argument("output", type=Path, help="folder to write the pipeline to")
-    parser.add_argument("--data", type=Path, required=True, help="what make_data.py wrote, for the tokenizer")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="file that make_data.py wrote; the tokenizer is trained on its captions",
+    )
     parser.add_argument("--vae", type=Path, required=True, help="folder of the trained VAE")
     parser.add_argument("--text_steps", type=int, default=1500)
     parser.add_argument("--image_scenes", type=int, default=1000)

@@ -1,16 +1,17 @@
 """
-Where a latent frame is, built into the weights of a transformer, and held there while it is trained.
+A position code for latent frames, built into the weights of a transformer and frozen during training.
 
-Rotary embeddings tell tokens how far apart they are, and where the time token is, which is the first. A network of the
-size of audiox-tiny takes thousands of steps to make of that which frame of a video is its own, and unlearns in a hundred
-what it is given and does not use yet.
+Rotary embeddings give relative positions, and the time token is always the first token. A network as small as
+audiox-tiny takes thousands of steps to infer from these which video frame belongs to a latent frame, and forgets a given
+solution within a hundred steps if it is not frozen.
 
-`WAVES` and two more channels of the hidden states are kept for it. All tokens have a constant in one, the time token
-alone in another. From these, the self-attention of the second and third block attends to the time token the more, the nearer its
-distance is to a multiple of a length: sines and cosines of 8, 2.5, 1.4 and 0.8 seconds. In the third to the fifth block
-the first head of the cross-attention has them as its queries.
+The code occupies `WAVES` + 2 channels of the hidden states. One channel is constant in all tokens, another one in the
+time token alone. From these, self-attention in the second and third block attends to the time token by its distance,
+which gives sines and cosines with periods of 8, 2.5, 1.4 and 0.8 seconds. They are the queries of the first
+cross-attention head in the third to fifth block.
 
-What is held gets no gradients. Of the parts of weights that are, weight decay takes half a percent in 4700 steps.
+Frozen weights get no gradients. Where only a part of a tensor is frozen, weight decay still shrinks it, by half a percent
+in 4700 steps.
 """
 
 import math
@@ -21,24 +22,24 @@ import torch.nn as nn
 
 from audiox_diffusers.models import AudioXConditioner, AudioXTransformer2DModel
 
-RATES = (6, 4, 3, 2)  # of the rotations of the transformer's heads
+RATES = (6, 4, 3, 2)  # indices of rotary frequencies
 WAVES = 2 * len(RATES)
-HERE, TIME = -WAVES - 2, -WAVES - 1  # channels of the constants of all tokens and of the time token
-# Large, beside what training adds to the hidden states: layer norms divide by the size of all of it.
+HERE, TIME = -WAVES - 2, -WAVES - 1  # channels that are constant in all tokens and in the time token
+# Large compared with the hidden states after training, because layer norms divide by their norm.
 HERE_SIZE, TIME_SIZE = 16.0, 150.0
 SHARPNESS, LOUDNESS = 0.25, 8.0
 POSITION_BLOCKS, READING_BLOCKS = slice(1, 3), slice(2, 5)
 
 
 def waves(seconds: torch.Tensor, latent_rate: float, rotary_dim: int) -> torch.Tensor:
-    """Cosines and sines of `RATES`, which turn by the latent frame, at times `[N]`: `[N, WAVES]`."""
+    """Return cosines and sines with the frequencies of `RATES` at times `[N]`, shape `[N, WAVES]`."""
     frequencies = torch.tensor([10000 ** (-2 * rate / rotary_dim) for rate in RATES]) * latent_rate
     angles = seconds[:, None] * frequencies
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
 def writers(transformer: AudioXTransformer2DModel) -> Iterator[nn.Linear]:
-    """The layers that make the hidden states and add to them."""
+    """Yield the layers that write to the hidden states."""
     yield transformer.proj_in
     yield transformer.time_embed.linear_2
     for block in transformer.transformer_blocks:
@@ -47,7 +48,7 @@ def writers(transformer: AudioXTransformer2DModel) -> Iterator[nn.Linear]:
 
 @torch.no_grad()
 def build_in_positions(transformer: AudioXTransformer2DModel) -> None:
-    """See the top. Needs as many heads of self-attention in two blocks as there are `WAVES`."""
+    """Set the weights of the position code. The two blocks need `WAVES` self-attention heads together."""
     for writer in writers(transformer):
         for values in writer.parameters():
             values[HERE:] = 0
@@ -73,11 +74,11 @@ def build_in_positions(transformer: AudioXTransformer2DModel) -> None:
 
 def hold_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXConditioner) -> None:
     """
-    Let what [`build_in_positions`] built in, what reads it, and the context that it is compared with, get no gradients:
-    of videos all of it, of text and sound its projection.
+    Freeze the position code, the attention heads that read it, and the context that they compare it with: for videos the
+    whole path, for text and audio the projection.
     """
     blocks = transformer.transformer_blocks
-    # A time token that grew would drown the constant in it.
+    # A growing time token would drown out its constant.
     transformer.time_embed.requires_grad_(False)
     for writer in writers(transformer):
         for values in writer.parameters():
@@ -95,7 +96,7 @@ def hold_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXCon
 
 
 def hold(parameter: nn.Parameter, rows: slice) -> None:
-    """Let these rows get no gradients."""
+    """Zero the gradients of these rows."""
 
     def without(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()

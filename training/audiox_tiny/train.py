@@ -1,6 +1,5 @@
 """
-Train the transformer and the conditioner of audiox-tiny: `training/train_audiox.py`, but what tells latent frames where
-they are is held.
+Train the transformer and the conditioner of audiox-tiny: `training/train_audiox.py` with a frozen position code.
 """
 
 import torch
@@ -11,7 +10,7 @@ from audiox_diffusers.training import FullTuning, main
 
 
 class HeldPositions(FullTuning):
-    """All of transformer and conditioner is trained but for [`positions.build_in_positions`]."""
+    """Full training, except for the position code of [`positions.build_in_positions`]."""
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
         pipe = super().load_pipeline(frozen_dtype)
