@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+# Temporary paths in use.
+_unfinished: set[Path] = set()
+
 
 def check_target(path: Path) -> None:
     """
@@ -30,6 +33,17 @@ def check_target(path: Path) -> None:
 
 
 @contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path` for a temporary file or folder, which is removed at the end."""
+    temporary = _hidden(path)
+    _unfinished.add(temporary)
+    try:
+        yield temporary
+    finally:
+        _discard(temporary)
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """
     Yield a temporary path beside `path`, and move the file or folder written there to `path` at the end.
@@ -40,16 +54,15 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: File or folder to write. Its parent must exist. A file replaces a file, a folder replaces a folder.
     """
-    temporary = _hidden(path)
-    try:
-        yield temporary
-        replace(temporary, path)
-    except OSError as error:
-        if str(temporary) not in str(error.filename):
-            raise
-        raise OSError(error.errno, error.strerror, str(error.filename).replace(str(temporary), str(path))) from error
-    finally:
-        remove(temporary)
+    with scratch(path) as temporary:
+        try:
+            yield temporary
+            replace(temporary, path)
+        except OSError as error:
+            if str(temporary) not in str(error.filename):
+                raise
+            name = str(error.filename).replace(str(temporary), str(path))
+            raise OSError(error.errno, error.strerror, name) from error
 
 
 @contextmanager
@@ -64,14 +77,13 @@ def filling(folder: Path) -> Iterator[Path]:
         folder: Folder to write into. Entries of the same name are replaced.
     """
     existed = folder.exists()
-    temporary = _hidden(folder / "new")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for entry in sorted(temporary.iterdir()):
-            replace(entry, folder / entry.name)
+        with scratch(folder / "new") as temporary:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for entry in sorted(temporary.iterdir()):
+                replace(entry, folder / entry.name)
     finally:
-        remove(temporary)
         if not existed and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
@@ -91,7 +103,9 @@ def replace(source: Path, target: Path) -> None:
             os.replace(old, target)
         raise
     finally:
-        remove(old)
+        if target.exists():
+            _unfinished.add(old)
+            _discard(old)
 
 
 def remove(path: Path) -> None:
@@ -100,6 +114,17 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def remove_unfinished() -> None:
+    """Remove temporary files and folders whose own removal was interrupted."""
+    for temporary in list(_unfinished):
+        _discard(temporary)
+
+
+def _discard(temporary: Path) -> None:
+    remove(temporary)
+    _unfinished.discard(temporary)
 
 
 def _hidden(path: Path) -> Path:

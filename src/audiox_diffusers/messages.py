@@ -21,6 +21,17 @@ def first_line(error: BaseException) -> str:
     return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
+def describe(error: Exception) -> str:
+    """Return what the user is told of an error, on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return one_line(f"{error.filename}: {error.strerror}")
+    if isinstance(error, (ValueError, OSError)):
+        return one_line(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return one_line(f"out of memory: {first_line(error)}")
+    return f"unexpected {type(error).__name__}: {first_line(error)} (set AUDIOX_TRACEBACK=1 for the traceback)"
+
+
 def _escape(char: str) -> str:
     # Joiners belong to emoji and to several scripts, and a no-break space looks as it should.
     return char if char in "\u200c\u200d\xa0" else char.encode("unicode_escape").decode()

@@ -148,7 +148,7 @@ def test_a_line_that_fails_leaves_its_batch_alone(monkeypatch, command, lines, t
 
 def test_batch_size_is_checked(command, lines, model, tmp_path, capsys):
     assert main(command(lines({"prompt": "a"}), "out", "--batch-size", 0)) == 2
-    assert "--batch-size must be at least 1, got 0" in capsys.readouterr().err
+    assert "--batch-size: must be a whole number from 1 to 1024, got '0'" in capsys.readouterr().err
     single = ["generate", "--model", str(model), "--prompt", "a", "-o", str(tmp_path / "a.wav"), "--batch-size", "2"]
     assert main(single) == 2
     assert "--batch-size goes with --batch only" in capsys.readouterr().err

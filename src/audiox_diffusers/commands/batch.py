@@ -1,7 +1,7 @@
-"""`audiox generate --batch`: a sound for each line of a JSONL file, in one process or spread over several."""
+"""`audiox generate --batch`: one sound per line of a JSONL file, in one process or several."""
 
 import logging
-import sys
+import os
 import time
 from argparse import Namespace
 from collections import defaultdict
@@ -14,58 +14,68 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from ..cli import one_line
-from ..media.files import check_target
+from ..atomic import check_target
+from ..messages import describe
 from ..pipelines import AudioXPipeline
-from ..pipelines.prompt_files import read_prompt_file
+from ..pipelines.prompt_files import read_lines
 from .loading import check_model, load_pipeline
-from .sounds import Request, Settings, finish, length_in_s, sample
+from .request import Request
+from .sounds import Settings, check_files, finish, length_in_s, sample
+from .terminal import error, say
+from .vocabulary import note_unknown_words
 
 
 def run(args: Namespace) -> int:
     """
-    All lines are checked before the model is loaded. What then fails in a line leaves the others alone. Of several
-    processes, as `accelerate launch` starts them, each makes its share of the lines on a GPU of its own.
+    Run `audiox generate --batch` and return the exit code.
+
+    All lines are checked before the model is loaded. A line that is wrong or fails leaves the others alone. Several
+    processes, as `accelerate launch` starts them, share the lines; each has a GPU of its own.
     """
-    for name in ("prompt", "video", "image", "audio", "num"):
-        if getattr(args, name) is not None:
-            raise ValueError(f"--{name} does not go with --batch")
-    batch_size = 1 if args.batch_size is None else args.batch_size
-    if batch_size < 1:
-        raise ValueError(f"--batch-size must be at least 1, got {batch_size}")
     state, group = start_process()
     settings = Settings.from_args(args)
     folder = Path(args.output)
-    requests = read_requests(Path(args.batch), folder, args)
     check_model(args.model)
-    check_target(folder / "sound" if folder.exists() else folder)
-    folder.mkdir(exist_ok=True)
 
-    # As one process sees it: another that looks later would find files that the first has made since.
-    missing = [number for number, request in requests.items() if not request.output.exists()]
+    requests, failed = {}, 0
+    for number, outcome in read_requests(args.batch, folder, args).items():
+        if isinstance(outcome, Request):
+            requests[number] = outcome
+        elif state.is_main_process:
+            _print_error(args, number, outcome)
+            failed += 1
+    # Only one process looks for existing files: another that looks later would find files that the first has written.
+    missing = [number for number, request in requests.items() if not request.output.is_file()]
     (missing,) = broadcast_object_list([missing])
     share = {number: requests[number] for number in missing[state.process_index :: state.num_processes]}
-    written = failed = 0
+    written = 0
     if share:
+        folder.mkdir(exist_ok=True)
+        if state.is_main_process:
+            note_unknown_words(args.model, [requests[number].prompt for number in missing])
         pipe, _ = load_pipeline(args.model, settings.device, settings.dtype)
-        for number, outcome in make_all(pipe, share, settings, batch_size):
+        for number, outcome in make_all(pipe, share, settings, args.batch_size or 1):
             if isinstance(outcome, Exception):
-                print(f"audiox: error: {args.batch}, line {number}: {one_line(outcome)}", file=sys.stderr, flush=True)
+                _print_error(args, number, outcome)
                 failed += 1
             else:
                 written += 1
                 if state.is_main_process:
-                    print(outcome, flush=True)
+                    say(outcome)
 
-    # The launcher ends all processes when one fails: none may be done before the others are.
+    # The launcher ends all processes when one fails, so none may end before the others are done.
     written, failed = sum_over_processes((written, failed), group)
     if state.is_main_process:
-        print(f"wrote {written}, skipped {len(requests) - len(missing)}, failed {failed}")
+        say(f"wrote {written}, skipped {len(requests) - len(missing)}, failed {failed}")
     return 2 if failed else 0
 
 
+def _print_error(args: Namespace, number: int, exception: Exception) -> None:
+    error(f"{args.batch}, line {number}: {describe(exception)}")
+
+
 def start_process() -> tuple[PartialState, torch.distributed.ProcessGroup | None]:
-    """Which process this is, of how many, and their group for the end, or `None` for one. They talk over the CPU."""
+    """Return the state of this process, and the group of all processes if there are several. They talk over the CPU."""
     state = PartialState(cpu=True)
     if torch.cuda.is_available():
         torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
@@ -73,12 +83,12 @@ def start_process() -> tuple[PartialState, torch.distributed.ProcessGroup | None
         logging.getLogger("audiox_diffusers").setLevel(logging.ERROR)
     if state.num_processes == 1:
         return state, None
-    # Shares take differently long: at the end there is no limit to how long the slowest one is waited for.
+    # Shares take different times, so waiting for the slowest process has no limit.
     return state, torch.distributed.new_group(timeout=timedelta(days=365))
 
 
 def sum_over_processes(counts: tuple[int, ...], group: torch.distributed.ProcessGroup | None) -> tuple[int, ...]:
-    """The counts of all processes, added up; each waits until all have theirs."""
+    """Return the sums of the counts over all processes, once all processes have called it."""
     if group is None:
         return counts
     gathered: list = [None] * group.size()
@@ -90,17 +100,21 @@ def make_all(
     pipe: AudioXPipeline, requests: dict[int, Request], settings: Settings, batch_size: int
 ) -> Iterator[tuple[int, str | Exception]]:
     """
-    Make the sounds and write them, up to `batch_size` at a time that are as long as each other, and all with a
-    negative prompt or all without. Gives for each line what was written, or why nothing was, as soon as it is done.
+    Generate and write the sounds, up to `batch_size` at once.
+
+    Sounds of a batch have the same length, and all of them have a negative prompt or none has.
+
+    Yields:
+        `tuple`: Line number, and a line about what was written or the exception that prevented it.
     """
     waiting: dict[tuple[float, bool], dict[int, Request]] = defaultdict(dict)
     for number, request in requests.items():
         try:
             request.output.parent.mkdir(parents=True, exist_ok=True)
-            request.check_files()
+            check_files(request)
             length = length_in_s(pipe, request)
-        except (ValueError, OSError) as error:
-            yield number, error
+        except Exception as exception:
+            yield number, exception
             continue
         kind = length, request.negative_prompt is None
         waiting[kind][number] = request
@@ -113,16 +127,16 @@ def make_all(
 def make_batch(
     pipe: AudioXPipeline, requests: dict[int, Request], length: float, settings: Settings
 ) -> Iterator[tuple[int, str | Exception]]:
-    """[`make_all`] of lines that are denoised together. If one of them fails, each is tried alone."""
+    """Do the same for lines that are denoised together. If one of them fails, each is tried alone."""
     start = time.perf_counter()
     first, *others = requests
     name = f"line {first} and {len(others)} more" if others else f"line {first}"
     pipe.set_progress_bar_config(desc=name, leave=False)
     try:
         latents = sample(pipe, list(requests.values()), length, settings)
-    except (ValueError, OSError) as error:
+    except Exception as exception:
         if not others:
-            yield first, error
+            yield first, exception
         else:
             for number, request in requests.items():
                 yield from make_batch(pipe, {number: request}, length, settings)
@@ -133,39 +147,42 @@ def make_batch(
         start = time.perf_counter()
         try:
             line = finish(pipe, request, own, length, settings)
-        except (ValueError, OSError) as error:
-            yield number, error
+        except Exception as exception:
+            yield number, exception
         else:
             yield number, f"{line}; generated in {sampling + time.perf_counter() - start:.1f} s"
 
 
-def read_requests(path: Path, folder: Path, args: Namespace) -> dict[int, Request]:
-    """
-    The request of each line that is not blank, by line number.
-
-    Raises:
-        ValueError: naming the line that is wrong.
-    """
-    requests: dict[int, Request] = {}
-    outputs: dict[Path, int] = {}
-    for number, values in read_prompt_file(path, output=str).items():
-        try:
-            request = _request(values, number, folder, args)
-            first = outputs.setdefault(request.output.resolve(), number)
-            if first != number:
-                raise ValueError(f"output {request.output} is that of line {first} too")
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
-        requests[number] = request
+def read_requests(file: str, folder: Path, args: Namespace) -> dict[int, Request | Exception]:
+    """Return the request of each line that is not blank, or the error in it, by line number."""
+    requests: dict[int, Request | Exception] = {}
+    outputs: dict[str, int] = {}
+    for number, values in read_lines(file, output=str).items():
+        if not isinstance(values, Exception):
+            try:
+                values = _request(values, number, folder, args)
+                first = outputs.setdefault(os.path.realpath(values.output), number)
+                if first != number:
+                    raise ValueError(f"output {values.output} is that of line {first} too")
+            except (ValueError, OSError) as exception:
+                values = exception
+        requests[number] = values
     return requests
 
 
 def _request(values: dict[str, Any], number: int, folder: Path, args: Namespace) -> Request:
     name = values.pop("output", f"{number:05}.wav")
     output = folder / name
-    if not output.resolve().is_relative_to(folder.resolve()):
+    # Unlike `Path.resolve`, this accepts a loop of links.
+    if not Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"output {name} leaves the output folder")
     defaults = {"seed": args.seed + number - 1, "negative_prompt": args.negative_prompt, "length": args.length}
     request = Request(output=output, **{**defaults, **values})
     request.check()
+    # Missing folders are created later.
+    existing = next(parent for parent in output.parents if os.path.lexists(parent))
+    if not existing.is_dir():
+        raise NotADirectoryError(f"{existing}: not a folder")
+    if existing == output.parent:
+        check_target(output)
     return request

@@ -1,36 +1,29 @@
 """`audiox bench`."""
 
-import sys
 from argparse import Namespace
 from pathlib import Path
 
-from ..atomic import check_target, replacing
+from ..atomic import replacing
 from ..bench import run_bench, run_sweep
 from ..bench.run import check_options
 from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
+from .terminal import log, say
 
 SWEEP_TASKS, SWEEP_SEEDS, SWEEP_COUNT = ["text", "video"], 1, 8
 SEEDS, COUNT = 3, 40
 
 
 def run(args: Namespace) -> int:
-    """Run `audiox bench` and return the exit status."""
-    if args.sweep:
-        given = [name for name in ("steps", "guidance", "eta", "clips") if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"--{given[0]} does not go with --sweep, which tries its own")
+    """Run `audiox bench` and return the exit code."""
     tasks = args.tasks or (SWEEP_TASKS if args.sweep else None)
-    seeds = args.seeds if args.seeds is not None else SWEEP_SEEDS if args.sweep else SEEDS
-    count = args.count if args.count is not None else SWEEP_COUNT if args.sweep else COUNT
+    seeds = args.seeds or (SWEEP_SEEDS if args.sweep else SEEDS)
+    count = args.count or (SWEEP_COUNT if args.sweep else COUNT)
     check_options(tasks, seeds, count)
     device, dtype = read_placement(args)
-    output = None if args.output is None else Path(args.output) / "bench.json"
-    if output is not None:
-        check_target(output if output.parent.exists() else output.parent)
     check_model(args.model)
 
-    options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "log": _log}
+    options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "log": log}
     with quiet_libraries():
         pipe, _ = load_pipeline(args.model, device, dtype)
         pipe.set_progress_bar_config(disable=True)
@@ -47,13 +40,11 @@ def run(args: Namespace) -> int:
                 **options,
             )
     print(report.table())
-    if output is not None:
+    if args.output is not None:
+        output = Path(args.output) / "bench.json"
         output.parent.mkdir(exist_ok=True)
         with replacing(output) as temporary:
             temporary.write_text(report.to_json(), encoding="utf-8")
-        print(f"\nwrote {output}")
+        say("")
+        say(f"wrote {output}")
     return 0
-
-
-def _log(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

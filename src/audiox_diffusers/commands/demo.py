@@ -1,26 +1,25 @@
 """`audiox demo`: what the embedded model makes of text, a video, a picture and a sound, and a page that plays it."""
 
-import os
 import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from PIL import Image
 
-from ..cli import build_parser
+from ..atomic import check_target, filling
 from ..media import load_audio, save_audio, save_video, spectrogram_picture
-from ..media.files import check_target
 from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
 from ..scenes import Event, Scene
 from .demo_page import Example, Section, draw_page, spectrogram_path
 from .edit import make_edit, read_edit
 from .loading import load_pipeline, read_placement
-from .once import read_request
+from .parser import build_parser
 from .quiet import quiet_libraries
+from .request import read_request
 from .sounds import Settings, make
+from .terminal import say
 
 INDEX = Path("index.html")
 
@@ -65,22 +64,17 @@ SECTIONS = (
 
 
 def run(args: Namespace) -> int:
-    """`audiox demo`; the exit status."""
+    """Run `audiox demo` and return the exit code."""
     folder = Path(args.output)
     sections = [
         Section(title, text, [Example(command, read_request(read_command(command))) for command in commands])
         for title, text, commands in SECTIONS
     ]
     check_folder(folder, sections)
-    # Files are moved into the folder when all are there; until then they are on the same disk.
-    with TemporaryDirectory(prefix=".", dir=folder if folder.exists() else folder.parent) as temporary:
-        with quiet_libraries():
-            for name in make_files(Path(temporary), sections):
-                print(f"made {name}", flush=True)
-        folder.mkdir(exist_ok=True)
-        for path in Path(temporary).iterdir():
-            os.replace(path, folder / path.name)
-    print(f"wrote {folder}: open {folder / INDEX}")
+    with filling(folder) as temporary, quiet_libraries():
+        for name in make_files(temporary, sections):
+            say(f"made {name}")
+    say(f"wrote {folder}: open {folder / INDEX}")
     return 0
 
 

@@ -1,85 +1,82 @@
-"""`audiox features`: what a model sees in videos, computed once for many sounds."""
+"""`audiox features`."""
 
-import sys
 import time
 from argparse import Namespace
 from pathlib import Path
 
 import torch
 
-from ..cli import one_line
+from ..atomic import check_target
 from ..media import load_video
-from ..media.files import check_target
+from ..messages import describe
 from ..pipelines import AudioXPipeline, save_features
+from .checks import feature_files
 from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
+from .terminal import error, say
 
-# What the embeddings of a video do not need.
-LEFT_OUT = dict.fromkeys(("transformer", "vae", "text_encoder", "tokenizer", "scheduler"))
+# Components that the features of a video do not need.
+UNUSED = dict.fromkeys(("transformer", "vae", "text_encoder", "tokenizer", "scheduler"))
 
 
 def run(args: Namespace) -> int:
-    """`audiox features`; the exit status."""
+    """Run `audiox features` and return the exit code."""
     videos, output = [Path(video) for video in args.videos], Path(args.output)
     with quiet_libraries():
         if len(videos) > 1 or output.is_dir():
             return _run_folder(videos, output, args)
-        return _run_once(videos[0], output, args)
+        return _run_single(videos[0], output, args)
 
 
-def _run_once(video: Path, output: Path, args: Namespace) -> int:
+def _run_single(video: Path, output: Path, args: Namespace) -> int:
     device, dtype = read_placement(args)
-    if output.suffix != ".safetensors":
-        raise ValueError(f"output {output}: must be a .safetensors file, or a folder that exists")
-    check_target(output)
     check_model(args.model)
     load_video(video, duration=0.1)
 
-    pipe, loading = load_pipeline(args.model, device, dtype, **LEFT_OUT)
+    pipe, loading = load_pipeline(args.model, device, dtype, **UNUSED)
     line, _, seconds = write(pipe, video, output)
-    print(f"{line}; loaded in {loading:.1f} s, encoded in {seconds:.1f} s")
+    say(f"{line}; loaded in {loading:.1f} s, encoded in {seconds:.1f} s")
     return 0
 
 
 def _run_folder(videos: list[Path], folder: Path, args: Namespace) -> int:
-    """All videos are checked before the model is loaded. What then fails in one leaves the others alone."""
+    """Encode the videos whose files are missing. One that fails leaves the others alone."""
     device, dtype = read_placement(args)
-    if folder.suffix == ".safetensors":
-        raise ValueError(f"output {folder}: several videos need a folder")
-    outputs: dict[Path, Path] = {}
-    for video in videos:
-        output = folder / f"{video.stem}.safetensors"
-        if output in outputs:
-            raise ValueError(f"output {output}: would be that of both {outputs[output]} and {video}")
-        outputs[output] = video
-    check_target(folder / "features" if folder.exists() else folder)
     check_model(args.model)
-    missing = {output: video for output, video in outputs.items() if not output.exists()}
-    for video in missing.values():
-        load_video(video, duration=0.1)
-    folder.mkdir(exist_ok=True)
-
-    written = failed = tokens = 0
-    loading = encoding = 0.0
-    if missing:
-        pipe, loading = load_pipeline(args.model, device, dtype, **LEFT_OUT)
-    for output, video in missing.items():
+    files = feature_files(videos, folder)
+    missing = {file: video for file, video in files.items() if not file.is_file()}
+    readable: dict[Path, Path] = {}
+    for file, video in missing.items():
         try:
-            line, count, seconds = write(pipe, video, output)
-        except (ValueError, OSError) as error:
-            print(f"audiox: error: {one_line(error)}", file=sys.stderr)
-            failed += 1
+            check_target(file if folder.exists() else folder)
+            load_video(video, duration=0.1)
+        except Exception as exception:
+            error(describe(exception))
         else:
-            print(f"{line}; encoded in {seconds:.1f} s", flush=True)
+            readable[file] = video
+
+    written = tokens = 0
+    loading = encoding = 0.0
+    if readable:
+        folder.mkdir(exist_ok=True)
+        pipe, loading = load_pipeline(args.model, device, dtype, **UNUSED)
+    for file, video in readable.items():
+        try:
+            line, count, seconds = write(pipe, video, file)
+        except Exception as exception:
+            error(describe(exception))
+        else:
+            say(f"{line}; encoded in {seconds:.1f} s")
             written, tokens, encoding = written + 1, tokens + count, encoding + seconds
-    summary = f"wrote {written}, skipped {len(outputs) - len(missing)}, failed {failed}; {tokens} tokens"
-    print(f"{summary}; loaded in {loading:.1f} s, encoded in {encoding:.1f} s")
+    failed = len(missing) - written
+    summary = f"wrote {written}, skipped {len(files) - len(missing)}, failed {failed}; {tokens} tokens"
+    say(f"{summary}; loaded in {loading:.1f} s, encoded in {encoding:.1f} s")
     return 2 if failed else 0
 
 
 @torch.no_grad()
 def write(pipe: AudioXPipeline, video: Path, output: Path) -> tuple[str, int, float]:
-    """Write the features of one video; what was written in a line, its tokens, and the seconds that took."""
+    """Write the features of a video; return a line about them, the number of tokens, and the seconds it took."""
     start = time.perf_counter()
     video_embeds = pipe.encode_video(video)
     if video_embeds is None:
@@ -91,5 +88,5 @@ def write(pipe: AudioXPipeline, video: Path, output: Path) -> tuple[str, int, fl
         counts["sync"] = sync_embeds.shape[1]
         sync_embeds = sync_embeds[0]
     save_features(output, video_embeds[0], sync_embeds)
-    told = " and ".join(f"{count} {kind} tokens" for kind, count in counts.items())
-    return f"wrote {output}: {told}", sum(counts.values()), time.perf_counter() - start
+    summary = " and ".join(f"{count} {kind} tokens" for kind, count in counts.items())
+    return f"wrote {output}: {summary}", sum(counts.values()), time.perf_counter() - start

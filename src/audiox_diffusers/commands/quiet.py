@@ -1,7 +1,6 @@
-"""What reaches the terminal beside a command's own lines."""
+"""Silence for the libraries, so that the terminal shows a command's own lines."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,22 +10,21 @@ import huggingface_hub.utils.logging
 import transformers.utils.logging
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
-from ..cli import one_line
+from .terminal import log
 
 
-class _OneLine(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"audiox: {record.levelname.lower()}: {one_line(record.getMessage())}"
+class _Terminal(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        log(f"audiox: {record.levelname.lower()}: {record.getMessage()}")
 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """
-    Silence the libraries but for bars of sampling and downloads, and show this package's warnings on stderr, one line
-    each. All settings are put back at the end.
+    Silence the libraries except for progress bars of sampling and downloads, and print this package's warnings on
+    stderr, one line each. All settings are restored at the end.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine())
+    handler = _Terminal()
     package = logging.getLogger("audiox_diffusers")
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     loggers = (*libraries, huggingface_hub.utils.logging)

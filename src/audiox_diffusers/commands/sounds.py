@@ -1,11 +1,9 @@
-"""What `audiox generate` and `audiox edit` do for one file and for each line of a batch: check, make, write."""
+"""Generate and write sounds, for one request or for each line of a batch."""
 
-import math
-import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +11,19 @@ import av
 import numpy as np
 import torch
 
-from ..media import load_audio, load_image, load_video, save_audio, save_video
-from ..media.files import check_positive
-from ..media.formats import AUDIO_FORMATS, VIDEO_FORMATS
-from ..pipelines import AudioXPipeline, load_features
-from ..pipelines.features import is_features
+from ..atomic import scratch
+from ..media import media_duration, save_audio, save_video
+from ..pipelines import AudioXPipeline
+from ..pipelines.requests import check_request_files
 from .loading import read_placement
+from .request import Request
 
 CHANNELS = {1: "mono", 2: "stereo"}
 
 
 @dataclass
-class Request:
-    """What to make and where to write it; `check` raises `ValueError` where that cannot be."""
-
-    output: Path
-    seed: int
-    prompt: str | None = None
-    negative_prompt: str | None = None
-    video: Path | None = None
-    image: Path | None = None
-    audio: Path | None = None
-    length: float | None = None
-
-    def check(self) -> None:
-        """`ValueError` if the output cannot be written as asked, or nothing is given to make a sound of."""
-        suffix = self.output.suffix.lower()
-        if suffix not in AUDIO_FORMATS and suffix not in VIDEO_FORMATS:
-            known = ", ".join([*AUDIO_FORMATS, *VIDEO_FORMATS])
-            raise ValueError(f"output {self.output}: unknown extension {suffix!r}, use one of {known}")
-        if suffix in VIDEO_FORMATS and self.video is None:
-            raise ValueError(f"output {self.output}: a video file needs a video to take the picture from")
-        if suffix in VIDEO_FORMATS and is_features(self.video):
-            raise ValueError(f"output {self.output}: {self.video} holds no picture")
-        if all(given is None for given in (self.prompt, self.video, self.image, self.audio)):
-            raise ValueError("nothing to go by: give at least one of prompt, video, image and audio")
-        if self.video is not None and self.image is not None:
-            raise ValueError("give either video or image, not both")
-        if not 0 <= self.seed < 2**64:
-            raise ValueError(f"seed must be in 0..2**64 - 1, got {self.seed}")
-        if self.length is not None:
-            check_positive("length", self.length)
-
-    def check_files(self) -> None:
-        """
-        Decode the first moment of each input, or read its features, and copy a picture to be kept, without sound: a
-        file that is no good must not come out after minutes of sampling.
-        """
-        if is_features(self.video):
-            load_features(self.video, "video_embeds")
-        elif self.video is not None:
-            load_video(self.video, duration=0.1)
-            if self.output.suffix.lower() in VIDEO_FORMATS:
-                with tempfile.TemporaryDirectory(prefix=".", dir=self.output.parent) as folder:
-                    save_video(Path(folder) / self.output.name, self.video)
-        if self.image is not None:
-            load_image(self.image)
-        if self.audio is not None:
-            load_audio(self.audio, duration=0.1)
-
-
-@dataclass
 class Settings:
-    """How to make sounds."""
+    """Options that all sounds of a command share."""
 
     steps: int | None
     guidance: float | None
@@ -89,32 +37,13 @@ class Settings:
 
     @classmethod
     def from_args(cls, args: Namespace) -> "Settings":
-        """The options of the command line; `ValueError` names the one that is out of range."""
-        if args.steps is not None and args.steps < 1:
-            raise ValueError(f"--steps must be at least 1, got {args.steps}")
-        if args.guidance is not None and not math.isfinite(args.guidance):
-            raise ValueError(f"--guidance must be a finite number, got {args.guidance}")
-        if args.guidance_rescale is not None and not 0 <= args.guidance_rescale <= 1:
-            raise ValueError(f"--guidance-rescale must be in 0..1, got {args.guidance_rescale}")
-        if args.window_overlap is not None:
-            check_positive("--window-overlap", args.window_overlap)
-        if args.window_batch < 1:
-            raise ValueError(f"--window-batch must be at least 1, got {args.window_batch}")
+        """Return the settings of a command line; `ValueError` if there is no such device."""
         device, dtype = read_placement(args)
-        return cls(
-            steps=args.steps,
-            guidance=args.guidance,
-            guidance_rescale=args.guidance_rescale,
-            audio_padding=args.audio_padding,
-            window_overlap=args.window_overlap,
-            window_batch=args.window_batch,
-            normalize=args.normalize,
-            device=device,
-            dtype=dtype,
-        )
+        names = cls.__dataclass_fields__.keys() - {"device", "dtype"}
+        return cls(**{name: getattr(args, name) for name in names}, device=device, dtype=dtype)
 
     def options(self) -> dict[str, Any]:
-        """The arguments of a pipeline that are the same for all sounds."""
+        """Return the pipeline's arguments."""
         options = {
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
@@ -125,8 +54,16 @@ class Settings:
         return {name: value for name, value in options.items() if value is not None}
 
 
+def check_files(request: Request) -> None:
+    """Read the beginning of each input, and copy a picture that is kept, so that bad files fail before sampling."""
+    check_request_files(asdict(request))
+    if request.keeps_picture:
+        with scratch(request.output) as temporary:
+            save_video(temporary, request.video)
+
+
 def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[str, float]:
-    """Make a sound and write it; what was written, in a line, and the seconds that took."""
+    """Generate a sound and write it; return a line about it, and the seconds it took."""
     start = time.perf_counter()
     length = length_in_s(pipe, request)
     line = finish(pipe, request, sample(pipe, [request], length, settings), length, settings)
@@ -134,29 +71,35 @@ def make(pipe: AudioXPipeline, request: Request, settings: Settings) -> tuple[st
 
 
 def length_in_s(pipe: AudioXPipeline, request: Request) -> float:
-    """
-    The seconds asked for; without them those of the video where its picture is kept and it is short, or the
-    pipeline's own.
-    """
+    """Return the requested seconds, or the pipeline's default; at most the picture's duration if it is kept."""
     if request.length is not None:
         return request.length
-    if request.output.suffix.lower() in VIDEO_FORMATS:
-        return min(10.0, pipe.window_samples / pipe.vae.config.sampling_rate, _file_seconds(request.video))
+    if request.keeps_picture:
+        window = pipe.window_samples / pipe.vae.config.sampling_rate
+        return min(10.0, window, _picture_seconds(request.video))
     return pipe.default_length_in_s(request.prompt)
 
 
 def sample(pipe: AudioXPipeline, requests: list[Request], length: float, settings: Settings) -> torch.Tensor:
     """
-    The latents `[B, C, L]` of sounds that are all as long, `length` in seconds, and all with a negative prompt or all
-    without. Seeds are used on the CPU, so that a sound starts from the same noise on all devices and in any batch.
+    Generate the latents of several sounds.
+
+    Seeds are used on the CPU, so that a sound starts from the same noise on every device and in every batch.
+
+    Args:
+        pipe (`AudioXPipeline`): The pipeline.
+        requests (`list[Request]`): Requests that all have a negative prompt, or all lack one.
+        length (`float`): Seconds of every sound.
+        settings (`Settings`): Options of the command.
+
+    Returns:
+        `torch.Tensor`: Latents `[B, C, L]`.
     """
+    conditions = [request.conditions() for request in requests]
     negative_prompts = [request.negative_prompt for request in requests]
     return pipe(
-        prompt=[request.prompt for request in requests],
+        **{name: [values[name] for values in conditions] for name in conditions[0]},
         negative_prompt=None if negative_prompts[0] is None else negative_prompts,
-        video=[request.video for request in requests],
-        image=[request.image for request in requests],
-        audio=[request.audio for request in requests],
         audio_length_in_s=length,
         generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         audio_padding_side=settings.audio_padding,
@@ -166,19 +109,19 @@ def sample(pipe: AudioXPipeline, requests: list[Request], length: float, setting
 
 
 def finish(pipe: AudioXPipeline, request: Request, latents: torch.Tensor, length: float, settings: Settings) -> str:
-    """Decode the latents `[1, C, L]` of a sound of `length` seconds and write it; what was written, in a line."""
+    """Decode latents `[1, C, L]` to `length` seconds of sound and write it; return a line about it."""
     rate = pipe.vae.config.sampling_rate
 
     def decode() -> Iterator[np.ndarray]:
         return (piece[0] for piece in pipe.stream_latents(latents, round(length * rate)))
 
     peak = max(float(np.abs(piece).max()) for piece in decode()) if settings.normalize else 1.0
-    return write(request.output, decode(), rate, request.video, peak or 1.0)
+    return write(request, decode(), rate, peak or 1.0)
 
 
 @dataclass
 class _Measured:
-    """An iterator over the pieces of a sound, divided by `level`, that knows what has passed through it."""
+    """Iterate over pieces of a sound, divided by `level`, and measure them."""
 
     pieces: Iterator[np.ndarray]
     level: float
@@ -194,15 +137,11 @@ class _Measured:
             yield piece / self.level
 
 
-def write(path: Path, pieces: Iterator[np.ndarray], rate: int, video: Path | None, level: float = 1.0) -> str:
-    """
-    Write one sound as its pieces come, divided by `level`, with the picture of `video` if the extension asks for it;
-    what was written, in a line.
-    """
-    sound = _Measured(pieces, level)
-    with_picture = path.suffix.lower() in VIDEO_FORMATS
-    if with_picture:
-        save_video(path, video, sound, rate)
+def write(request: Request, pieces: Iterator[np.ndarray], rate: int, level: float = 1.0) -> str:
+    """Write a sound piece by piece, divided by `level`, with the picture if it is kept; return a line about it."""
+    path, sound = request.output, _Measured(pieces, level)
+    if request.keeps_picture:
+        save_video(path, request.video, sound, rate)
     else:
         save_audio(path, sound, rate)
 
@@ -210,14 +149,15 @@ def write(path: Path, pieces: Iterator[np.ndarray], rate: int, video: Path | Non
     line = f"wrote {path}: {sound.samples / rate:.2f} s of {kind} sound at {rate} Hz, peak {sound.peak:.2f}"
     if level != 1:
         line += ", scaled to 1.00"
-    if with_picture:
-        seconds = _file_seconds(path)
+    if request.keeps_picture:
+        picture = _picture_seconds(request.video)
         # An AAC frame of 1024 samples may be padded.
-        if seconds > (sound.samples + 1024) / rate:
-            line += f"; the video goes on without sound until {seconds:.2f} s"
+        if picture > (sound.samples + 1024) / rate:
+            line += f"; the video continues without sound until {picture:.2f} s"
     return line
 
 
-def _file_seconds(path: Path) -> float:
+def _picture_seconds(path: Path) -> float:
     with av.open(str(path)) as container:
-        return container.duration / av.time_base
+        duration = container.duration
+    return media_duration(path) if duration is None else duration / av.time_base

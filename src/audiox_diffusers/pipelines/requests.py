@@ -66,10 +66,10 @@ def check_request_files(request: Mapping[str, Any]) -> None:
 
 
 def check_request_paths(request: Mapping[str, Any]) -> None:
-    """Raise `FileNotFoundError` if a file of a request does not exist; nothing is opened."""
+    """Raise `FileNotFoundError` if a file of a request does not exist. "-" stands for standard input."""
     for name in ("video", "image", "audio"):
         path = request.get(name)
-        if path is not None and not os.path.exists(path):
+        if path is not None and str(path) != "-" and not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such file")
 
 

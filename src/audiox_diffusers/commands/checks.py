@@ -1,0 +1,105 @@
+"""Checks of a command's arguments, before anything heavy is imported."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from ..atomic import check_target
+from ..pipelines.requests import MAX_SEED
+from .request import STDOUT, Request, read_request
+
+
+def check_generate(args: Namespace) -> None:
+    """Check the arguments of `audiox generate`."""
+    if args.batch is None:
+        if args.batch_size is not None:
+            raise ValueError("--batch-size goes with --batch only")
+        check_single(args, read_request(args))
+        return
+    for name in ("prompt", "video", "image", "audio", "num"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} does not go with --batch")
+    if args.output == str(STDOUT):
+        raise ValueError("--batch needs a folder as --output, got -")
+    if args.batch != "-" and not Path(args.batch).exists():
+        raise FileNotFoundError(f"{args.batch}: no such file")
+    check_folder(Path(args.output))
+
+
+def check_edit(args: Namespace) -> None:
+    """Check the arguments of `audiox edit`."""
+    if args.inpaint is None and args.extend is None and args.strength is None:
+        raise ValueError("nothing to do: give --inpaint, --extend or --strength")
+    if args.extend is not None and (args.inpaint is not None or args.strength is not None):
+        raise ValueError("--extend does not go with --inpaint or --strength")
+    check_single(args, read_request(args))
+
+
+def check_single(args: Namespace, request: Request) -> None:
+    """Check a request for one sound, or for `--num` sounds."""
+    request.check()
+    count = args.num or 1
+    if request.seed + count - 1 > MAX_SEED:
+        raise ValueError(f"the last seed must be below 2**64, got {request.seed} for the first of {count}")
+    if request.output == STDOUT and count > 1:
+        raise ValueError(f"--num {count} needs files as --output, got -")
+    if [request.video, request.image, request.audio].count(Path("-")) > 1:
+        raise ValueError("only one of --video, --image and --audio can be read from standard input")
+    for output in numbered(request.output, count):
+        if output != STDOUT:
+            check_target(output)
+    request.check_paths()
+
+
+def numbered(output: Path, count: int) -> list[Path]:
+    """Return the output files of `--num`: `out-1.wav`, `out-2.wav` and so on, or just `out.wav`."""
+    if count == 1:
+        return [output]
+    return [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+
+
+def check_features(args: Namespace) -> None:
+    """Check the arguments of `audiox features`."""
+    videos, output = [Path(video) for video in args.videos], Path(args.output)
+    if len(videos) == 1 and not output.is_dir():
+        if output.suffix != ".safetensors":
+            raise ValueError(f"output {output}: must be a .safetensors file or an existing folder")
+        check_target(output)
+    else:
+        if output.suffix == ".safetensors":
+            raise ValueError(f"output {output}: several videos need a folder")
+        feature_files(videos, output)
+        check_folder(output)
+    for video in videos:
+        if str(video) != "-" and not video.exists():
+            raise FileNotFoundError(f"{video}: no such file")
+
+
+def feature_files(videos: list[Path], folder: Path) -> dict[Path, Path]:
+    """Return the video of each file in an output folder; `ValueError` if two videos would share a file."""
+    files: dict[Path, Path] = {}
+    for video in videos:
+        file = folder / f"{video.stem}.safetensors"
+        if file in files:
+            raise ValueError(f"output {file}: would be written for both {files[file]} and {video}")
+        files[file] = video
+    return files
+
+
+def check_demo(args: Namespace) -> None:
+    """Check the arguments of `audiox demo`."""
+    check_folder(Path(args.output))
+
+
+def check_bench(args: Namespace) -> None:
+    """Check the arguments of `audiox bench`."""
+    if args.sweep:
+        for name in ("steps", "guidance", "eta", "clips"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} does not go with --sweep, which tries its own")
+    if args.output is not None:
+        check_folder(Path(args.output))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `OSError` unless files can be written to a folder, which is created if missing."""
+    check_target(folder / "file" if folder.exists() else folder)

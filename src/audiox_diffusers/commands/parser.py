@@ -1,0 +1,381 @@
+"""Options and help of the `audiox` commands."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..embedded import EMBEDDED_MODEL
+from ..pipelines.requests import MAX_LENGTH, MAX_SEED, shortened
+from ..version import __version__
+from .checks import check_bench, check_demo, check_edit, check_features, check_generate
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """
+    Parse and check the arguments of a command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments. Defaults to those of the process.
+
+    Returns:
+        `argparse.Namespace`: `command` names the module of this package that runs it.
+
+    Raises:
+        ValueError, OSError: An argument is wrong. What needs a model or a device is checked later.
+    """
+    args = build_parser().parse_args(argv)
+    args.check(args)
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = _Parser(
+        prog="audiox", description="Generate and edit audio from any mix of text, video, images and audio with AudioX."
+    )
+    parser.add_argument("--version", action="version", version=f"audiox-diffusers {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_generate, _add_edit, _add_features, _add_convert, _add_demo, _add_bench):
+        add(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a type for options: a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            most = "2**64 - 1" if high == MAX_SEED else high
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {most}, got {shortened(text)}")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float, above: bool = False, nonzero: bool = False) -> Callable[[str], float]:
+    """Return a type for options: a number from `low`, or `above` it, to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low) or (nonzero and not value):
+            span = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(
+                f"must be a number {span}{' other than 0' if nonzero else ''}, got {shortened(text)}"
+            )
+        return value
+
+    return parse
+
+
+def span(text: str) -> tuple[float, float]:
+    """Parse START-END in seconds."""
+    match = re.fullmatch(r"(\d{1,9}\.?\d*)-(\d{1,9}\.?\d*)", text)
+    if match is None or float(match[2]) <= float(match[1]):
+        raise argparse.ArgumentTypeError(
+            f"must be START-END in seconds with END after START, such as 2.5-7.5, got {shortened(text)}"
+        )
+    return float(match[1]), float(match[2])
+
+
+def _add(commands: Any, name: str, check: Callable, help: str, description: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=description)
+    parser.set_defaults(check=check)
+    return parser
+
+
+def _add_generate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "generate",
+        check_generate,
+        help="generate audio",
+        description="Generate audio for a prompt, a video, a picture, a sound, or a mix of them.",
+    )
+    _add_model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        help="sound file, video file (with --video), folder (with --batch), or - for WAV on standard output",
+    )
+
+    prompts = parser.add_argument_group("prompts", "give at least one; --image and --video exclude each other")
+    prompts.add_argument("--prompt", metavar="TEXT", help="description of the sound")
+    prompts.add_argument("--video", metavar="FILE", help="video, or its features from `audiox features`")
+    prompts.add_argument("--image", metavar="FILE", help="picture")
+    prompts.add_argument("--audio", metavar="FILE", help="sound to continue or fill in")
+    prompts.add_argument(
+        "--batch",
+        metavar="FILE.jsonl",
+        help="generate one sound per line, instead of the options above: JSON objects with any of prompt,"
+        " negative_prompt, video, image, audio, seed, length and output. Paths are relative to FILE.jsonl. output is"
+        " relative to the output folder and defaults to the line number, such as 00001.wav. Existing outputs are"
+        " skipped",
+    )
+    prompts.add_argument(
+        "--batch-size",
+        type=whole(1, 1024),
+        metavar="N",
+        help="with --batch, number of lines of the same length to generate at once (default: 1)",
+    )
+
+    options = parser.add_argument_group("generation options")
+    _add_sampling(options)
+    options.add_argument(
+        "--length",
+        type=real(0, MAX_LENGTH, above=True),
+        metavar="SECONDS",
+        help="duration; a sound longer than the model's window is generated in overlapping windows (default: 10 or the"
+        " window, whichever is shorter, or the duration of a shorter video)",
+    )
+    options.add_argument(
+        "--audio-padding",
+        choices=("left", "right"),
+        default="right",
+        help="side on which a short --audio is padded with silence (default: right)",
+    )
+    _add_placement(options)
+    options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
+
+
+def _add_edit(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "edit",
+        check_edit,
+        help="inpaint, extend or vary a sound",
+        description="Inpaint, extend or vary a sound. Parts that are not regenerated keep every sample.",
+    )
+    _add_model(parser)
+    parser.add_argument("--audio", required=True, metavar="FILE", help="sound to edit, or a video with sound")
+    parser.add_argument(
+        "-o", "--output", required=True, help="sound file, video file (with --video), or - for WAV on standard output"
+    )
+
+    edits = parser.add_argument_group("edits", "give at least one; --extend cannot be combined with the others")
+    edits.add_argument(
+        "--inpaint",
+        type=span,
+        action="append",
+        metavar="START-END",
+        help="seconds to regenerate, such as 2.5-7.5; can be repeated",
+    )
+    edits.add_argument(
+        "--extend",
+        type=real(-MAX_LENGTH, MAX_LENGTH, nonzero=True),
+        metavar="SECONDS",
+        help="seconds to add at the end, or at the start if negative",
+    )
+    edits.add_argument(
+        "--strength",
+        type=real(0, 1, above=True),
+        metavar="S",
+        help="how much to change, above 0 to 1; without --inpaint the whole sound is varied",
+    )
+    edits.add_argument(
+        "--crossfade",
+        type=real(0, 60000),
+        metavar="MS",
+        help="crossfade around regenerated parts in milliseconds (default: 20)",
+    )
+
+    prompts = parser.add_argument_group("prompts", "--image and --video exclude each other")
+    prompts.add_argument("--prompt", metavar="TEXT", help="description of the sound")
+    prompts.add_argument("--video", metavar="FILE", help="video that goes with the sound")
+    prompts.add_argument("--image", metavar="FILE", help="picture that goes with the sound")
+    options = parser.add_argument_group("generation options")
+    _add_sampling(options)
+    _add_placement(options)
+    parser.set_defaults(audio_padding="right", normalize=False, length=None)
+
+
+def _add_sampling(options: Any) -> None:
+    options.add_argument("--negative-prompt", metavar="TEXT", help="description of what to avoid")
+    options.add_argument(
+        "--steps", type=whole(1, 10000), metavar="N", help="number of denoising steps (default: the model's own)"
+    )
+    options.add_argument(
+        "--guidance",
+        type=real(-1000, 1000),
+        metavar="W",
+        help="guidance scale; 1 turns guidance off (default: the model's own)",
+    )
+    options.add_argument(
+        "--guidance-rescale",
+        type=real(0, 1),
+        metavar="PHI",
+        help="rescaling against overexposed guidance, 0 to 1 (default: 0)",
+    )
+    options.add_argument(
+        "--seed",
+        type=whole(0, MAX_SEED),
+        default=0,
+        metavar="S",
+        help="seed of the first sound; each further sound adds 1 (default: 0)",
+    )
+    options.add_argument(
+        "--num",
+        type=whole(1, 10000),
+        metavar="N",
+        help="number of sounds, written as OUTPUT-1 to OUTPUT-N (default: 1, written as OUTPUT)",
+    )
+    options.add_argument(
+        "--window-overlap",
+        type=real(0, MAX_LENGTH, above=True),
+        metavar="SECONDS",
+        help="overlap of windows in sounds longer than one (default: a quarter of a window)",
+    )
+    options.add_argument(
+        "--window-batch",
+        type=whole(1, 1024),
+        default=4,
+        metavar="N",
+        help="number of windows to denoise at once; fewer take less memory (default: 4)",
+    )
+
+
+def _add_features(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "features",
+        check_features,
+        help="encode videos once for repeated use",
+        description="Encode videos to files that `audiox generate --video` takes instead of the videos.",
+    )
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video file")
+    _add_model(parser)
+    parser.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="FILE.safetensors|FOLDER",
+        help="file to write, or a folder for one file per video, named after the video. Several videos need a folder."
+        " Existing files in a folder are skipped",
+    )
+    _add_placement(parser)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        default=EMBEDDED_MODEL,
+        help="folder of a diffusers model, or Hub id (default: %(default)s, a small model that comes with the package)",
+    )
+
+
+def _add_placement(options: Any) -> None:
+    options.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the networks (default: bfloat16 on cuda, else float32)"
+    )
+    options.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
+
+
+def _add_convert(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "convert",
+        lambda args: None,
+        help="convert a released checkpoint",
+        description="Convert a released AudioX checkpoint to a diffusers folder with a model card.",
+    )
+    parser.add_argument("source", help="checkpoint file, folder with model.ckpt and config.json, or Hub id")
+    parser.add_argument("target", help="folder to write; it must be empty or not exist")
+    parser.add_argument("--config", metavar="FILE", help="released config.json (default: beside the checkpoint)")
+    parser.add_argument("--dtype", choices=DTYPES, help="dtype of the converted weights (default: unchanged)")
+    parser.add_argument("--text-encoder", metavar="DIR_OR_ID", help="T5 encoder (default: google-t5/t5-base)")
+    parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer (default: that of the text encoder)")
+    parser.add_argument(
+        "--image-encoder-config", metavar="FILE", help="config of CLIP's vision tower (default: ViT-B/32)"
+    )
+    parser.add_argument(
+        "--vae",
+        metavar="FILE",
+        help="VAE, if the checkpoint does not contain it (default: vae.ckpt beside the checkpoint)",
+    )
+    parser.add_argument(
+        "--synchformer",
+        metavar="FILE",
+        help="Synchformer, for releases that follow the timing of videos (default: synchformer_state_dict.pth beside"
+        " the checkpoint)",
+    )
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        check_demo,
+        help="generate a page of samples offline",
+        description="Generate audio from captions, a video, a picture and a sound with the small model that comes with"
+        " the package, and a page that plays the results, index.html.",
+    )
+    parser.add_argument("--output", required=True, metavar="FOLDER", help="folder to write to")
+
+
+def _add_bench(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "bench",
+        check_bench,
+        help="measure how well a model follows its prompts",
+        description="Generate audio for scenes with known answers and measure how often the model gets them right.",
+    )
+    _add_model(parser)
+    parser.add_argument("--output", metavar="FOLDER", help="folder for bench.json (default: print the table only)")
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        metavar="TASK",
+        help="some of text, video, image, audio, silence, missing, vae (default: all; with --sweep: text video)",
+    )
+    parser.add_argument(
+        "--seeds", type=whole(1, 1000), metavar="N", help="number of seeds (default: 3; with --sweep: 1)"
+    )
+    parser.add_argument(
+        "--count", type=whole(1, 10000), metavar="N", help="items per task (default: 40; with --sweep: 8)"
+    )
+    parser.add_argument(
+        "--steps", type=whole(1, 10000), metavar="N", help="number of denoising steps (default: the model's own)"
+    )
+    parser.add_argument(
+        "--guidance", type=real(-1000, 1000), metavar="W", help="guidance scale (default: the model's own)"
+    )
+    parser.add_argument(
+        "--eta", type=real(0, 1), metavar="E", help="noise added at each step, 0 to 1 (default: the scheduler's own)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole(1, 1024),
+        default=16,
+        metavar="N",
+        help="number of sounds to generate at once (default: 16)",
+    )
+    parser.add_argument(
+        "--sounds",
+        metavar="FOLDER",
+        help="recordings to use instead of synthesised sounds, in files or folders named after their class, like bell",
+    )
+    parser.add_argument("--clips", metavar="FOLDER", help="sounds for the task vae (default: those of the scenes)")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="instead compare guidance 1, 3, 7, steps 4, 10, 25, 100 and eta 0, 1: scores and time",
+    )
+    _add_placement(parser)

@@ -1,0 +1,62 @@
+"""One sound to generate, as the command line or a line of a batch asks for it."""
+
+from argparse import Namespace
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..media.formats import AUDIO_FORMATS, VIDEO_FORMATS
+from ..pipelines.requests import check_request, check_request_paths
+
+STDOUT = Path("-")
+
+
+@dataclass
+class Request:
+    """What to generate a sound from, and where to write it."""
+
+    output: Path
+    seed: int
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    video: Path | None = None
+    image: Path | None = None
+    audio: Path | None = None
+    length: float | None = None
+
+    @property
+    def keeps_picture(self) -> bool:
+        """Whether the output is a video file."""
+        return self.output.suffix.lower() in VIDEO_FORMATS
+
+    def check(self) -> None:
+        """Raise `ValueError` if a value is out of range, or the output cannot be written from what is given."""
+        suffix = self.output.suffix.lower()
+        if self.output != STDOUT and suffix not in AUDIO_FORMATS and suffix not in VIDEO_FORMATS:
+            known = ", ".join([*AUDIO_FORMATS, *VIDEO_FORMATS])
+            raise ValueError(f"output {self.output}: unknown extension {suffix!r}, use one of {known}")
+        check_request(asdict(self))
+        if self.keeps_picture and self.video is None:
+            raise ValueError(f"output {self.output}: a video file needs a video to take the picture from")
+        if self.keeps_picture and self.video.suffix == ".safetensors":
+            raise ValueError(f"output {self.output}: {self.video} contains features of a video and no picture")
+
+    def check_paths(self) -> None:
+        """Raise `FileNotFoundError` if an input does not exist."""
+        check_request_paths(asdict(self))
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the prompt and the files, by the pipeline's names."""
+        return {name: getattr(self, name) for name in ("prompt", "video", "image", "audio")}
+
+
+def read_request(args: Namespace) -> Request:
+    """Return the request of a command line."""
+    paths = {name: getattr(args, name) for name in ("output", "video", "image", "audio")}
+    return Request(
+        seed=args.seed,
+        prompt=args.prompt,
+        negative_prompt=args.negative_prompt,
+        length=args.length,
+        **{name: None if path is None else Path(path) for name, path in paths.items()},
+    )

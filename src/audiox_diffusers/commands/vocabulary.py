@@ -1,0 +1,36 @@
+"""A hint for prompts that the model of the package does not know."""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..embedded import EMBEDDED_MODEL, find_model
+from ..scenes import SOUNDS
+from ..scenes.scene import NUMBERS, WORDS
+from .terminal import note
+
+
+def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
+    """Say which words of the prompts the embedded model was not trained on, if it is the model, in one line."""
+    if model != EMBEDDED_MODEL or Path(model).is_dir():
+        return
+    words = {word: None for prompt in prompts for word in _split(prompt or "")}
+    unknown = [word for word in words if word not in _known_words()]
+    if unknown:
+        more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
+        note(
+            f"{model} does not know {', '.join(map(repr, unknown[:3]))}{more}: it knows {', '.join(SOUNDS)}."
+            " For any sound use a released model: audiox convert HKUSTAudio/AudioX audiox, then --model audiox"
+        )
+
+
+def _known_words() -> set[str]:
+    captions = [*NUMBERS, "then", "silence", *(text for texts in WORDS.values() for text in texts)]
+    with open(Path(find_model(EMBEDDED_MODEL)) / "sounds.csv", encoding="utf-8", newline="") as file:
+        captions += [row["caption"] for row in csv.DictReader(file)]
+    return {word for caption in captions for word in _split(caption)}
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())
