@@ -6,10 +6,10 @@ from typing import Any
 
 class Interruption:
     """
-    While it is entered, SIGTERM does not end the process but is noted: a step that has begun is finished first.
+    Context in which SIGTERM does not end the process, so that the current step can finish.
 
     Attributes:
-        signalled (`bool`): whether it came.
+        signalled (`bool`): Whether SIGTERM has arrived.
     """
 
     def __init__(self) -> None:
@@ -27,5 +27,5 @@ class Interruption:
 
 
 def stopped_at(step: int) -> str:
-    """What is said of a run that SIGTERM stopped."""
-    return f"SIGTERM: stopped at step {step}; go on with --resume_from_checkpoint latest"
+    """Return the message of a run that SIGTERM stopped."""
+    return f"SIGTERM: stopped at step {step}; resume with --resume_from_checkpoint latest"

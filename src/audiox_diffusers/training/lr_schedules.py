@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a run."""
+"""Learning rate schedules."""
 
 from diffusers.optimization import get_scheduler
 from torch.optim import Optimizer
@@ -27,22 +27,22 @@ def get_lr_scheduler(
     warmup_decay: float = 0.99,
 ) -> LambdaLR:
     """
-    One of `LR_SCHEDULERS`: those of [`~diffusers.optimization.get_scheduler`], and `"inverse_sqrt"`, with which AudioX
-    was trained (arXiv 2503.10522): at step `k`, from 0, the learning rate is multiplied by
+    Return a schedule of [`~diffusers.optimization.get_scheduler`], or `"inverse_sqrt"`, the schedule of AudioX
+    (arXiv 2503.10522), which at step `k`, counted from 0, multiplies the learning rate by
     `(1 - warmup_decay^(k + 1)) / sqrt(1 + k / inv_gamma)`.
 
     Args:
-        name: which one.
-        optimizer: whose learning rate is the peak.
-        num_warmup_steps: steps of linear warm-up, for all but `"constant"` and `"inverse_sqrt"`.
-        num_training_steps: steps of the run, for those that end: all but the constant ones and `"inverse_sqrt"`.
-        num_cycles: of `"cosine_with_restarts"`.
-        power: of `"polynomial"`.
-        inv_gamma: steps of `"inverse_sqrt"` after which the rate has fallen to `1 / sqrt(2)`.
-        warmup_decay: of `"inverse_sqrt"`, in 0..1: how slowly it warms up; 0 is not at all.
+        name: One of `LR_SCHEDULERS`.
+        optimizer: Optimizer, with the peak learning rate.
+        num_warmup_steps: Steps of linear warmup, for all but `"constant"` and `"inverse_sqrt"`.
+        num_training_steps: Steps of the run, for all but the constant schedules and `"inverse_sqrt"`.
+        num_cycles: Number of cycles of `"cosine_with_restarts"`.
+        power: Exponent of `"polynomial"`.
+        inv_gamma: Steps after which `"inverse_sqrt"` has decayed to `1 / sqrt(2)`.
+        warmup_decay: Warmup of `"inverse_sqrt"`, in 0..1. Higher is slower; 0 means no warmup.
 
     Raises:
-        ValueError: there is no such schedule, or it needs `num_training_steps`.
+        ValueError: `name` is unknown, or the schedule needs `num_training_steps`.
     """
     if name not in LR_SCHEDULERS:
         raise ValueError(f"`lr_scheduler` must be one of {', '.join(LR_SCHEDULERS)}, got {name!r}.")

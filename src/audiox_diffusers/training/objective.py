@@ -1,4 +1,4 @@
-"""The path from data to noise, the target of the network on it, and the times at which it is trained."""
+"""Training objectives: the path from data to noise, the target of the network, and the timesteps."""
 
 import math
 
@@ -8,32 +8,34 @@ from torch.quasirandom import SobolEngine
 
 from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 
-# Times stay this far from clean data and from pure noise.
+# Smallest distance of a timestep from clean data (0) and pure noise (1).
 MIN_TIME = 1e-5
 
 
 class VelocityObjective:
     """
-    Velocity on the cosine path (v-prediction, arXiv 2202.00512, appendix D): `x_t = alpha x0 + sigma noise` and
-    `v = alpha noise - sigma x0`, with `alpha = cos(pi t / 2)` and `sigma = sin(pi t / 2)`.
+    v-prediction on the cosine path (arXiv 2202.00512, appendix D).
+
+    `x_t = alpha x0 + sigma noise` and `v = alpha noise - sigma x0`, with `alpha = cos(pi t / 2)` and
+    `sigma = sin(pi t / 2)`.
     """
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """Clean latents and unit noise `[B, ...]`, times `[B]` in 0..1 -> `x_t`, `[B, ...]`."""
+        """Return `x_t`, `[B, ...]`, for clean latents and unit noise `[B, ...]` and timesteps `[B]` in 0..1."""
         alpha, sigma = self._levels(_per_sample(timestep, latents))
         return alpha * latents + sigma * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The velocity that the network is to predict, `[B, ...]`; arguments as of `add_noise`."""
+        """Return the velocity to predict, `[B, ...]`. The arguments are those of `add_noise`."""
         alpha, sigma = self._levels(_per_sample(timestep, latents))
         return alpha * noise - sigma * latents
 
     def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
         """
-        Min-SNR-gamma (arXiv 2303.09556) as weight of the velocity's squared error, `[B]`.
+        Return the min-SNR-gamma weight (arXiv 2303.09556) of the velocity's squared error, `[B]`.
 
-        The error of `x0` is `sigma` times that of `v`, and SNR is `alpha^2 / sigma^2`, so the weight
-        `min(SNR, gamma)` on `x0` is `min(SNR, gamma) sigma^2 = min(alpha^2, gamma sigma^2)` on `v`, which is
+        The error of `x0` is `sigma` times that of `v`, and the SNR is `alpha^2 / sigma^2`. So the weight
+        `min(SNR, gamma)` on `x0` becomes `min(SNR, gamma) sigma^2 = min(alpha^2, gamma sigma^2)` on `v`, which is also
         `min(SNR, gamma) / (SNR + 1)`.
         """
         alpha, sigma = self._levels(timestep)
@@ -49,35 +51,35 @@ class RectifiedFlowObjective:
     """Rectified flow (arXiv 2209.03003): `x_t = (1 - t) x0 + t noise` and the velocity `v = noise - x0`."""
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """Clean latents and unit noise `[B, ...]`, times `[B]` in 0..1 -> `x_t`, `[B, ...]`."""
+        """Return `x_t`, `[B, ...]`, for clean latents and unit noise `[B, ...]` and timesteps `[B]` in 0..1."""
         time = _per_sample(timestep, latents)
         return (1 - time) * latents + time * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
-        """The velocity that the network is to predict, `[B, ...]`, the same at all times."""
+        """Return the velocity to predict, `[B, ...]`. It is the same at every timestep."""
         return noise - latents
 
     def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
         """
-        Min-SNR-gamma (arXiv 2303.09556) as weight of the velocity's squared error, `[B]`.
+        Return the min-SNR-gamma weight (arXiv 2303.09556) of the velocity's squared error, `[B]`.
 
-        The error of `x0` is `t` times that of `v`, and SNR is `((1 - t) / t)^2`, so the weight `min(SNR, gamma)` on
-        `x0` is `min(SNR, gamma) t^2 = min((1 - t)^2, gamma t^2)` on `v`.
+        The error of `x0` is `t` times that of `v`, and the SNR is `((1 - t) / t)^2`. So the weight `min(SNR, gamma)` on
+        `x0` becomes `min(SNR, gamma) t^2 = min((1 - t)^2, gamma t^2)` on `v`.
         """
         return torch.minimum((1 - timestep) ** 2, snr_gamma * timestep**2)
 
 
 def _per_sample(timestep: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-    """Times `[B]` with as many dimensions as `latents`."""
+    """Reshape timesteps `[B]` to broadcast with `latents`."""
     return timestep.view(-1, *(1,) * (latents.ndim - 1))
 
 
 def objective_for(scheduler) -> VelocityObjective | RectifiedFlowObjective:
     """
-    The objective of the models that a scheduler samples from.
+    Return the training objective of the models that a scheduler samples from.
 
     Raises:
-        ValueError: for a scheduler that no AudioX model is sampled with.
+        ValueError: `scheduler` is not one of the schedulers of AudioX.
     """
     if isinstance(scheduler, AudioXFlowMatchScheduler):
         return RectifiedFlowObjective()
@@ -90,24 +92,24 @@ def objective_for(scheduler) -> VelocityObjective | RectifiedFlowObjective:
 
 
 def diffusion_loss(prediction: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | None = None) -> torch.Tensor:
-    """The mean squared error of each sample of `[B, ...]`, times its `weight` `[B]`: `[B]`, float32."""
+    """Return the mean squared error of each sample of `[B, ...]`, times its `weight` `[B]`: `[B]`, float32."""
     loss = (prediction.float() - target.float()).pow(2).flatten(1).mean(1)
     return loss if weight is None else loss * weight
 
 
 class TimestepSampler:
     """
-    Times of training from one scrambled Sobol sequence, which covers 0..1 more evenly than independent draws do. A
-    time depends on its number in the sequence alone, so that a resumed run and any number of processes see the same.
+    Draws timesteps from one scrambled Sobol sequence, which covers 0..1 more evenly than independent draws.
+
+    A timestep depends on its number in the sequence alone, so a resumed run and any number of processes draw the same.
 
     Args:
-        distribution: `"uniform"`, or `"logit_normal"` (arXiv 2403.03206, section 3.1): the logistic function of a
-            normal draw.
-        seed: of the scrambling.
-        logit_mean, logit_std: of the normal draw of `"logit_normal"`.
+        distribution: `"uniform"`, or `"logit_normal"` (arXiv 2403.03206, section 3.1), the sigmoid of a normal draw.
+        seed: Seed of the scrambling.
+        logit_mean, logit_std: Mean and standard deviation of the normal draw.
 
     Raises:
-        ValueError: `distribution` is neither.
+        ValueError: `distribution` is not one of the two.
     """
 
     def __init__(self, distribution: str = "uniform", seed: int = 0, logit_mean: float = 0.0, logit_std: float = 1.0):
@@ -119,23 +121,23 @@ class TimestepSampler:
         self._engine = SobolEngine(1, scramble=True, seed=seed)
 
     def sample(self, first: int, count: int) -> torch.Tensor:
-        """Times number `first` to `first + count - 1`: `[count]`, float32, in 1e-5..1 - 1e-5, on the CPU."""
+        """Return timesteps `first` to `first + count - 1`: `[count]`, float32, in 1e-5..1 - 1e-5, on the CPU."""
         time = self._uniform(first, count)
         if self.distribution == "logit_normal":
             time = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(time))
         return time.clamp(MIN_TIME, 1 - MIN_TIME).to(torch.float32)
 
     def _uniform(self, first: int, count: int) -> torch.Tensor:
-        """Points of the sequence, `[count]`, float64, above 0 and below 1."""
-        # The engine has this many points, and gives numbers outside 0..1 after them: begin again.
+        """Return points of the sequence, `[count]`, float64, above 0 and below 1."""
+        # The engine has this many points and returns numbers outside 0..1 after them, so start over.
         period = 2**SobolEngine.MAXBIT
         first %= period
         if first + count > period:
             return torch.cat((self._uniform(first, period - first), self._uniform(0, first + count - period)))
-        # It takes time to go forward, so it goes on from where the last draw ended wherever that is possible.
+        # Skipping points takes time, so continue after the last draw if possible.
         if first < self._engine.num_generated:
             self._engine.reset()
         if first > self._engine.num_generated:
             self._engine.fast_forward(first - self._engine.num_generated)
-        # Points are the lower ends of cells of width 1 / period, 0 among them; the middles are never 0 or 1.
+        # Points are the lower ends of cells of width 1 / period. Their centers are never 0 or 1.
         return self._engine.draw(count, dtype=torch.float64).squeeze(1) + 0.5 / period

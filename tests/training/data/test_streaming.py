@@ -6,7 +6,7 @@ from number_rows import NumberReader, Numbers
 
 from audiox_diffusers.training.data.loading import RecordBatches, load_batches
 from audiox_diffusers.training.data.records import BadRecord
-from audiox_diffusers.training.data.streaming import BrokenShard, MixedRowStream, RowStream
+from audiox_diffusers.training.data.streaming import MixedRowStream, RowStream, Unreadable
 
 
 def stream(source, number=0, total=1, seed=0, buffer=4) -> RowStream:
@@ -75,8 +75,8 @@ def test_mixes_by_weight():
 def test_a_broken_shard_ends_where_it_breaks():
     source = Numbers([4, 4, 4], broken=(1, 2))
     rows = [row for _, row in islice(stream(source, buffer=1), 11)]
-    assert [row["number"] for row in rows if not isinstance(row, BrokenShard)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
-    assert isinstance(rows[6], BrokenShard) and "bad block" in rows[6].reason
+    assert [row["number"] for row in rows if not isinstance(row, Unreadable)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
+    assert isinstance(rows[6], Unreadable) and "bad block" in rows[6].reason
 
 
 def test_a_stream_without_rows_is_an_error():

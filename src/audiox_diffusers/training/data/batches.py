@@ -1,4 +1,4 @@
-"""Encoded records and their task specs -> the tensors of one training step."""
+"""The tensors of one training step, from encoded records and their task specs."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from .streaming import RowKey
 
 @dataclass
 class Sample:
-    """An encoded record; `record` is there unless it comes from a cache."""
+    """An encoded record. `record` is `None` if it comes from a cache."""
 
     key: RowKey
     task_spec: TaskSpec
@@ -24,17 +24,16 @@ class Sample:
 @dataclass
 class Batch:
     """
-    What one step is computed from.
+    Inputs of one training step.
 
     Attributes:
         latents, noise: `[B, C, L]`, float32.
-        embeds: inputs of the conditioner; zeros for what is absent, and what stands for absent modalities in the place
-            of what trained encoders give.
+        embeds: Inputs of the conditioner. Absent modalities, and those of trained encoders, have null embeddings.
         text_mask: `[B, num_text_tokens]`, 0 where a token is masked.
         video_mask: `[B, num_video_frames, num_frame_tokens]`, 0 where a patch is masked.
         context_mask: `[B]`, 0 where the whole context is dropped.
-        audio_noise: `[B, C, num_audio_latents]`, the draw from the posterior of the audio prompts.
-        samples: what it was made of.
+        audio_noise: `[B, C, num_audio_latents]`, noise for sampling the posterior of the audio prompts.
+        samples: Samples of the batch.
     """
 
     latents: torch.Tensor
@@ -49,16 +48,18 @@ class Batch:
 
 class BatchMaker:
     """
-    Makes batches. Every draw depends on the seed and the key of the record alone: whatever the batch, the device and
-    the number of processes.
+    Makes batches of samples.
+
+    Every draw depends on the seed and the key of the record alone, so the batch, the device and the number of processes
+    do not matter.
 
     Args:
-        conditioner_config: of the [`AudioXConditioner`].
+        conditioner_config: Config of the [`AudioXConditioner`].
         latent_shape: `(C, L)` of a window.
-        null_embeddings: the embeddings of what is not there.
-        masking: rates of the masks.
-        seed: of all draws.
-        device: where the batch is needed.
+        null_embeddings: Embeddings of absent modalities.
+        masking: Rates of the masks.
+        seed: Seed of all draws.
+        device: Device of the batch.
     """
 
     def __init__(
@@ -78,7 +79,7 @@ class BatchMaker:
         self.device = device
 
     def make(self, samples: list[Sample]) -> Batch:
-        """The batch of some samples."""
+        """Return the batch of these samples."""
         config, rows = self.config, []
         for sample in samples:
             generator = generator_for(self.seed, "noise", *sample.key)
@@ -135,7 +136,7 @@ class BatchMaker:
         return torch.zeros(config.num_video_frames, config.num_frame_tokens, config.condition_dim)
 
     def _audio_latents(self, sample: Sample, noise: torch.Tensor) -> torch.Tensor:
-        """Zeros without audio where the model has learned tokens for that, the latents of silence where it has not."""
+        """Return the audio prompt. Without one: zeros if the model has learned tokens for that, else silence."""
         task_spec, encoded, length = sample.task_spec, sample.encoded, self.config.num_audio_latents
         if task_spec.audio is None or (task_spec.audio == "previous" and encoded.previous_mean is None):
             learned = self.config.audio_type == "audio_autoencoder"

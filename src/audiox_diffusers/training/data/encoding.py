@@ -1,6 +1,6 @@
-"""Decoded records -> embeddings and latents, through the encoders of a pipeline."""
+"""Decoded records, encoded to embeddings and latents by the encoders of a pipeline."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -11,16 +11,15 @@ from .records import Pictures, Record
 @dataclass
 class Encoded:
     """
-    What the frozen encoders make of a record; what it lacks, or a trained encoder is to give, is `None`.
+    A record, encoded by the frozen encoders. Absent modalities and those of trained encoders are `None`.
 
     Attributes:
-        latent_mean, latent_std: `[C, N]`, posterior of the sound, at least as long as a window and an audio prompt.
+        latent_mean, latent_std: `[C, N]`, posterior of the waveform. `N` covers a window and an audio prompt.
         text_embeds: `[captions, num_text_tokens, D]`.
         video_embeds, image_embeds: `[num_video_frames, num_frame_tokens, D]`.
         video_sync_embeds, image_sync_embeds: `[num_sync_tokens, D]`.
-        previous_mean, previous_std: `[C, num_audio_latents]`, posterior of the sound before.
-        waveform, previous_waveform: `[channels, audio_prompt_samples]`, the same as sound, for models that read a mel
-            spectrogram.
+        previous_mean, previous_std: `[C, num_audio_latents]`, posterior of the sound before the window.
+        waveform, previous_waveform: `[channels, audio_prompt_samples]`, for models that read a mel spectrogram.
     """
 
     latent_mean: torch.Tensor
@@ -36,20 +35,19 @@ class Encoded:
     previous_waveform: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is not `None`, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        """Return all tensors by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass
 class NullEmbeddings:
     """
-    What stands for absent modalities.
+    Embeddings of absent modalities.
 
     Attributes:
-        no_text, video_text: `[num_text_tokens, D]`, embeddings of the empty text, and of the prompt for a picture
-            without text.
-        silence: `[C, num_audio_latents]`, latents of silence; of the length of an audio prompt.
+        no_text: `[num_text_tokens, D]`, embeddings of the empty text.
+        video_text: `[num_text_tokens, D]`, embeddings of the prompt for a picture without text.
+        silence: `[C, num_audio_latents]`, latents of silence, as long as an audio prompt.
     """
 
     no_text: torch.Tensor
@@ -59,14 +57,14 @@ class NullEmbeddings:
 
 class RecordEncoder:
     """
-    Encodes records with the components of a pipeline, which stay on the device they are on.
+    Encodes records with the components of a pipeline.
 
     Args:
-        pipe: the pipeline.
-        device: where the encoders are.
-        video_prompt: the text that a picture has that comes without one.
-        trained: names of the components that [`AudioXTrainingModel`] encodes with, for gradients, instead of `encode`.
-            Of the VAE that is what audio prompts go through; the sound to learn is encoded here.
+        pipe: Pipeline with the encoders. They are not moved.
+        device: Device of the encoders.
+        video_prompt: Text for a picture without a caption.
+        trained: Names of the encoders that are trained. `encode` skips them: [`AudioXTrainingModel`] calls them, so
+            that they get gradients. A trained VAE encodes audio prompts there; target sounds are still encoded here.
     """
 
     def __init__(self, pipe: AudioXPipeline, device: torch.device, video_prompt: str, trained: tuple[str, ...] = ()):
@@ -78,7 +76,7 @@ class RecordEncoder:
 
     @torch.no_grad()
     def null_embeddings(self) -> NullEmbeddings:
-        """The embeddings of what is not there."""
+        """Return the embeddings of absent modalities."""
         no_text, video_text = self.texts(["", self.video_prompt])
         conditioner, vae = self.pipe.conditioner.config, self.pipe.vae
         silence = torch.zeros(1, vae.config.audio_channels, conditioner.audio_prompt_samples, device=self.device)
@@ -87,7 +85,7 @@ class RecordEncoder:
 
     @torch.no_grad()
     def encode(self, records: list[Record]) -> list[Encoded]:
-        """What is there of each record, but for what the trained encoders give."""
+        """Encode the modalities of each record, except those of trained encoders."""
         mean, std = self.posterior(torch.stack([record.waveform for record in records]))
         encoded = [Encoded(*posterior) for posterior in zip(mean, std, strict=True)]
 
@@ -121,21 +119,21 @@ class RecordEncoder:
             item.previous_mean, item.previous_std = mean[0, :, :num_latents], std[0, :, :num_latents]
 
     def texts(self, texts: list[str]) -> torch.Tensor:
-        """`[B, num_text_tokens, D]`."""
+        """Return text embeddings, `[B, num_text_tokens, D]`."""
         return self.pipe.encode_prompt(texts, device=self.device)[0]
 
     def frames(self, pictures: Pictures) -> torch.Tensor:
-        """`[num_video_frames, num_frame_tokens, D]`."""
+        """Return CLIP embeddings, `[num_video_frames, num_frame_tokens, D]`."""
         return self.pipe.embed_frames(pictures.frames.to(self.device).float() / 255)
 
     def sync_frames(self, pictures: Pictures) -> torch.Tensor | None:
-        """`[num_sync_tokens, D]`, `None` for models without Synchformer."""
+        """Return Synchformer embeddings, `[num_sync_tokens, D]`; `None` for models without Synchformer."""
         if pictures.sync_frames is None:
             return None
         return self.pipe.embed_sync_frames(pictures.sync_frames.float() / 255, self.device)
 
     def posterior(self, waveforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation, `[B, C, N]`, of sounds `[B, channels, samples]`."""
+        """Return mean and standard deviation, `[B, C, N]`, of waveforms `[B, channels, samples]`."""
         vae = self.pipe.vae
         posterior = vae.encode(waveforms.to(self.device, vae.dtype)).latent_dist
         return posterior.mean, posterior.std

@@ -1,14 +1,12 @@
 """
-Latents and embeddings, computed once and written as Parquet files.
+A cache of latents and embeddings in Parquet files.
 
-A cache keeps the shards and the rows of its source, those that cannot be used with the reason: so what is drawn for a
-row, and the order in which rows come, is the same with the cache and without it.
+A cache has the shards and rows of its source, bad records included, so a run draws the same with and without a cache.
 """
 
 import json
 from collections.abc import Iterator
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -20,19 +18,20 @@ from safetensors.torch import load, load_file, save, save_file
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
-from ...media.files import replacing
+from ...atomic import replacing
+from ...errors import first_line
 from .batches import Sample
 from .encoding import Encoded, NullEmbeddings, RecordEncoder
-from .loading import start_workers
+from .loading import load_batches
 from .masking import MaskingConfig
-from .records import BadRecord, Record, RecordReader, needs
-from .streaming import BrokenShard, RowKey, RowSource, read_shard
+from .records import BadRecord, Record, RecordReader, bad_records, needs
+from .streaming import Row, RowKey, RowSource, Unreadable, read_shard
 
-# Rows of one file: about 60 MB at full size.
+# Rows of a file: about 60 MB with a released model.
 ROWS = 16
 DESCRIPTION = "cache.json"
 NULL_EMBEDDINGS = "absent.safetensors"
-# Of a row: its tensors as safetensors, what a task spec is drawn from, why it cannot be used, or why parts of it cannot.
+# Tensors in safetensors format, what to draw a task spec from, why the row cannot be used, why parts of it cannot.
 SCHEMA = pa.schema(
     [
         ("tensors", pa.binary()),
@@ -45,21 +44,21 @@ SCHEMA = pa.schema(
 
 
 def part_path(folder: Path, source: int, shard: int, first_row: int) -> Path:
-    """The file of the rows from `first_row` on."""
+    """Return the path of the file that starts at row `first_row`."""
     return folder / f"source-{source:03}" / f"shard-{shard:05}-row-{first_row:09}.parquet"
 
 
+@dataclass
 class CacheSource:
     """Rows of a complete cache, for one of its sources."""
 
-    def __init__(self, folder: Path, source: int, name: str, num_shards: int):
-        self.folder = folder
-        self.source = source
-        self.name = name
-        self.num_shards = num_shards
+    folder: Path
+    source: int
+    name: str
+    num_shards: int
 
     def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """The rows of one shard, from row `start` on."""
+        """Yield the rows of one shard, starting at row `start`."""
         first = start - start % ROWS
         while (path := part_path(self.folder, self.source, shard, first)).exists():
             yield from pq.read_table(path).to_pylist()[max(0, start - first) :]
@@ -67,14 +66,14 @@ class CacheSource:
 
 
 class CacheReader:
-    """Samples from rows of a cache, with task specs that `reader` draws."""
+    """Converts rows of a cache to samples, with task specs that `reader` draws."""
 
     def __init__(self, reader: RecordReader):
         self.reader = reader
 
-    def read(self, key: RowKey, row: dict[str, Any] | BrokenShard) -> Sample:
-        """`BadRecord` if the row could not be encoded, or cannot be used."""
-        if isinstance(row, BrokenShard):
+    def read(self, key: RowKey, row: Row) -> Sample:
+        """Raise `BadRecord` if the row was a bad record, or has no task that can be trained."""
+        if isinstance(row, Unreadable):
             raise BadRecord(row.reason)
         if row["error"] is not None:
             raise BadRecord(row["error"])
@@ -82,11 +81,12 @@ class CacheReader:
         for name, reason in row["broken"]:
             if name in needs(task_spec):
                 raise BadRecord(reason)
-        return Sample(key, task_spec, Encoded(**load(row["tensors"])))
+        with bad_records():
+            return Sample(key, task_spec, Encoded(**load(row["tensors"])))
 
 
 def read_null_embeddings(folder: Path) -> NullEmbeddings:
-    """The embeddings of absent modalities that belong to a cache."""
+    """Return the null embeddings of a cache."""
     return NullEmbeddings(**load_file(folder / NULL_EMBEDDINGS))
 
 
@@ -100,28 +100,30 @@ def write_cache(
     accelerator: Accelerator,
 ) -> list[CacheSource]:
     """
-    Encode all rows of the sources, unless a complete cache of the same `description` is there; go on with one that is
-    not complete. Files appear whole, and are divided among the processes.
+    Encode all rows of the sources into a cache. Use a complete cache as it is, and complete an unfinished one.
+
+    Files appear only when they are complete. The processes divide them among themselves.
 
     Args:
-        folder: where to.
-        description: all that decides what is in the cache, as JSON holds it.
-        sources, reader, encoder: what is encoded, and how.
-        num_workers: processes that decode.
-        accelerator: of the run.
+        folder: Folder of the cache.
+        description: Everything that determines the contents of the cache, as JSON values.
+        sources: Datasets to encode.
+        reader, encoder: Decode and encode the rows.
+        num_workers: Number of processes that decode.
+        accelerator: Accelerator of the run.
 
     Returns:
-        The sources that stand for those given.
+        A source of cached rows for each of `sources`.
 
     Raises:
-        ValueError: the folder holds another cache.
+        ValueError: The folder holds a cache with another description.
     """
     description = {**description, "num_shards": [source.num_shards for source in sources]}
     path = folder / DESCRIPTION
-    there = json.loads(path.read_text()) if path.exists() else None
-    if there is not None:
-        _check_description(folder, there["of"], description)
-    if there is None or not there["complete"]:
+    existing = json.loads(path.read_text()) if path.exists() else None
+    if existing is not None:
+        _check_description(folder, existing["of"], description)
+    if existing is None or not existing["complete"]:
         if accelerator.is_main_process:
             for number in range(len(sources)):
                 (folder / f"source-{number:03}").mkdir(parents=True, exist_ok=True)
@@ -140,15 +142,15 @@ def write_cache(
     return [CacheSource(folder, number, source.name, source.num_shards) for number, source in enumerate(sources)]
 
 
-def _check_description(folder: Path, there: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _check_description(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
     changed = [
-        f"{name} was {there.get(name)!r} and is {wanted.get(name)!r}"
-        for name in {**there, **wanted}
-        if there.get(name) != wanted.get(name)
+        f"{name} was {existing.get(name)!r} and is {wanted.get(name)!r}"
+        for name in {**existing, **wanted}
+        if existing.get(name) != wanted.get(name)
     ]
     if changed:
         raise ValueError(
-            f"--cache_latents {folder} was made for something else ({'; '.join(changed)}); name another folder."
+            f"--cache_latents {folder} has a cache of another run ({'; '.join(changed)}); choose another folder."
         )
 
 
@@ -159,21 +161,20 @@ def _write_description(path: Path, description: dict[str, Any], complete: bool) 
 
 @dataclass
 class Part:
-    """Decoded rows of one file: records, or why there is none."""
+    """Decoded rows of one file: records, or why a row cannot be used."""
 
     path: Path
     rows: list[Record | str]
 
 
 class Parts(IterableDataset):
-    """The parts that are missing, as far as they are the business of one process and worker."""
+    """The missing parts that are assigned to this process and worker."""
 
     def __init__(self, folder: Path, sources: list[RowSource], reader: RecordReader, process: int, num_processes: int):
         self.folder = folder
         self.sources = sources
-        # A row that the tasks of this run have no use for is kept for runs with others.
-        self.reader = copy(reader)
-        self.reader.masking = MaskingConfig()
+        # All tasks, because other runs may use the cache with other tasks than this one.
+        self.reader = replace(reader, masking=MaskingConfig())
         self.process, self.num_processes = process, num_processes
 
     def __iter__(self) -> Iterator[Part]:
@@ -187,8 +188,8 @@ class Parts(IterableDataset):
                     path, [self._read(RowKey(source, 0, shard, row), values) for row, values in enumerate(rows, first)]
                 )
 
-    def _parts(self) -> Iterator[tuple[int, int, int, list[dict[str, Any] | BrokenShard]]]:
-        """Source, shard and first row of every part, with its rows."""
+    def _parts(self) -> Iterator[tuple[int, int, int, list[Row]]]:
+        """Yield source, shard, first row and rows of every part."""
         for number, source in enumerate(self.sources):
             for shard in range(source.num_shards):
                 rows = read_shard(source, shard)
@@ -198,11 +199,11 @@ class Parts(IterableDataset):
                         break
                     yield number, shard, first, part
 
-    def _read(self, key: RowKey, row: dict[str, Any] | BrokenShard) -> Record | str:
+    def _read(self, key: RowKey, row: Row) -> Record | str:
         try:
             return self.reader.read(key, row, everything=True)
         except BadRecord as error:
-            return str(error)
+            return first_line(error)
 
 
 def _write_parts(
@@ -214,9 +215,8 @@ def _write_parts(
     accelerator: Accelerator,
 ) -> None:
     parts = Parts(folder, sources, reader, accelerator.process_index, accelerator.num_processes)
-    loader = start_workers(parts, num_workers)
     with tqdm(desc="encoding", unit="record", disable=not accelerator.is_local_main_process) as progress:
-        for part in loader:
+        for part in load_batches(parts, num_workers):
             rows = []
             for row in part.rows:
                 rows.append(_error_row(row) if isinstance(row, str) else _encoded_row(row, encoder))
@@ -230,7 +230,7 @@ def _error_row(reason: str) -> dict[str, Any]:
 
 
 def _encoded_row(record: Record, encoder: RecordEncoder) -> dict[str, Any]:
-    # One at a time, so that the memory is that of one window.
+    # One record at a time keeps the memory that of one window.
     (encoded,) = encoder.encode([record])
     tensors = {name: value.cpu().contiguous() for name, value in encoded.tensors().items()}
     return {

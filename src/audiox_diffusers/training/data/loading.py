@@ -1,35 +1,35 @@
-"""Streams of rows -> decoded samples, in worker processes."""
+"""Batches of decoded samples from worker processes."""
 
 import multiprocessing
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from .records import BadRecord, Record
-from .streaming import BrokenShard, MixedRowStream, RowKey, RowSource, RowStream
+from .streaming import MixedRowStream, Row, RowKey, RowSource, RowStream
 
 
 class RowReader(Protocol):
-    """Decodes a row: a [`Record`], or a sample of a cache."""
+    """Decodes a row into a [`Record`], or into a sample of a cache."""
 
-    def read(self, key: RowKey, row: dict[str, Any] | BrokenShard) -> Any:
-        """`BadRecord` if it cannot be trained on."""
+    def read(self, key: RowKey, row: Row) -> Any:
+        """Raise `BadRecord` if the row cannot be used."""
 
 
 @dataclass
 class LoadedBatch:
     """
-    What a worker gives.
+    A batch from a worker.
 
     Attributes:
-        records: as many as a batch has.
-        stream: number of the stream they come from.
-        state: where the stream stands after them.
-        skipped: the rows that were passed over on the way, and why.
+        records: The decoded rows.
+        stream: Number of the stream they come from.
+        state: Position of the stream after them.
+        skipped: Rows that were skipped on the way, and why.
     """
 
     records: list[Record]
@@ -38,65 +38,59 @@ class LoadedBatch:
     skipped: list[tuple[RowKey, str]]
 
 
+@dataclass(eq=False)
 class RecordBatches(IterableDataset):
     """
-    Endless batches of the streams of one process, one stream for each worker.
+    Endless batches for one process, from one stream for each of its workers.
 
     Args:
-        sources, weights: what to mix, and how much of each.
-        reader: decodes a row.
-        batch_size: records in a batch.
-        seed, shuffle_buffer_size: of the streams.
-        process, num_processes: which one this is, and of how many.
-        max_bad_records: so many bad rows in a row are an error.
-        batches: how many batches of this process were taken before; the next one comes from the worker whose turn it
-            is.
-        states: where the streams stood then, by number.
+        sources, weights: Datasets to mix, and the sampling weight of each.
+        reader: Decodes rows.
+        batch_size: Records of a batch.
+        seed, shuffle_buffer_size: Settings of the streams, see [`RowStream`].
+        process, num_processes: Number of this process, and of all processes.
+        max_bad_records: Number of bad rows in a row that ends the run.
+        batches: Batches this process has already taken. The next one comes from the worker whose turn it is.
+        states: Positions of the streams at that time, by number.
+
+    Raises:
+        ValueError: While iterating, after `max_bad_records` bad rows in a row.
     """
 
-    def __init__(
-        self,
-        sources: list[RowSource],
-        weights: list[float],
-        reader: RowReader,
-        batch_size: int,
-        seed: int,
-        shuffle_buffer_size: int,
-        process: int,
-        num_processes: int,
-        max_bad_records: int,
-        batches: int = 0,
-        states: dict[int, dict[str, Any]] | None = None,
-    ):
-        self.sources = sources
-        self.weights = weights
-        self.reader = reader
-        self.batch_size = batch_size
-        self.seed = seed
-        self.shuffle_buffer_size = shuffle_buffer_size
-        self.process, self.num_processes = process, num_processes
-        self.max_bad_records = max_bad_records
-        self.batches = batches
-        self.states = states or {}
+    sources: list[RowSource]
+    weights: list[float]
+    reader: RowReader
+    batch_size: int
+    seed: int
+    shuffle_buffer_size: int
+    process: int
+    num_processes: int
+    max_bad_records: int
+    batches: int = 0
+    states: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         info = get_worker_info()
         worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
         stream = (self.batches + worker) % num_workers * self.num_processes + self.process
         rows = self._stream(stream, num_workers * self.num_processes)
-        iterator, in_a_row, read = iter(rows), 0, 0
+        iterator, bad, good = iter(rows), 0, 0
         while True:
             records, skipped = [], []
             while len(records) < self.batch_size:
                 key, row = next(iterator)
                 try:
                     records.append(self.reader.read(key, row))
-                    in_a_row, read = 0, read + 1
+                    bad, good = 0, good + 1
                 except BadRecord as error:
                     skipped.append((key, str(error)))
-                    in_a_row += 1
-                    if in_a_row >= self.max_bad_records:
-                        raise ValueError(self._hopeless(in_a_row, read, skipped)) from None
+                    bad += 1
+                    if bad >= self.max_bad_records:
+                        raise ValueError(
+                            f"{bad} bad records in a row (`--max_bad_records {self.max_bad_records}`), after {good} good"
+                            f" ones. The last one is row {key.row} of shard {key.shard} of"
+                            f" {self.sources[key.source].name}: {error}"
+                        ) from None
             yield LoadedBatch(records, stream, rows.state_dict(), skipped)
 
     def _stream(self, stream: int, num_streams: int) -> MixedRowStream:
@@ -109,27 +103,14 @@ class RecordBatches(IterableDataset):
             rows.load_state_dict(self.states[stream])
         return rows
 
-    def _hopeless(self, in_a_row: int, read: int, skipped: list[tuple[RowKey, str]]) -> str:
-        key, reason = skipped[-1]
-        name = self.sources[key.source].name
-        return (
-            f"{in_a_row} records in a row cannot be trained on (`--max_bad_records {self.max_bad_records}`), after"
-            f" {read} good ones. The last one, row {key.row} of shard {key.shard} of {name}: {reason}"
-        )
 
-
-def load_batches(dataset: RecordBatches, num_workers: int) -> Iterator[LoadedBatch]:
-    """The batches of a process; with `num_workers` 0 they are decoded in the process itself."""
-    return start_workers(dataset, num_workers)
-
-
-def start_workers(dataset: IterableDataset, num_workers: int) -> Iterator[Any]:
+def load_batches(dataset: IterableDataset, num_workers: int) -> Iterator[Any]:
     """
-    What the dataset gives, as it is, from worker processes, or from this one where `num_workers` is 0.
+    Iterate over a dataset of batches in worker processes, or in this process if `num_workers` is 0.
 
-    Workers are forked from a server that has computed nothing yet: a fork of a process whose threads have, as this one,
-    may hang or crash. They do not hear SIGTERM: one to the whole group is answered by the main process, which writes a
-    checkpoint first.
+    The workers are forked from a server that has run no threads: forks of a process with threads, such as this one, may
+    hang or crash. They ignore SIGTERM, so when it is sent to the process group the main process can still write a
+    checkpoint.
     """
     if num_workers:
         multiprocessing.set_forkserver_preload([__name__])
@@ -137,12 +118,12 @@ def start_workers(dataset: IterableDataset, num_workers: int) -> Iterator[Any]:
         dataset,
         batch_size=None,
         num_workers=num_workers,
-        collate_fn=_as_it_is,
-        # Its own, as a draw from the global one would change what dropout draws after a resume.
+        collate_fn=_identity,
+        # A draw from the global generator would change dropout after a resume.
         generator=torch.Generator(),
         multiprocessing_context="forkserver" if num_workers else None,
     )
-    # Server and workers inherit what is blocked.
+    # Server and workers inherit the blocked signal.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         return iter(loader)
@@ -150,5 +131,5 @@ def start_workers(dataset: IterableDataset, num_workers: int) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

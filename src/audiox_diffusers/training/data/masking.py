@@ -1,4 +1,4 @@
-"""Multi-modal masked training (arXiv 2503.10522): which task a sample is trained on, and what of it is hidden."""
+"""Multi-modal masked training (arXiv 2503.10522): the task of a sample, and which of its inputs are hidden."""
 
 from bisect import bisect
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from itertools import accumulate
 
 import torch
 
-# What each task cannot do without, and what it is given where that is there too.
+# Modalities that a task requires, and those it uses if the sample has them.
 _NEEDS = {
     "text": {"caption"},
     "video": {"video"},
@@ -87,16 +87,17 @@ class MaskingConfig:
 @dataclass(frozen=True)
 class TaskSpec:
     """
-    What a sample is trained on.
+    The task of a sample and the inputs it uses.
 
     Attributes:
-        task: one of `TASKS`.
-        text: whether the caption is used.
-        caption: which of `n` captions, in 0..1, below 1: number `int(caption * n)`.
-        video, image: whether the video, or the picture, is used.
-        audio: the audio prompt: `"target"` is the sound itself with a span silenced, `"previous"` the sound before.
-        audio_span: start and end of what is silenced of a `"target"`, as shares of its length.
-        drop_context: whether the whole context is zeroed.
+        task: One of `TASKS`.
+        text: Whether the caption is used.
+        caption: Choice among `n` captions: number `int(caption * n)`. At least 0 and below 1.
+        video, image: Whether the video or the image is used.
+        audio: Audio prompt: `"target"` is the target sound with a silenced span, `"previous"` the sound before it,
+            `None` for no audio prompt.
+        audio_span: Start and end of the silenced span of a `"target"`, as shares of its length.
+        drop_context: Whether the whole context is zeroed.
     """
 
     task: str
@@ -113,16 +114,17 @@ def draw_task_spec(
     config: MaskingConfig, available: frozenset[str], generator: torch.Generator, task: str | None = None
 ) -> TaskSpec:
     """
-    Draw what a sample is trained on.
+    Draw the task of a sample and the inputs it uses.
 
     Args:
-        config: weights and rates.
-        available: what the sample has, of `"caption"`, `"video"`, `"image"` and `"previous"` (sound before the window).
-        generator: on the CPU; nine numbers are drawn from it, whatever the outcome.
-        task: instead of one that is drawn; its weight does not count.
+        config: Weights of the tasks, and rates.
+        available: Modalities of the sample: `"caption"`, `"video"`, `"image"` and `"previous"` (sound before the
+            window).
+        generator: Generator on the CPU. Nine numbers are drawn, whatever the outcome.
+        task: Task to use instead of a drawn one. Its weight is ignored.
 
     Raises:
-        ValueError: `task` is unknown or needs what is not available, or all tasks that are possible have weight 0.
+        ValueError: `task` is unknown or needs a modality that is not available, or all possible tasks have weight 0.
     """
     draws = iter(torch.rand(9, generator=generator, dtype=torch.float64).tolist())
     task = _task(config, available, next(draws), task)
@@ -147,8 +149,8 @@ def draw_task_spec(
 
 
 def _task(config: MaskingConfig, available: frozenset[str], draw: float, task: str | None) -> str:
-    """The task that is given, or the one that `draw`, in 0..1, falls on."""
-    has = f"the sample has {', '.join(sorted(available)) or 'sound alone'}"
+    """Return `task`, or the task that `draw`, in 0..1, selects."""
+    has = f"the sample has {', '.join(sorted(available)) or 'only sound'}"
     if task is not None:
         if task not in TASKS:
             raise ValueError(f"`task` must be one of {', '.join(TASKS)}, got {task!r}.")
@@ -158,7 +160,7 @@ def _task(config: MaskingConfig, available: frozenset[str], draw: float, task: s
     weights = {task: config.task_weights.get(task, 0.0) for task in TASKS if _NEEDS[task] <= available}
     possible = [task for task in weights if weights[task] > 0]
     if not possible:
-        raise ValueError(f"`task_weights` are 0 for all tasks that are possible, {', '.join(weights)}: {has}.")
+        raise ValueError(f"`task_weights` are 0 for all possible tasks ({', '.join(weights)}): {has}.")
     bounds = list(accumulate(weights[task] for task in possible))
     return possible[bisect(bounds, draw * bounds[-1], hi=len(bounds) - 1)]
 
@@ -167,15 +169,15 @@ def draw_masks(
     config: MaskingConfig, generator: torch.Generator, num_text_tokens: int, num_frames: int, num_frame_tokens: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Draw which text tokens and which places of which frames are kept, each on its own.
+    Draw independently for each text token and each patch of each frame whether it is kept.
 
     Args:
-        config: rates.
-        generator: on the CPU.
-        num_text_tokens, num_frames, num_frame_tokens: sizes of the masks.
+        config: Rates of the masks.
+        generator: Generator on the CPU.
+        num_text_tokens, num_frames, num_frame_tokens: Sizes of the masks.
 
     Returns:
-        Masks `[num_text_tokens]` and `[num_frames, num_frame_tokens]`, float32, 1 where something is kept.
+        Masks `[num_text_tokens]` and `[num_frames, num_frame_tokens]`, float32, 1 for kept and 0 for masked.
     """
     text = torch.rand(num_text_tokens, generator=generator) >= config.mask_text_rate
     video = torch.rand(num_frames, num_frame_tokens, generator=generator) >= config.mask_video_rate
@@ -184,14 +186,14 @@ def draw_masks(
 
 def mask_audio_latents(latents: torch.Tensor, silence: torch.Tensor, span: tuple[float, float]) -> torch.Tensor:
     """
-    Silence a span of an audio prompt, of latents or of a waveform.
+    Silence a span of an audio prompt, as latents or as a waveform.
 
     Args:
         latents, silence: `[C, L]`.
-        span: start and end as shares of the length.
+        span: Start and end as shares of the length.
 
     Returns:
-        `latents` with positions `round(start * L)` to `round(end * L)`, the last excluded, those of `silence`.
+        `latents` with positions `round(start * L)` to `round(end * L)`, the last excluded, replaced by `silence`.
     """
     length = latents.shape[1]
     start, end = (round(share * length) for share in span)

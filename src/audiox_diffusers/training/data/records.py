@@ -1,6 +1,8 @@
-"""Rows of a dataset -> decoded windows: sound, frames and captions of the same seconds."""
+"""Rows of a dataset, decoded into windows: sound, frames and captions of the same seconds."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,34 +10,48 @@ import fsspec
 import torch
 import torch.nn.functional as F
 
-from ...media import MediaBytes, MediaError, load_audio, load_image, load_video, media_duration, resize_frames
+from ...errors import first_line
+from ...media import MediaBytes, load_audio, load_image, load_video, media_duration, resize_frames
 from ...pipelines import AudioXPipeline
 from .masking import MaskingConfig, TaskSpec, draw_task_spec
 from .seeds import generator_for
-from .streaming import BrokenShard, RowKey
+from .streaming import Row, RowKey, Unreadable
 
 COLUMNS = ("audio", "video", "image", "caption", "audio_prompt", "task", "start", "end")
 
 # Peaks below -60 dB of full scale count as silence.
 SILENCE = 1e-3
 
+Media = str | MediaBytes
+
 
 class BadRecord(ValueError):
-    """A row that cannot be trained on; the message says why."""
+    """A row that cannot be trained on. The message says why."""
+
+
+@contextmanager
+def bad_records() -> Iterator[None]:
+    """Raise every error inside as a `BadRecord`: decoders raise errors of any type for a damaged file."""
+    try:
+        yield
+    except BadRecord:
+        raise
+    except Exception as error:
+        raise BadRecord(first_line(error)) from error
 
 
 @dataclass(frozen=True)
 class WindowSpec:
     """
-    What a model sees of a record.
+    The part of a record that a model sees.
 
     Attributes:
-        sampling_rate, channels: of the sound.
-        num_samples: samples that are encoded, at least those of a window of latents and of an audio prompt.
-        prompt_samples: samples of an audio prompt.
-        seconds: length of a window of latents.
-        video_fps, num_frames, frame_size: frames for the image encoder.
-        sync_fps, num_sync_frames, sync_size: frames for Synchformer; 0 frames for models without.
+        sampling_rate, channels: Format of the waveform; the rate in Hz.
+        num_samples: Samples to encode. They cover a window of latents and an audio prompt.
+        prompt_samples: Samples of an audio prompt.
+        seconds: Duration of a window of latents.
+        video_fps, num_frames, frame_size: Frames for the image encoder; the size in pixels.
+        sync_fps, num_sync_frames, sync_size: Frames for Synchformer; 0 for models without it.
     """
 
     sampling_rate: int
@@ -52,7 +68,7 @@ class WindowSpec:
 
     @classmethod
     def of(cls, pipe: AudioXPipeline) -> "WindowSpec":
-        """The window of a pipeline's components."""
+        """Return the window of a pipeline's models."""
         vae, conditioner = pipe.vae.config, pipe.conditioner.config
         sync = None if pipe.sync_encoder is None else pipe.sync_encoder.config
         return cls(
@@ -73,8 +89,11 @@ class WindowSpec:
 @dataclass
 class Pictures:
     """
-    A video, or a still picture as one frame, decoded for the encoders: uint8 `[T, 3, S, S]`; `sync_frames` is `None`
-    for models without Synchformer.
+    Decoded frames of a video, or a still image as one frame.
+
+    Attributes:
+        frames: For the image encoder, uint8 `[T, 3, S, S]`.
+        sync_frames: For Synchformer, uint8 `[T, 3, S, S]`; `None` for models without it.
     """
 
     frames: torch.Tensor
@@ -84,18 +103,18 @@ class Pictures:
 @dataclass
 class Record:
     """
-    What one window of a row holds.
+    One decoded window of a row.
 
     Attributes:
-        key: of the row.
-        task_spec: what it is trained on.
-        available: what the row has to draw a task spec from, see [`draw_task_spec`].
-        task: the one that the row asks for.
-        waveform: `[channels, num_samples]`, silence after its end.
-        captions: those of these seconds, or the one that the task spec chose.
-        video, image: as far as they are there and wanted.
-        previous: `[channels, prompt_samples]`, the sound before, for completion.
-        broken: what is there but could not be decoded, and why.
+        key: Key of the row.
+        task_spec: What the record is trained on.
+        available: Modalities of the row, see [`draw_task_spec`].
+        task: Task that the row names.
+        waveform: `[channels, num_samples]`, padded with silence.
+        captions: Captions of the window, or the one that the task spec chose.
+        video, image: Pictures, if the task spec needs them.
+        previous: `[channels, prompt_samples]`, the sound before the window.
+        broken: Modalities that could not be decoded, and why.
     """
 
     key: RowKey
@@ -110,68 +129,57 @@ class Record:
     broken: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass
 class RecordReader:
     """
     Decodes rows.
 
     Args:
-        spec: what the model sees.
-        columns: of every dataset, its name for each of `COLUMNS` that it has; a dot leads into a column, as in
+        spec: Window of the model.
+        columns: For each dataset, its name for each of `COLUMNS` that it has. A dot leads into a nested column, as in
             `json.caption`.
-        masking: how tasks are drawn.
-        crop: `"random"` places the window anywhere in the record, anew in every epoch, `"start"` at its start.
-        min_seconds: shorter records are refused.
-        seed: of the crops and the task specs.
+        masking: How tasks are drawn.
+        crop: Where the window lies in a longer record: `"random"`, different in every epoch, or `"start"`.
+        min_seconds: Shorter records are bad records.
+        seed: Seed of the crops and task specs.
     """
 
-    def __init__(
-        self,
-        spec: WindowSpec,
-        columns: Sequence[Mapping[str, str]],
-        masking: MaskingConfig,
-        crop: str,
-        min_seconds: float,
-        seed: int,
-    ):
-        self.spec = spec
-        self.columns = columns
-        self.masking = masking
-        self.crop = crop
-        self.min_seconds = min_seconds
-        self.seed = seed
+    spec: WindowSpec
+    columns: Sequence[Mapping[str, str]]
+    masking: MaskingConfig
+    crop: str
+    min_seconds: float
+    seed: int
 
-    def read(self, key: RowKey, row: Mapping[str, Any] | BrokenShard, everything: bool = False) -> Record:
+    def read(self, key: RowKey, row: Row, everything: bool = False) -> Record:
         """
-        Decode what the task spec of a row needs, or `everything` that a later task spec may need.
+        Decode what the row's task spec needs, or with `everything` all that any task spec may need.
 
         Raises:
-            BadRecord: the row cannot be trained on.
+            BadRecord: The row cannot be trained on.
         """
-        if isinstance(row, BrokenShard):
+        if isinstance(row, Unreadable):
             raise BadRecord(row.reason)
-        try:
-            return self._read(key, self._named(key.source, row), everything)
-        except (MediaError, OSError) as error:
-            raise BadRecord(str(error)) from error
+        with bad_records():
+            return self._read(key, self._rename(key.source, row), everything)
 
     def _read(self, key: RowKey, row: Mapping[str, Any], everything: bool) -> Record:
-        video, image = self._media(row, "video"), self._media(row, "image")
-        sound = self._media(row, "audio") or video
+        video, image, prompt = (stored_media(row.get(name), name) for name in ("video", "image", "audio_prompt"))
+        sound = stored_media(row.get("audio"), "audio") or video
         if sound is None:
             raise BadRecord("has neither audio nor video")
         first, last = self._segment(row, sound)
         offset = self._offset(key, first, last)
         seconds = min(self.spec.num_samples / self.spec.sampling_rate, last - offset)
 
-        captions = self._captions(row, offset, offset + seconds)
-        prompt = self._media(row, "audio_prompt")
-        there = {
+        captions = find_captions(row.get("caption"), offset, offset + seconds)
+        given = {
             "caption": bool(captions),
             "video": video is not None,
             "image": image is not None,
             "previous": prompt is not None or offset - first >= self.min_seconds,
         }
-        available = frozenset(name for name in there if there[name])
+        available = frozenset(name for name in given if given[name])
         task = row.get("task")
         task_spec = self.task_spec(key, available, task)
 
@@ -188,25 +196,24 @@ class RecordReader:
             "image": lambda: self._picture(image),
             "previous": lambda: self._previous(sound, prompt, first, offset),
         }
-        for name, decode in decoders.items():
-            if everything and there[name]:
-                try:
-                    setattr(record, name, decode())
-                except (MediaError, OSError, BadRecord) as error:
-                    record.broken[name] = str(error)
-            elif name in needs(task_spec):
-                setattr(record, name, decode())
+        wanted = available if everything else needs(task_spec)
+        for name in sorted(decoders.keys() & wanted):
+            try:
+                with bad_records():
+                    setattr(record, name, decoders[name]())
+            except BadRecord as error:
+                if not everything:
+                    raise
+                record.broken[name] = first_line(error)
         return record
 
     def task_spec(self, key: RowKey, available: frozenset[str], task: Any = None) -> TaskSpec:
-        """What a row that has `available` is trained on."""
-        try:
+        """Draw the task spec of a row. Raise `BadRecord` if there is none for `available` or `task`."""
+        with bad_records():
             return draw_task_spec(self.masking, available, generator_for(self.seed, "plan", *key), task)
-        except ValueError as error:
-            raise BadRecord(str(error)) from None
 
-    def _named(self, source: int, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What the row has in the columns that are used, by the names of `COLUMNS`."""
+    def _rename(self, source: int, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of the row under the names of `COLUMNS`."""
         named = {}
         for name, column in self.columns[source].items():
             value = row
@@ -215,26 +222,14 @@ class RecordReader:
             named[name] = value
         return named
 
-    @staticmethod
-    def _media(row: Mapping[str, Any], name: str) -> str | MediaBytes | None:
-        return stored_media(row.get(name), name)
-
-    def _segment(self, row: Mapping[str, Any], sound: str | MediaBytes) -> tuple[float, float]:
-        """From which second to which the record lasts."""
+    def _segment(self, row: Mapping[str, Any], sound: Media) -> tuple[float, float]:
+        """Return start and end of the record in seconds of its file."""
         duration = media_duration(sound)
-        first = self._seconds(row.get("start"), "start", 0.0)
-        last = min(self._seconds(row.get("end"), "end", duration), duration)
+        first = check_seconds(row.get("start"), "start", 0.0)
+        last = min(check_seconds(row.get("end"), "end", duration), duration)
         if last - first < self.min_seconds:
             raise BadRecord(f"is too short: {max(0.0, last - first):.2f} s, needs {self.min_seconds:g} s")
         return first, last
-
-    @staticmethod
-    def _seconds(value: Any, name: str, default: float) -> float:
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-            raise BadRecord(f"`{name}` must be seconds, 0 or more, got {value!r}")
-        return float(value)
 
     def _offset(self, key: RowKey, first: float, last: float) -> float:
         spare = last - first - self.spec.seconds
@@ -242,26 +237,7 @@ class RecordReader:
             return first
         return first + spare * torch.rand((), generator=generator_for(self.seed, "crop", *key)).item()
 
-    def _captions(self, row: Mapping[str, Any], start: float, end: float) -> list[str]:
-        """All captions, or those of the windows of time that share some of these seconds."""
-        value = row.get("caption")
-        captions = []
-        for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, Mapping):
-                if self._seconds(item.get("start"), "caption.start", 0.0) >= end:
-                    continue
-                if self._seconds(item.get("end"), "caption.end", end) <= start:
-                    continue
-                item = item.get("caption")
-            if item is None:
-                continue
-            if not isinstance(item, str):
-                raise BadRecord(f"`caption` must be text, got {type(item).__name__}: {item!r}")
-            if item.strip():
-                captions.append(item)
-        return captions
-
-    def _sound(self, sound: str | MediaBytes, start: float, seconds: float, num_samples: int) -> torch.Tensor:
+    def _sound(self, sound: Media, start: float, seconds: float, num_samples: int) -> torch.Tensor:
         rate, channels = self.spec.sampling_rate, self.spec.channels
         waveform, _ = load_audio(sound, rate, channels, start=start, duration=seconds)
         if not torch.isfinite(waveform).all():
@@ -269,10 +245,8 @@ class RecordReader:
         waveform = waveform[:, :num_samples]
         return F.pad(waveform, (0, num_samples - waveform.shape[1]))
 
-    def _previous(
-        self, sound: str | MediaBytes, prompt: str | MediaBytes | None, first: float, offset: float
-    ) -> torch.Tensor:
-        """The audio prompt of the row, or the seconds before the window, which end where the prompt ends."""
+    def _previous(self, sound: Media, prompt: Media | None, first: float, offset: float) -> torch.Tensor:
+        """Return the row's audio prompt, or else the sound before the window, aligned to the end of the prompt."""
         length = self.spec.prompt_samples / self.spec.sampling_rate
         if prompt is not None:
             return self._sound(prompt, 0.0, length, self.spec.prompt_samples)
@@ -280,7 +254,7 @@ class RecordReader:
         waveform = self._sound(sound, start, offset - start, self.spec.prompt_samples)
         return waveform.roll(self.spec.prompt_samples - round((offset - start) * self.spec.sampling_rate), dims=1)
 
-    def _frames(self, video: str | MediaBytes, start: float) -> Pictures:
+    def _frames(self, video: Media, start: float) -> Pictures:
         spec = self.spec
 
         def load(fps: float, num_frames: int, size: int, fit: str) -> torch.Tensor:
@@ -288,13 +262,13 @@ class RecordReader:
 
         frames = load(spec.video_fps, spec.num_frames, spec.frame_size, "stretch")
         if not frames.any():
-            raise BadRecord("its picture is black throughout")
+            raise BadRecord("its video is black throughout")
         sync_frames = None
         if spec.num_sync_frames:
             sync_frames = load(spec.sync_fps, spec.num_sync_frames, spec.sync_size, "crop")
         return Pictures(frames, sync_frames)
 
-    def _picture(self, image: str | MediaBytes) -> Pictures:
+    def _picture(self, image: Media) -> Pictures:
         spec, picture = self.spec, load_image(image)[None]
         frames = as_bytes(resize_frames(picture, (spec.frame_size,) * 2))
         sync_frames = None
@@ -303,23 +277,23 @@ class RecordReader:
         return Pictures(frames, sync_frames)
 
 
-def stored_media(value: Any, name: str) -> str | MediaBytes | None:
+def stored_media(value: Any, name: str) -> Media | None:
     """
-    What a reader of media takes, from what a dataset holds.
+    Convert a cell of a dataset to a source for the readers of `audiox_diffusers.media`.
 
     Args:
-        value: a path, the bytes of a file, `{"path": ..., "bytes": ...}`, or `None`.
-        name: of the column.
+        value: A path, the bytes of a file, `{"path": ..., "bytes": ...}`, or `None`.
+        name: Name of the column.
 
     Raises:
-        BadRecord: it is none of these.
+        BadRecord: `value` is none of these, or a remote file that cannot be read.
     """
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bytes):
         return MediaBytes(value, name)
     if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
-        raise BadRecord(f"`{name}` holds no media but {type(value).__name__}")
+        raise BadRecord(f"`{name}` must be a path or bytes, got {type(value).__name__}")
     path, data = value.get("path"), value.get("bytes")
     if not isinstance(path, str | None) or not isinstance(data, bytes | None):
         raise BadRecord(f"`{name}` must have a path that is text or bytes, got {type(path or data).__name__}")
@@ -327,17 +301,58 @@ def stored_media(value: Any, name: str) -> str | MediaBytes | None:
         try:
             with fsspec.open(path, "rb") as file:
                 data = file.read()
-        except Exception as error:  # what is raised depends on the file system
-            raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+        except Exception as error:  # the type depends on the file system
+            raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {first_line(error)})") from error
     return path if data is None else MediaBytes(data, path or name)
 
 
+def find_captions(value: Any, start: float, end: float) -> list[str]:
+    """
+    Return the captions of a window.
+
+    Args:
+        value: A caption, a list of them, or `None`. A caption is text, or `{"start": ..., "end": ..., "caption": ...}`.
+        start, end: Seconds of the window. Captions of other seconds are left out.
+
+    Raises:
+        BadRecord: A caption is not text, or its seconds are not numbers.
+    """
+    captions = []
+    for item in value if isinstance(value, list) else [value]:
+        if isinstance(item, Mapping):
+            if check_seconds(item.get("start"), "caption.start", 0.0) >= end:
+                continue
+            if check_seconds(item.get("end"), "caption.end", end) <= start:
+                continue
+            item = item.get("caption")
+        if item is None:
+            continue
+        if not isinstance(item, str):
+            raise BadRecord(f"`caption` must be text, got {type(item).__name__}: {item!r}")
+        try:
+            item.encode()
+        except UnicodeEncodeError:
+            raise BadRecord(f"`caption` must be valid Unicode, got {item!r}") from None
+        if item.strip():
+            captions.append(item)
+    return captions
+
+
+def check_seconds(value: Any, name: str, default: float) -> float:
+    """Return `value` as seconds, `default` for `None`. Raise `BadRecord` naming the column if it is not a number."""
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise BadRecord(f"`{name}` must be seconds, 0 or more, got {value!r}")
+    return float(value)
+
+
 def needs(task_spec: TaskSpec) -> set[str]:
-    """What has to be decoded for a task spec, beside sound and text."""
+    """Return the modalities that a task spec needs decoded, other than sound and text."""
     wanted = {"video": task_spec.video, "image": task_spec.image, "previous": task_spec.audio == "previous"}
     return {name for name in wanted if wanted[name]}
 
 
 def as_bytes(frames: torch.Tensor) -> torch.Tensor:
-    """Frames in 0..1 -> uint8: a quarter of the memory on the way from the workers."""
+    """Convert frames from 0..1 to uint8, which takes a quarter of the memory between processes."""
     return (frames * 255).round().to(torch.uint8)

@@ -1,30 +1,35 @@
-"""Where training data comes from: datasets as shards of rows, read one after the other and never all at once."""
+"""Datasets as shards of rows, which are streamed: they may be larger than memory and disk."""
 
 import glob
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from datasets import Audio, Image, IterableDataset, Video, load_dataset
 
+from ...errors import first_line
+from .folders import MediaFolder, kind_of
+from .streaming import Row
+
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset", ".jsonl": "json", ".json": "json", ".csv": "csv"}
+# They put all files of a folder into one column, named after the most frequent kind of file.
+FOLDER_BUILDERS = {"audiofolder": "audio", "videofolder": "video", "imagefolder": "image"}
 
 
 class DatasetSource:
     """
-    Rows of a dataset that `datasets` streams, with media as they are stored: `{"path": ..., "bytes": ...}`.
+    Rows of a dataset, with media files as paths or bytes.
 
     Args:
-        name: a Hub id, a local folder, or a file or glob of Parquet, WebDataset tars, JSON lines or CSV.
-        config_name, split, revision, cache_dir: as of `datasets.load_dataset`.
-        option: that named it.
+        name: A Hub id, a local folder, or a file or glob of Parquet, WebDataset tars, JSON lines or CSV.
+        config_name, split, revision, cache_dir: Arguments of `datasets.load_dataset`.
+        option: Option that named the dataset, for messages.
 
     Attributes:
-        num_shards (`int`): parts that can be read apart.
-        columns (`list[str]`): names of what a row holds.
+        num_shards (`int`): Number of parts that can be read independently.
+        columns (`list[str]`): Columns of the rows.
 
     Raises:
-        ValueError: there is no such dataset or split, or it has no rows.
+        ValueError: There is no such dataset or split, or it has no rows.
     """
 
     def __init__(
@@ -42,37 +47,53 @@ class DatasetSource:
         builder = BUILDERS.get(Path(name).suffix)
         try:
             if builder is not None and files:
-                dataset = load_dataset(builder, config_name, data_files={split: files}, **options)
+                self._source = _Streamed(load_dataset(builder, config_name, data_files={split: files}, **options))
+            elif config_name is None and Path(name).is_dir() and MediaFolder.holds_media(Path(name)):
+                self._source = MediaFolder(Path(name), split)
             else:
-                dataset = load_dataset(name, config_name, **options)
-            self._dataset = as_stored(dataset)
+                self._source = _Streamed(load_dataset(name, config_name, **options))
             first = next(self.rows(0), None)
-        except Exception as error:  # what is raised depends on the format
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ValueError(f"`{option} {name}` cannot be opened: {reason}") from error
+        except Exception as error:  # the type depends on the format
+            raise ValueError(f"`{option} {name}` cannot be opened: {first_line(error)}") from error
+        self.num_shards = self._source.num_shards
         if first is None and self.num_shards == 1:
             raise ValueError(f"`{option} {name}` has no rows.")
-        self.columns = list(self._dataset.features or first or {})
+        self.columns = self._source.columns or list(first or {})
 
-    @property
-    def num_shards(self) -> int:
-        return self._dataset.num_shards
+    def rows(self, shard: int, start: int = 0) -> Iterator[Row]:
+        """Yield the rows of one shard, starting at row `start`."""
+        return self._source.rows(shard, start)
 
-    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """The rows of one shard, from row `start` on."""
+
+class _Streamed:
+    """Rows of a dataset of `datasets`."""
+
+    def __init__(self, dataset: IterableDataset):
+        self._dataset = as_stored(dataset)
+        self._folder = FOLDER_BUILDERS.get(dataset.info.builder_name)
+        self.num_shards = self._dataset.num_shards
+        self.columns = list(self._dataset.features or {})
+        if self._folder is not None:
+            self.columns = list(dict.fromkeys([*self.columns, "audio", "video"]))
+
+    def rows(self, shard: int, start: int = 0) -> Iterator[Row]:
         dataset = self._dataset.shard(self.num_shards, shard).skip(start)
-        # Not `iter(dataset)`: in a worker of a data loader that would split the one shard among the workers.
+        # Not `iter(dataset)`, which in a worker of a data loader would divide the shard among the workers.
         for batch in dataset.iter(batch_size=1):
-            yield {name: values[0] for name, values in batch.items()}
+            row = {name: values[0] for name, values in batch.items()}
+            if self._folder is not None and row.get(self._folder) is not None:
+                media = row.pop(self._folder)
+                # The path of a file in an archive is zip://clip.mp4::archive.zip.
+                row[kind_of(media["path"].split("::")[0])] = media
+            yield row
 
 
 def as_stored(dataset: IterableDataset) -> IterableDataset:
-    """The dataset with nothing decoded: audio and video would need torchcodec, which needs an FFmpeg of the system."""
+    """Return the dataset with media undecoded: decoding audio and video needs torchcodec and FFmpeg's libraries."""
     if dataset.features is None:
         return dataset
     dataset = dataset.decode(False)
-    # Of the media types that `datasets` knows, Video is the one that takes a path or bytes without torchcodec. All are
-    # stored in the same way.
+    # Of the media types in `datasets`, only Video takes a path or bytes without torchcodec. All are stored alike.
     stored = {
         name: Video(decode=False) if isinstance(feature, (Audio, Image)) else feature
         for name, feature in dataset.features.items()

@@ -1,8 +1,8 @@
 """
 Endless streams of rows, one for each data-loading worker of each process.
 
-What a stream reads depends on its number, the number of streams and the seed, and on nothing else: `P` processes with
-`w` workers each read what one process with `P * w` workers reads. A stream stops and goes on at any row.
+A stream depends on its number, the number of streams and the seed alone: `P` processes with `w` workers each read what
+one process with `P * w` workers reads. A stream can stop and resume at any row.
 """
 
 from collections.abc import Iterator
@@ -12,21 +12,31 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ...errors import first_line
 from .seeds import derive_seed
 
 
 class RowSource(Protocol):
-    """A dataset as shards of rows."""
+    """A dataset that is split into shards of rows."""
 
     name: str
     num_shards: int
 
-    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """The rows of one shard, from row `start` on."""
+    def rows(self, shard: int, start: int = 0) -> Iterator["Row"]:
+        """Yield the rows of one shard, starting at row `start`."""
+
+
+class Unreadable(NamedTuple):
+    """Stands for a row that cannot be read, or for the rest of a damaged shard."""
+
+    reason: str
+
+
+Row = dict[str, Any] | Unreadable
 
 
 class RowKey(NamedTuple):
-    """What a row is called in seeds and logs."""
+    """Identifies a row in seeds and logs."""
 
     source: int
     epoch: int
@@ -34,32 +44,24 @@ class RowKey(NamedTuple):
     row: int
 
 
-class BrokenShard(NamedTuple):
-    """In the place of the rows that could not be read."""
-
-    reason: str
-
-
-def read_shard(source: RowSource, shard: int, first: int = 0) -> Iterator[dict[str, Any] | BrokenShard]:
-    """The rows of a shard from row `first` on. A damaged shard ends where it cannot be read on."""
-    rows = source.rows(shard, first)
-    while True:
-        try:
-            row = next(rows, None)
-        except Exception as error:  # what is raised depends on the format
-            reason = (str(error).strip().splitlines() or [""])[0]
-            yield BrokenShard(f"the shard cannot be read on ({type(error).__name__}: {reason})")
-            return
-        if row is None:
-            return
-        yield row
+def read_shard(source: RowSource, shard: int, start: int = 0) -> Iterator[Row]:
+    """Yield the rows of a shard, starting at row `start`. A damaged shard ends with an `Unreadable`."""
+    try:
+        yield from source.rows(shard, start)
+    except Exception as error:  # the type depends on the format
+        yield Unreadable(f"the rest of the shard cannot be read ({type(error).__name__}: {first_line(error)})")
 
 
 @dataclass(frozen=True)
 class Position:
     """
-    Where a stream of one source stands: in which epoch, at which shard of its order and which row of it the current
-    block of the shuffle begins, the number of the block, and how many rows of it have been given out.
+    Position of a [`RowStream`].
+
+    Attributes:
+        epoch: Number of the epoch.
+        turn, row: Where the current block of the shuffle begins: index into the epoch's order of shards, and row.
+        block: Number of the block in the epoch.
+        given: Rows of the block that were already yielded.
     """
 
     epoch: int = 0
@@ -71,19 +73,21 @@ class Position:
 
 class RowStream:
     """
-    One stream of one source. In every epoch the shards are put into a new order and divided among the streams; where
-    there are fewer shards than streams, all streams read all shards and each keeps other rows. So no row is read twice
-    in an epoch. Rows are then shuffled in blocks, which, unlike a buffer that is drawn from, can be entered again.
+    One stream of one source.
+
+    Every epoch draws a new order of the shards and divides them among the streams, so no row is read twice. If there
+    are fewer shards than streams, every stream reads all shards and keeps its share of the rows. Rows are shuffled in
+    blocks: unlike a shuffle buffer, a block can be resumed.
 
     Args:
-        source: what to read.
-        number: of the source, among those that are mixed.
-        stream, num_streams: number of this stream, and how many there are.
-        seed: of the shuffles.
-        shuffle_buffer_size: rows in a block; with 1 rows and shards keep their order.
+        source: Dataset to read.
+        number: Number of the source among the mixed ones.
+        stream, num_streams: Number of this stream, and of all streams.
+        seed: Seed of the shuffles.
+        shuffle_buffer_size: Rows of a block; 1 keeps the order of shards and rows.
 
     Raises:
-        ValueError: while iterating, if there is no row for this stream.
+        ValueError: While iterating, if this stream gets no rows.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class RowStream:
         self.shuffle_buffer_size = shuffle_buffer_size
         self.position = Position()
 
-    def __iter__(self) -> Iterator[tuple[RowKey, dict[str, Any] | BrokenShard]]:
+    def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         while True:
             rows = self._epoch(self.position)
             empty = self.position == Position(epoch=self.position.epoch)
@@ -109,35 +113,40 @@ class RowStream:
                 self.position = replace(self.position, turn=turn, row=row, block=self.position.block + 1, given=0)
             if empty:
                 raise ValueError(
-                    f"`--dataset {self.source.name}` has no row for data stream {self.stream} of {self.num_streams}:"
-                    " it needs at least one for each worker of each process; lower `--dataloader_num_workers`."
+                    f"`--dataset {self.source.name}` has no rows for data stream {self.stream} of {self.num_streams}."
+                    " Every worker of every process needs at least one row; lower `--dataloader_num_workers`."
                 )
             self.position = Position(epoch=self.position.epoch + 1)
 
-    def _epoch(self, start: Position) -> Iterator[tuple[tuple[int, int], RowKey, dict[str, Any] | BrokenShard]]:
-        """The rows of an epoch in the order of the shards, each with the place where the next one begins."""
+    def _epoch(self, start: Position) -> Iterator[tuple[tuple[int, int], RowKey, Row]]:
+        """Yield the rows of an epoch in the order of the shards, each with the position of the row after it."""
         shards = self._order("shards", start.epoch, self.source.num_shards)
-        apart = len(shards) >= self.num_streams
-        if apart:
+        divided = len(shards) >= self.num_streams
+        if divided:
             shards = shards[self.stream :: self.num_streams]
         for turn in range(start.turn, len(shards)):
             shard, first = shards[turn], start.row if turn == start.turn else 0
             for row, values in enumerate(read_shard(self.source, shard, first), first):
-                if apart or (row + shard + start.epoch) % self.num_streams == self.stream:
+                if divided or (row + shard + start.epoch) % self.num_streams == self.stream:
                     yield (turn, row + 1), RowKey(self.number, start.epoch, shard, row), values
 
-    def _order(self, what: str, number: int, count: int) -> list[int]:
+    def _order(self, kind: str, number: int, count: int) -> list[int]:
         if self.shuffle_buffer_size == 1:
             return list(range(count))
-        # The order of shards is the same for all streams, which divide them; that of a block is a stream's own.
-        whose = (number,) if what == "shards" else (self.position.epoch, self.stream, number)
-        seed = derive_seed(self.seed, self.number, what, *whose)
+        # All streams share the order of shards. Each has its own order within blocks.
+        owner = (number,) if kind == "shards" else (self.position.epoch, self.stream, number)
+        seed = derive_seed(self.seed, self.number, kind, *owner)
         return np.random.default_rng(seed).permutation(count).tolist()
 
 
 class MixedRowStream:
     """
-    One stream of several sources, which are drawn from with `weights`. Each begins anew, in another order, when it ends.
+    One stream of several sources, sampled by weight. A source that ends starts its next epoch.
+
+    Args:
+        streams: One stream for each source, all with the same number.
+        weights: Sampling weight of each source.
+        seed: Seed of the choice between sources.
     """
 
     def __init__(self, streams: list[RowStream], weights: list[float], seed: int):
@@ -146,7 +155,7 @@ class MixedRowStream:
         self.seed = derive_seed(seed, "mix", streams[0].stream)
         self.count = 0
 
-    def __iter__(self) -> Iterator[tuple[RowKey, dict[str, Any] | BrokenShard]]:
+    def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         iterators = [iter(stream) for stream in self.streams]
         while True:
             draw = np.random.default_rng([self.seed, self.count]).random()
@@ -154,11 +163,11 @@ class MixedRowStream:
             yield next(iterators[np.searchsorted(self.shares, draw, side="right")])
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, as JSON can hold it."""
+        """Return the position of the stream as JSON values."""
         return {"count": self.count, "positions": [asdict(stream.position) for stream in self.streams]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where a stream of the same sources, seed and numbers stood."""
+        """Resume from the position of a stream with the same sources, seed and numbers."""
         self.count = state["count"]
         for stream, position in zip(self.streams, state["positions"], strict=True):
             stream.position = Position(**position)

@@ -21,7 +21,7 @@ from ..checkpoints import open_checkpoint, save_checkpoint, write_run
 from ..data.records import BadRecord, stored_media
 from ..data.seeds import generator_for
 from ..data.sources import DatasetSource
-from ..data.streaming import BrokenShard, read_shard
+from ..data.streaming import Row, Unreadable, read_shard
 from ..export import staged
 from ..interruption import Interruption, stopped_at
 from ..log import LOG, SKIPPED, cut_log, write_report
@@ -181,9 +181,9 @@ def load_sounds(
     return sounds, skipped
 
 
-def read_sound(row: dict | BrokenShard, sampling_rate: int, channels: int) -> torch.Tensor:
+def read_sound(row: Row, sampling_rate: int, channels: int) -> torch.Tensor:
     """`[channels, samples]`, float16; `BadRecord`, `MediaError` or `OSError` where there is none."""
-    if isinstance(row, BrokenShard):
+    if isinstance(row, Unreadable):
         raise BadRecord(row.reason)
     media = stored_media(row.get("audio"), "audio") or stored_media(row.get("video"), "video")
     if media is None:

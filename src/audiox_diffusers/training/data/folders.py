@@ -1,0 +1,113 @@
+"""Folders of sounds, videos and images, with or without a metadata file."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePath, PurePosixPath
+from typing import Any
+
+from datasets import load_dataset
+
+from .streaming import Row, Unreadable
+
+METADATA = {"metadata.jsonl": "json", "metadata.csv": "csv", "metadata.parquet": "parquet"}
+# Folders with such files are datasets in another format, beside which media may lie.
+SHARDS = {".parquet", ".tar", ".arrow", ".zip"}
+EXTENSIONS = {
+    "audio": (
+        ".aac .aif .aiff .amr .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .rf64 .voc .w64 .wav .weba .wma .wv"
+    ),
+    "video": (
+        ".3g2 .3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv"
+    ),
+    "image": ".avif .bmp .jpeg .jpg .png .tif .tiff .webp",
+}
+KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions.split()}
+
+
+def kind_of(name: str) -> str:
+    """Return the column for a media file, judging by its extension. Unknown extensions count as audio."""
+    return KINDS.get(PurePosixPath(name).suffix.lower(), "audio")
+
+
+class MediaFolder:
+    """
+    A local folder of media files, as a source of rows.
+
+    The columns `file_name` and `*_file_name` of a metadata file are paths relative to it. `file_name` becomes `audio`,
+    `video` or `image`, depending on the file, so a folder can mix them. Subfolders can have metadata files of their own.
+    Each metadata file is a shard. Without metadata, every sound and every video is a row.
+
+    Args:
+        folder: The folder.
+        split: Name of a subfolder to use. `"train"` is the whole folder if there is no such subfolder.
+
+    Raises:
+        ValueError: The folder has no such split, or its metadata names no files.
+    """
+
+    def __init__(self, folder: Path, split: str = "train"):
+        self.root, files = folder, _files(folder)
+        if (folder / split).is_dir() and not any(file.name in METADATA for file in folder.iterdir()):
+            self.root = folder / split
+            files = [file for file in files if file.is_relative_to(self.root)]
+        elif split != "train":
+            raise ValueError(f"has no subfolder {split}")
+        self.metadata = [file for file in files if file.name in METADATA]
+        self.media = [file for file in files if KINDS.get(file.suffix.lower()) in ("audio", "video")]
+        self.num_shards = len(self.metadata) or 1
+        first_rows = (next(self._table(shard, 0), {}) for shard in range(len(self.metadata)))
+        names = list(dict.fromkeys(name for row in first_rows for name in row)) if self.metadata else ["file_name"]
+        if not any(_is_path(name) for name in names):
+            raise ValueError(f"{self.metadata[0].name} needs a column file_name, got {', '.join(names)}")
+        kinds = [kind for kind in EXTENSIONS if any(KINDS.get(file.suffix.lower()) == kind for file in files)]
+        columns = [column for name in names for column in (kinds if name == "file_name" else [_column(name)])]
+        self.columns = list(dict.fromkeys(columns))
+
+    @staticmethod
+    def holds_media(folder: Path) -> bool:
+        """Whether a folder holds media files, and no shards of another format."""
+        suffixes = {file.suffix.lower() for file in _files(folder) if file.name not in METADATA}
+        return bool(suffixes & set(KINDS)) and not suffixes & SHARDS
+
+    def rows(self, shard: int, start: int = 0) -> Iterator[Row]:
+        """Yield the rows of one shard, starting at row `start`."""
+        if not self.metadata:
+            for file in self.media[start:]:
+                yield {kind_of(file.name): str(file)}
+            return
+        for row in self._table(shard, start):
+            yield _resolve(row, self.metadata[shard].parent)
+
+    def _table(self, shard: int, start: int) -> Iterator[dict[str, Any]]:
+        file = self.metadata[shard]
+        table = load_dataset(METADATA[file.name], data_files=str(file), split="train", streaming=True)
+        for batch in table.skip(start).iter(batch_size=1):
+            yield {name: values[0] for name, values in batch.items()}
+
+
+def _files(folder: Path) -> list[Path]:
+    """List all files of a folder and its subfolders in order, without hidden ones."""
+    paths = (path for path in folder.rglob("*") if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    return sorted(path for path in paths if path.is_file())
+
+
+def _is_path(name: str) -> bool:
+    return name == "file_name" or name.endswith("_file_name")
+
+
+def _column(name: str) -> str:
+    return name.removesuffix("_file_name")
+
+
+def _resolve(row: dict[str, Any], folder: Path) -> Row:
+    """Replace the paths of a row of metadata by columns of media."""
+    resolved = {}
+    for name, value in row.items():
+        if not _is_path(name):
+            resolved[name] = value
+        elif value is not None:
+            path = PurePath(str(value))
+            # Metadata from a stranger must not lead to other files of this machine.
+            if path.is_absolute() or ".." in path.parts or "://" in str(value):
+                return Unreadable(f"`{name}` must be a path inside of the folder, got {value!r}")
+            resolved[kind_of(path.name) if name == "file_name" else _column(name)] = str(folder / path)
+    return resolved
