@@ -4,7 +4,7 @@ from audiox_diffusers.training.data.records import BadRecord
 
 
 class Numbers:
-    """Rows that are their own numbers; a shard may break at a row."""
+    """A source whose rows are numbers. It fails at `broken`, a shard and a row."""
 
     name = "numbers"
 
@@ -20,7 +20,7 @@ class Numbers:
 
 
 class NumberReader:
-    """Takes all numbers but multiples of `bad`."""
+    """Accepts all numbers except multiples of `bad`."""
 
     def __init__(self, bad: int = 1000):
         self.bad = bad

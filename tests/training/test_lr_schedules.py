@@ -11,7 +11,7 @@ def optimizer():
 
 
 def rates(scheduler, steps: int) -> list[float]:
-    """The learning rate of each of some steps."""
+    """Return the learning rate of each step."""
     values = []
     for _ in range(steps):
         values.append(scheduler.get_last_lr()[0])
@@ -21,14 +21,14 @@ def rates(scheduler, steps: int) -> list[float]:
 
 
 def test_inverse_sqrt():
-    """From lr 2, with a decay of a half: 2 * 1/2, 2 * 3/4 / sqrt(4/3), 2 * 7/8 / sqrt(5/3), 2 * 15/16 / sqrt(2)."""
+    """Peak 2 and decay 1/2 give 2 * 1/2, 2 * 3/4 / sqrt(4/3), 2 * 7/8 / sqrt(5/3), 2 * 15/16 / sqrt(2)."""
     scheduler = get_lr_scheduler("inverse_sqrt", optimizer(), inv_gamma=3, warmup_decay=0.5)
     expected = [1, 1.5 * math.sqrt(3 / 4), 1.75 * math.sqrt(3 / 5), 1.875 / math.sqrt(2)]
     assert rates(scheduler, 4) == pytest.approx(expected)
 
 
-def test_inverse_sqrt_of_the_paper():
-    """It warms up in some hundred steps, and falls so slowly that a million steps take it to `1 / sqrt(2)`."""
+def test_inverse_sqrt_with_the_settings_of_the_paper():
+    """The warmup takes some hundred steps, and a million steps decay to `1 / sqrt(2)`."""
     scheduler = get_lr_scheduler("inverse_sqrt", optimizer())
     values = rates(scheduler, 1000)
     assert values[0] == pytest.approx(2 * 0.01)
@@ -60,16 +60,16 @@ def test_resume(name):
         ("polynomial", [0, 1, 2, 1.125, 0.5, 0.125]),
     ],
 )
-def test_those_of_diffusers(name, expected):
+def test_schedules_of_diffusers(name, expected):
     options = {"num_warmup_steps": 2, "num_training_steps": 6, "num_cycles": 2, "power": 2.0}
     assert rates(get_lr_scheduler(name, optimizer(), **options), 6) == pytest.approx(expected, abs=1e-6)
 
 
-def test_unknown():
+def test_unknown_name():
     with pytest.raises(ValueError, match="`lr_scheduler` must be one of .*inverse_sqrt, got 'step'"):
         get_lr_scheduler("step", optimizer())
 
 
-def test_the_length_of_the_run_is_missing():
+def test_num_training_steps_is_missing():
     with pytest.raises(ValueError, match="`num_training_steps`"):
         get_lr_scheduler("cosine", optimizer())

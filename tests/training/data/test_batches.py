@@ -1,4 +1,4 @@
-"""From records to what the networks are given, for models of every kind."""
+"""Batches and the training model, for models of every kind."""
 
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ KINDS = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
 
 
 def build(kind: str) -> AudioXPipeline:
-    """The small model with audio prompts of this kind; the later kinds come with Synchformer, one with fusion."""
+    """Build the small model with this kind of audio prompt. The later kinds have Synchformer, one also has fusion."""
     pipe = create_small_pipeline()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -63,7 +63,7 @@ def build(kind: str) -> AudioXPipeline:
                 num_attention_heads=2,
                 segment_stride=2,
             )
-        # Fresh networks are zero in places where a fault would not show.
+        # Zeros in fresh networks would hide faults.
         for module in (pipe.conditioner, pipe.transformer, pipe.sync_encoder):
             for parameter in () if module is None else module.parameters():
                 if parameter.min() == parameter.max():
@@ -99,7 +99,7 @@ def media(tmp_path_factory) -> dict[str, str]:
 
 
 def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample]:
-    """One sample of a row that has everything, with this task spec."""
+    """Return a sample with this task spec, of a row that has every modality."""
     columns = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt")}
     row = {
         "audio": media["target.wav"],
@@ -133,7 +133,7 @@ PLANS = {
 
 @pytest.fixture(scope="module")
 def samples(any_encoder, media) -> dict[str, Sample]:
-    """Of every task spec, each with a key of its own."""
+    """A sample for each task spec, with different keys."""
     made = {}
     for number, (name, chosen) in enumerate(PLANS.items()):
         (sample,) = read(any_encoder, media, **chosen)
@@ -147,7 +147,7 @@ def maker(encoder: RecordEncoder, masking: MaskingConfig = NO_MASKS, seed: int =
 
 
 def row(batch: Batch, number: int) -> dict[str, torch.Tensor]:
-    """All tensors of one item."""
+    """Return all tensors of one item."""
     tensors = {name: value for name, value in vars(batch).items() if isinstance(value, torch.Tensor)}
     return {name: value[number] for name, value in {**tensors, **batch.embeds}.items()}
 
@@ -187,8 +187,8 @@ def test_shapes(any_encoder, samples):
 
 
 @torch.no_grad()
-def test_the_context_is_that_of_the_pipeline(any_encoder, samples, media):
-    """What a sample is trained with is what a user gets who gives the same prompts."""
+def test_the_context_equals_that_of_the_pipeline(any_encoder, samples, media):
+    """Training and generation encode the same prompts to the same context."""
     pipe = any_encoder.pipe
     asked = {
         "text": {"prompt": "it rings"},
@@ -202,13 +202,13 @@ def test_the_context_is_that_of_the_pipeline(any_encoder, samples, media):
     contexts = pipe.conditioner(**batch.embeds).condition_embeds
     for context, options in zip(contexts, asked.values(), strict=True):
         (expected,) = pipe.encode_conditions(**options)
-        # Frames are kept in 8 bits, and the VAE's posterior has a standard deviation of 1e-4.
+        # Frames have 8 bits, and the VAE's posterior has a standard deviation of 1e-4.
         assert (context - expected).abs().max() < 0.01 * expected.abs().max()
     spread = (contexts[:, None] - contexts[None]).abs().amax((2, 3)) + torch.eye(len(contexts))
     assert spread.min() > 0.05, "all of them differ"
 
 
-def test_what_stands_for_absence(any_encoder, samples):
+def test_null_embeddings(any_encoder, samples):
     pipe = any_encoder.pipe
     batch = row(maker(any_encoder).make([samples["nothing"]]), 0)
     assert not batch["video_embeds"].any()
@@ -224,7 +224,7 @@ def test_what_stands_for_absence(any_encoder, samples):
 
 
 @torch.no_grad()
-def test_learned_tokens_take_the_place_of_what_is_absent(any_encoder, samples):
+def test_learned_tokens_replace_absent_modalities(any_encoder, samples):
     pipe = any_encoder.pipe
     output = pipe.conditioner(**maker(any_encoder).make([samples["nothing"], samples["completion"]]).embeds)
     empty = pipe.conditioner.video_proj.empty_embedding[0]
@@ -253,7 +253,7 @@ def test_choice_of_the_text(encoder, media):
     assert not texts[""].isclose(texts[VIDEO_PROMPT]).all()
 
 
-def test_the_video_or_the_picture(any_encoder, samples):
+def test_video_or_image(any_encoder, samples):
     for name in ("video", "image"):
         batch = row(maker(any_encoder).make([samples[name]]), 0)
         encoded = samples[name].encoded
@@ -276,7 +276,7 @@ def test_the_silenced_span_of_inpainting(any_encoder, samples):
         assert not torch.equal(prompt[:, rest], silence[:, rest])
 
 
-def test_completion_is_given_the_sound_before(any_encoder, samples):
+def test_completion_gets_the_previous_sound(any_encoder, samples):
     batch = row(maker(any_encoder).make([samples["completion"]]), 0)
     before = samples["completion"].record.previous
     if any_encoder.reads_waveforms:
@@ -288,7 +288,7 @@ def test_completion_is_given_the_sound_before(any_encoder, samples):
         torch.testing.assert_close(batch["audio_latents"], expected)
 
 
-def test_a_prompt_that_is_shorter_than_the_window(media):
+def test_a_prompt_shorter_than_the_window(media):
     pipe = create_small_pipeline()
     config = {**pipe.conditioner.config, "num_audio_latents": 50, "audio_prompt_samples": 50 * HOP_LENGTH}
     pipe.conditioner = AudioXConditioner(**config)
@@ -309,13 +309,13 @@ def test_a_prompt_that_is_shorter_than_the_window(media):
 
 
 def unit_posterior(sample: Sample) -> Sample:
-    """The sample with standard normal posteriors, which show their draws."""
+    """Give the sample standard normal posteriors, whose samples equal the drawn noise."""
     shown = {"latent_mean": 0, "previous_mean": 0, "latent_std": 1, "previous_std": 1}
     values = {name: torch.full_like(getattr(sample.encoded, name), value) for name, value in shown.items()}
     return replace(sample, encoded=replace(sample.encoded, **values))
 
 
-def test_draws_are_of_the_posteriors_and_independent(encoder, media):
+def test_draws_are_standard_normal_and_independent(encoder, media):
     (sample,) = map(unit_posterior, read(encoder, media, audio="previous"))
     batch = row(maker(encoder).make([sample]), 0)
     assert torch.equal(batch["audio_latents"], batch["audio_noise"])
@@ -324,9 +324,7 @@ def test_draws_are_of_the_posteriors_and_independent(encoder, media):
     assert (draws.std(1) - 1).abs().max() < 0.05 and draws.mean(1).abs().max() < 0.05
     inpainted = replace(sample, task_spec=task_spec(audio="target", audio_span=(0.0, 0.0)))
     batch = row(maker(encoder).make([inpainted]), 0)
-    assert torch.equal(batch["audio_latents"], batch["latents"]), (
-        "the prompt is the target, and not another draw of it"
-    )
+    assert torch.equal(batch["audio_latents"], batch["latents"]), "the prompt must be the same draw as the target"
     assert torch.equal(batch["audio_latents"], batch["audio_noise"])
 
 
@@ -367,7 +365,7 @@ def test_an_item_is_the_same_alone_and_in_a_batch(any_encoder, samples):
 
 
 def test_embeddings_in_half_precision(encoder, media):
-    """As frozen encoders give them, beside what is absent."""
+    """Frozen encoders may return half precision, while null embeddings are float32."""
     half = RecordEncoder(build("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
     for name in ("text_encoder", "image_encoder"):
         getattr(half.pipe, name).to(torch.bfloat16)
@@ -383,7 +381,7 @@ def test_embeddings_in_half_precision(encoder, media):
 
 
 @torch.no_grad()
-def test_masks_zero_what_they_say(any_encoder, samples):
+def test_masks(any_encoder, samples):
     masking = MaskingConfig(mask_text_rate=0.4, mask_video_rate=0.4)
     batch = maker(any_encoder, masking).make([samples["text and video"], samples["video"]])
     given, conditioner = {}, any_encoder.pipe.conditioner
@@ -394,7 +392,7 @@ def test_masks_zero_what_they_say(any_encoder, samples):
         assert 0.2 < (mask == 0).float().mean() < 0.6
         assert not given[name][mask == 0].any()
         assert torch.equal(given[name][mask == 1], batch.embeds[name][mask == 1])
-        assert batch.embeds[name][mask == 0].any(), "what is masked was there"
+        assert batch.embeds[name][mask == 0].any(), "the masked part was already zero"
     for name in given.keys() & {"sync_embeds", "audio_latents", "audio_waveform"}:
         assert torch.equal(given[name], batch.embeds[name])
 
@@ -417,7 +415,7 @@ TRAINED = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 
 
 def available(encoder: RecordEncoder) -> tuple[str, ...]:
-    """The encoders that can be trained."""
+    """Return the encoders that can be trained."""
     names = [name for name in TRAINED if getattr(encoder.pipe, name) is not None]
     return tuple(name for name in names if name != "vae" or not encoder.reads_waveforms)
 
@@ -427,7 +425,7 @@ def with_trained(encoder: RecordEncoder, *names: str) -> RecordEncoder:
 
 
 def read_batch(encoder: RecordEncoder, samples: dict[str, Sample]) -> Batch:
-    """With the caption that the task spec chose alone, as it comes from a reader, and what the encoder encodes of it."""
+    """Make a batch as in training: records have only the chosen caption, and are encoded by `encoder`."""
     read = []
     for sample in samples.values():
         record: Record = sample.record
@@ -440,14 +438,14 @@ def read_batch(encoder: RecordEncoder, samples: dict[str, Sample]) -> Batch:
     return maker(encoder).make(read)
 
 
-def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
+def test_trained_and_frozen_encoders_agree(any_encoder, samples):
     batch = read_batch(any_encoder, samples)
     frozen, heard = predict(any_encoder, batch), batch.samples[0].record.waveform.clone()
     for name in available(any_encoder):
         encoder = with_trained(any_encoder, name)
         trained = predict(encoder, read_batch(encoder, samples))
         for number, plan_name in enumerate(samples):
-            # What the VAE encodes has its span silenced before, and so differs where the span begins and ends.
+            # The span is silenced before the VAE encodes it, which changes the latents at its ends.
             tolerance = 0.1 if (name, plan_name) == ("vae", "inpainting") else 1e-4
             torch.testing.assert_close(trained[number], frozen[number], atol=tolerance, rtol=tolerance)
     assert all(torch.equal(sample.record.waveform, heard) for sample in batch.samples)
@@ -457,7 +455,7 @@ def test_trained_encoders_give_what_frozen_ones_give(any_encoder, samples):
     "name, network", [("text_encoder", "encoder"), ("image_encoder", "vision_model"), ("vae", "encoder")]
 )
 def test_trained_encoders_encode_once(encoder, media, name, network):
-    """The VAE twice: the sound to learn, and the prompt."""
+    """The VAE runs twice, for the target and for the prompt."""
     (sample,) = read(encoder, media, text=True, video=True, audio="previous")
     record = replace(sample.record, captions=["a bell"], image=None)
     trained, calls = with_trained(encoder, name), []
@@ -469,7 +467,7 @@ def test_trained_encoders_encode_once(encoder, media, name, network):
     assert len(calls) == (2 if name == "vae" else 1)
 
 
-def test_gradients_reach_what_is_trained(any_encoder, samples):
+def test_gradients_reach_the_trained_networks(any_encoder, samples):
     names = available(any_encoder)
     trained = with_trained(any_encoder, *names)
     batch = read_batch(trained, samples)
@@ -482,7 +480,7 @@ def test_gradients_reach_what_is_trained(any_encoder, samples):
     model.zero_grad()
 
 
-def test_a_vae_without_part_in_the_prompts_is_not_trained(any_encoder):
+def test_a_vae_that_encodes_no_prompts_cannot_be_trained(any_encoder):
     if any_encoder.reads_waveforms:
         with pytest.raises(ValueError, match="--train_vae: .* not through the VAE"):
             AudioXTrainingModel(with_trained(any_encoder, "vae"))

@@ -26,7 +26,7 @@ DESCRIPTION = {"of": "a test"}
 
 
 class Rows:
-    """Rows in a list for each shard; `broken` is a shard and the row at which it breaks."""
+    """A source with a list of rows for each shard. It fails at `broken`, a shard and a row."""
 
     name = "rows"
 
@@ -77,7 +77,7 @@ def reader(pipe, task=None, seed=0, columns=COLUMNS) -> RecordReader:
 
 @pytest.fixture
 def cache(pipe, encoder, accelerator, tmp_path):
-    """`cache(source, ...)` -> the source that stands for it."""
+    """Return `cache(source, ...)`, which writes a cache and returns the cached source."""
 
     def write(*sources, folder="cache", workers=0, description=DESCRIPTION, reading=None):
         reading = reading or reader(pipe)
@@ -88,7 +88,7 @@ def cache(pipe, encoder, accelerator, tmp_path):
 
 
 def parts_of(folder: Path) -> dict[str, list[dict]]:
-    """The rows of each file of a cache."""
+    """Return the rows of each file of a cache."""
     return {
         str(path.relative_to(folder)): pq.read_table(path).to_pylist() for path in sorted(folder.rglob("*.parquet"))
     }
@@ -96,7 +96,7 @@ def parts_of(folder: Path) -> dict[str, list[dict]]:
 
 @pytest.fixture
 def sounds(media):
-    """`sounds(n)` -> rows of sound alone, told apart by their captions."""
+    """Return `sounds(n)`, which makes `n` rows with different captions."""
 
     def rows(count: int) -> list[dict]:
         return [{"audio": media["ab"[row % 2] + ".wav"], "caption": "x" * (row + 1)} for row in range(count)]
@@ -106,7 +106,7 @@ def sounds(media):
 
 @pytest.fixture
 def shards(media, tmp_path):
-    """`shards(3, 2)` -> a dataset of Parquet files with so many rows."""
+    """Return `shards(3, 2)`, which writes a dataset of two Parquet files with 3 and 2 rows."""
 
     def write(*counts: int) -> DatasetSource:
         files = [Path(media[name]).read_bytes() for name in ("a.wav", "b.wav")]
@@ -119,7 +119,7 @@ def shards(media, tmp_path):
     return write
 
 
-def test_rows_are_what_the_encoders_make_of_them(cache, pipe, encoder, media, monkeypatch, tmp_path):
+def test_rows_hold_the_output_of_the_encoders(cache, pipe, encoder, media, monkeypatch, tmp_path):
     monkeypatch.setattr(latent_cache, "ROWS", 2)
     rows = [
         {"audio": media["a.wav"]},
@@ -137,7 +137,7 @@ def test_rows_are_what_the_encoders_make_of_them(cache, pipe, encoder, media, mo
             key = RowKey(0, epoch, 0, number)
             sample = CacheReader(reader(pipe)).read(key, cached)
             assert sample.key == key and sample.record is None
-            if number < 4 or epoch == 0:  # what there is of a longer record depends on where the window is
+            if number < 4 or epoch == 0:  # the tasks of a longer record depend on the window
                 assert sample.task_spec == reader(pipe).read(key, row).task_spec
             tensors = sample.encoded.tensors()
             assert tensors.keys() == expected.tensors().keys()
@@ -169,7 +169,7 @@ def test_bad_rows_keep_their_place(cache, pipe, media):
 
 
 @pytest.mark.parametrize(("video", "reason"), [("broken.mp4", "not a media file"), ("nowhere.mp4", "no such file")])
-def test_a_broken_video_spoils_the_tasks_with_video_alone(cache, pipe, media, video, reason):
+def test_a_broken_video_affects_only_tasks_with_video(cache, pipe, media, video, reason):
     row = {"audio": media["a.wav"], "caption": "a", "video": media.get(video, video)}
     (cached,) = cache(Rows([row])).rows(0)
     key = RowKey(0, 0, 0, 0)
@@ -179,26 +179,26 @@ def test_a_broken_video_spoils_the_tasks_with_video_alone(cache, pipe, media, vi
             CacheReader(reader(pipe, task)).read(key, cached)
 
 
-def test_rows_are_kept_for_tasks_of_other_runs(cache, pipe, media):
+def test_rows_can_be_used_for_other_tasks(cache, pipe, media):
     (cached,) = cache(Rows([{"audio": media["a.wav"]}]), reading=reader(pipe, "text")).rows(0)
     key = RowKey(0, 0, 0, 0)
-    with pytest.raises(BadRecord, match="`task_weights` are 0 for all tasks that are possible"):
+    with pytest.raises(BadRecord, match="`task_weights` are 0 for all possible tasks"):
         CacheReader(reader(pipe, "text")).read(key, cached)
     assert CacheReader(reader(pipe, "inpainting")).read(key, cached).task_spec.task == "inpainting"
 
 
-def test_a_shard_that_breaks(cache, pipe, sounds):
+def test_a_damaged_shard(cache, pipe, sounds):
     source = Rows(sounds(3), sounds(3), broken=(0, 2))
     cached = cache(source)
     assert [row["error"] for row in cached.rows(1)] == [None] * 3
     (_, _, broken) = read_shard(source, 0)
     (*_, last) = cached.rows(0)
-    assert last["error"] == broken.reason == "the shard cannot be read on (OSError: bad block)"
+    assert last["error"] == broken.reason == "the rest of the shard cannot be read (OSError: bad block)"
     assert len(list(cached.rows(0))) == 3
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 6, 7])
-def test_rows_from_anywhere(cache, sounds, monkeypatch, tmp_path, count):
+def test_rows_can_start_anywhere(cache, sounds, monkeypatch, tmp_path, count):
     monkeypatch.setattr(latent_cache, "ROWS", 3)
     source = cache(Rows(sounds(count), sounds(1)))
     assert len(list(tmp_path.glob("cache/source-000/shard-00000-*"))) == (count + 2) // 3
@@ -216,7 +216,7 @@ def test_workers_give_the_same_files(cache, pipe, shards, tmp_path):
     plain = parts_of(tmp_path / "0-workers")
     assert [len(rows) for rows in plain.values()] == [5, 2, 3]
     assert parts_of(tmp_path / "2-workers") == plain
-    assert not list(tmp_path.rglob(".*")), "no file that is not complete is left"
+    assert not list(tmp_path.rglob(".*")), "temporary files are left"
 
 
 def test_processes_divide_the_parts(pipe, sounds, monkeypatch, tmp_path):
@@ -235,9 +235,9 @@ def test_an_interrupted_cache_is_completed(cache, sounds, monkeypatch, tmp_path)
     files = sorted(folder.rglob("*.parquet"))
     lost = files[1]
     lost.unlink()
-    there = json.loads((folder / "cache.json").read_text())
-    assert there["complete"]
-    (folder / "cache.json").write_text(json.dumps({**there, "complete": False}))
+    description = json.loads((folder / "cache.json").read_text())
+    assert description["complete"]
+    (folder / "cache.json").write_text(json.dumps({**description, "complete": False}))
     times = {path: path.stat().st_mtime_ns for path in files if path != lost}
 
     assert len(list(cache(source).rows(0))) == 5
@@ -264,17 +264,17 @@ def test_an_error_leaves_the_cache_to_be_completed(cache, encoder, sounds, monke
     assert len(calls) == 4 + 3, "rows of complete parts are not encoded again"
 
 
-def test_a_complete_cache_is_read_and_not_made(cache, encoder, sounds, monkeypatch):
+def test_a_complete_cache_is_not_written_again(cache, encoder, sounds, monkeypatch):
     rows = list(cache(Rows(sounds(2))).rows(0))
     monkeypatch.setattr(encoder, "encode", None)
     monkeypatch.setattr(encoder, "null_embeddings", None)
     assert list(cache(Rows(sounds(2))).rows(0)) == rows
 
 
-def test_a_cache_of_something_else(cache, sounds):
+def test_a_cache_of_another_run(cache, sounds):
     cache(Rows(sounds(1)), description={"model": "a", "crop": "random"})
     with pytest.raises(
-        ValueError, match=r"--cache_latents .*cache was made .*\(model was 'a' and is 'b'\); name another"
+        ValueError, match=r"--cache_latents .* another run \(model was 'a' and is 'b'\); choose another"
     ):
         cache(Rows(sounds(1)), description={"model": "b", "crop": "random"})
     with pytest.raises(ValueError, match=r"\(num_shards was \[1\] and is \[2\]\)"):
@@ -283,7 +283,7 @@ def test_a_cache_of_something_else(cache, sounds):
         cache(Rows(sounds(1)), description={"model": "a", "crop": "random", "seed": 3})
 
 
-def test_what_may_differ_between_the_runs_of_a_cache(train, small_model, scenes, tmp_path):
+def test_which_options_a_cache_depends_on(train, small_model, scenes, tmp_path):
     cache = tmp_path / "cache"
     train("first", 1, "--cache_latents", cache)
     (tmp_path / "other").symlink_to(small_model)
@@ -297,7 +297,7 @@ def test_what_may_differ_between_the_runs_of_a_cache(train, small_model, scenes,
         ("pretrained_model_name_or_path", tmp_path / "other", "model was .*audiox-small' and is '.*other'"),
         ("dataset", tmp_path / "data", "dataset was .*scenes'.* and is .*data"),
     ):
-        with pytest.raises(ValueError, match=f"--cache_latents .* was made for something else .*{named}"):
+        with pytest.raises(ValueError, match=f"--cache_latents .* has a cache of another run .*{named}"):
             train("out", 1, "--cache_latents", cache, f"--{option}", value)
     options = ["--task_weights", "text=0", "--learning_rate", 1e-4, "--drop_text_rate", 0.5, "--use_ema"]
     assert len(train("out", 1, "--cache_latents", cache, *options)) == 1

@@ -28,16 +28,16 @@ DRAWS = 4000
 def task_specs(
     config: MaskingConfig, available=EVERYTHING, task: str | None = None, count: int = DRAWS
 ) -> list[TaskSpec]:
-    """A task spec for each seed."""
+    """Draw a task spec for each seed."""
     return [draw_task_spec(config, frozenset(available), seeded(seed), task) for seed in range(count)]
 
 
 def assert_share(hits: int, count: int, share: float) -> None:
-    """That so many of `count` independent draws are what a share of all brings, within four standard deviations."""
+    """Check that the share of hits in `count` independent draws is `share`, within four standard deviations."""
     assert abs(hits - share * count) <= 4 * math.sqrt(share * (1 - share) * count), f"{hits} of {count}, not {share}"
 
 
-# What each task needs, and what it uses of everything: text, video, image, audio.
+# Modalities that each task requires, and those it uses when all are there: text, video, image, audio.
 NEEDS = {
     "text": {"caption"},
     "video": {"video"},
@@ -61,7 +61,7 @@ def test_the_tasks():
 
 
 @pytest.mark.parametrize("available", SUBSETS, ids=lambda available: "+".join(sorted(available)))
-def test_the_tasks_that_are_possible(available):
+def test_possible_tasks(available):
     possible = {task for task in TASKS if NEEDS[task] <= available}
     assert {task_spec.task for task_spec in task_specs(MaskingConfig(), available, count=200)} == possible
     for task in TASKS:
@@ -74,7 +74,7 @@ def test_the_tasks_that_are_possible(available):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_what_a_task_uses(task):
+def test_modalities_of_a_task(task):
     for task_spec in task_specs(MaskingConfig(**KEEP_ALL), task=task, count=50):
         assert (task_spec.text, task_spec.video, task_spec.image, task_spec.audio) == USES[task]
         assert (task_spec.audio_span is not None) == (task_spec.audio == "target")
@@ -82,7 +82,7 @@ def test_what_a_task_uses(task):
 
 
 @pytest.mark.parametrize("available", SUBSETS, ids=lambda available: "+".join(sorted(available)))
-def test_a_plan_uses_only_what_there_is(available):
+def test_a_task_spec_uses_only_available_modalities(available):
     for task_spec in task_specs(MaskingConfig(**KEEP_ALL), available, count=50):
         text, video, image, audio = USES[task_spec.task]
         assert task_spec.text == (text and "caption" in available)
@@ -98,31 +98,31 @@ def test_tasks_are_drawn_by_weight():
         assert_share(drawn[task], DRAWS, weight / 8)
 
 
-def test_weights_among_the_possible_tasks():
+def test_weights_among_possible_tasks():
     weights = {"text": 1.0, "inpainting": 3.0, "completion": 100.0}
     drawn = Counter(
         task_spec.task for task_spec in task_specs(MaskingConfig(task_weights=weights), {"caption", "video"})
     )
-    assert set(drawn) == {"text", "inpainting"}, "nor one that has no weight"
+    assert set(drawn) == {"text", "inpainting"}, "a task without a weight was drawn"
     assert_share(drawn["text"], DRAWS, 1 / 4)
 
 
-def test_all_tasks_alike_by_default():
+def test_tasks_have_equal_weights_by_default():
     drawn = Counter(task_spec.task for task_spec in task_specs(MaskingConfig()))
     for task in TASKS:
         assert_share(drawn[task], DRAWS, 1 / 6)
 
 
-def test_a_task_that_is_given_needs_no_weight():
+def test_a_given_task_needs_no_weight():
     config = MaskingConfig(task_weights={"text": 1.0})
     assert draw_task_spec(config, EVERYTHING, seeded(0), "completion").task == "completion"
 
 
 def test_no_task_is_possible():
     config = MaskingConfig(task_weights={"text": 1.0, "image": 1.0})
-    with pytest.raises(ValueError, match="`task_weights` are 0 .* video, inpainting: the sample has video"):
+    with pytest.raises(ValueError, match=r"`task_weights` are 0 .*\(video, inpainting\): the sample has video"):
         draw_task_spec(config, frozenset({"video"}), seeded(0))
-    with pytest.raises(ValueError, match="the sample has sound alone"):
+    with pytest.raises(ValueError, match="the sample has only sound"):
         draw_task_spec(config, frozenset(), seeded(0))
 
 
@@ -143,7 +143,7 @@ def test_modalities_are_dropped_at_their_rates():
     )
     for dropped, rate in ((text, 0.1), (video, 0.3), (audio, 0.6), (context, 0.2)):
         assert_share(sum(dropped), DRAWS, rate)
-    # Independently: both at the product of the rates.
+    # The draws are independent, so both happen at the product of the rates.
     assert_share(sum(a and b for a, b in zip(text, video)), DRAWS, 0.03)
     assert_share(sum(a and b for a, b in zip(video, audio)), DRAWS, 0.18)
     assert_share(sum(a and b for a, b in zip(text, context)), DRAWS, 0.02)
@@ -173,7 +173,7 @@ def test_span_of_the_audio_prompt():
     share = end - start
     assert (start >= 0).all() and (end <= 1).all()
     assert (share > 0.2 - 1e-9).all() and (share < 0.6 + 1e-9).all()
-    # Lengths are uniform, and so is the place of a span in the room that it has.
+    # Both the length and the position of a span are uniform.
     for uniform in ((share - 0.2) / 0.4, start / (1 - share)):
         counts = torch.histc(uniform, 4, 0, 1).tolist()
         for count in counts:
@@ -197,7 +197,7 @@ def test_choice_of_a_caption():
         assert_share(chosen[number], DRAWS, 1 / 5)
 
 
-def test_a_plan_depends_on_the_seed_alone():
+def test_a_task_spec_depends_on_the_seed_alone():
     assert task_specs(MaskingConfig(), count=50) == task_specs(MaskingConfig(), count=50)
     assert len({task_spec.caption for task_spec in task_specs(MaskingConfig(), count=50)}) == 50
     torch.manual_seed(0)
@@ -209,8 +209,8 @@ def test_a_plan_depends_on_the_seed_alone():
     assert again[0] == first[0] and torch.equal(again[1], first[1]) and torch.equal(again[2], first[2])
 
 
-def test_a_plan_takes_the_same_draws_whatever_it_is():
-    """So that what is drawn after, or beside, does not change with the task or another rate."""
+def test_the_number_of_draws_is_fixed():
+    """Later draws do not change with the task or with another rate."""
     config = MaskingConfig(drop_context_rate=0.5)
     dropped = MaskingConfig(drop_text_rate=1.0, drop_video_rate=1.0, drop_audio_rate=1.0, drop_context_rate=0.5)
     cases = [(config, EVERYTHING, task) for task in (None, *TASKS)]
@@ -233,7 +233,7 @@ def test_masks():
     for mask, rate in ((text, 0.1), (video, 0.4)):
         assert set(mask.unique().tolist()) == {0, 1}
         assert_share(int((mask == 0).sum()), mask.numel(), rate)
-        # Every place on its own: no neighbour in the token or the frame tells of another.
+        # Neighbors are independent.
         assert_share(int(((mask[..., 1:] == 0) & (mask[..., :-1] == 0)).sum()), mask[..., 1:].numel(), rate**2)
     assert_share(int(((video[:, 1:] == 0) & (video[:, :-1] == 0)).sum()), video[:, 1:].numel(), 0.16)
 
@@ -258,10 +258,10 @@ def test_mask_audio_latents(span, expected):
     latents = torch.stack((torch.arange(1.0, 11), -torch.arange(1.0, 11)))
     silence = torch.zeros(2, 10)
     assert mask_audio_latents(latents, silence, span).tolist() == [expected, [-value for value in expected]]
-    assert latents[0].tolist() == list(range(1, 11)), "what is given stays as it is"
+    assert latents[0].tolist() == list(range(1, 11)), "the input was changed"
 
 
-def test_the_masked_span_is_that_of_silence_in_its_place():
+def test_a_masked_span_takes_the_same_positions_of_silence():
     latents, silence = torch.zeros(1, 4), torch.tensor([[1.0, 2, 3, 4]])
     assert mask_audio_latents(latents, silence, (0.25, 0.75)).tolist() == [[0, 2, 3, 0]]
 

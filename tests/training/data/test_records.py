@@ -1,4 +1,7 @@
 import io
+import re
+import struct
+import subprocess
 
 import numpy as np
 import pytest
@@ -6,6 +9,7 @@ import torch
 from PIL import Image
 
 from audiox_diffusers.media import save_audio, save_video
+from audiox_diffusers.training.data import records
 from audiox_diffusers.training.data.masking import MaskingConfig
 from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
 from audiox_diffusers.training.data.streaming import RowKey
@@ -30,7 +34,7 @@ NO_DROPS = dict(drop_text_rate=0.0, drop_video_rate=0.0, drop_audio_rate=0.0)
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> dict[str, str]:
-    """Sound whose level, and video whose brightness, tells the time."""
+    """A sound whose level, and a video whose brightness, is proportional to the time."""
     folder = tmp_path_factory.mktemp("media")
     ramp = np.arange(int(SECONDS * 16000), dtype=np.float32) / 16000 / 10
     save_audio(folder / "ramp.wav", np.stack([ramp, ramp]), 16000)
@@ -62,7 +66,7 @@ def seconds_of(frames: torch.Tensor) -> list[float]:
     return [(level - 20) / 25 for level in frames.float().mean(dim=(1, 2, 3)).tolist()]
 
 
-def test_the_window_is_of_the_seconds_asked_for(media):
+def test_the_window_starts_at_the_given_second(media):
     record = reader("inpainting").read(key(), {"audio": media["ramp.wav"], "start": 3.0})
     assert record.waveform.shape == (1, 16000)
     assert time_of(record.waveform[0, 8000]) == pytest.approx(4.0, abs=0.01)
@@ -71,13 +75,13 @@ def test_the_window_is_of_the_seconds_asked_for(media):
     assert not short.waveform[0, 12000:].any()
 
 
-def test_video_is_cut_to_the_same_seconds(media):
+def test_video_covers_the_same_seconds(media):
     record = reader("video", crop="random").read(key(), {"video": media["ramp.mp4"]})
     start = time_of(record.waveform[0, 4000]) - 0.5
     assert 0 <= start <= SECONDS - 2
     assert record.video.frames.shape == (10, 3, 32, 32) and record.video.frames.dtype == torch.uint8
     assert record.video.sync_frames.shape == (50, 3, 16, 16)
-    # A frame is on screen for a tenth of a second, and the codec rounds its level.
+    # A frame lasts a tenth of a second, and the codec rounds its level.
     for rate, frames in ((5, record.video.frames), (25, record.video.sync_frames)):
         for index, second in enumerate(seconds_of(frames)):
             assert second == pytest.approx(start + index / rate - 0.05, abs=0.15)
@@ -102,7 +106,7 @@ def test_the_previous_sound_ends_where_the_window_begins(media):
     assert time_of(record.previous[0, -400]) == pytest.approx(start - 0.05, abs=0.02)
 
 
-def test_an_audio_prompt_of_its_own(media):
+def test_an_audio_prompt(media):
     row = {"audio": media["ramp.wav"], "audio_prompt": media["short.wav"]}
     record = reader("completion").read(key(), row)
     assert record.task_spec.audio == "previous"
@@ -110,7 +114,7 @@ def test_an_audio_prompt_of_its_own(media):
     assert not record.previous[0, 4000:].any()
 
 
-def test_a_picture(media):
+def test_an_image(media):
     record = reader("image").read(key(), {"audio": media["ramp.wav"], "image": media["red.png"]})
     assert record.image.frames.shape == (1, 3, 32, 32) and record.image.sync_frames.shape == (1, 3, 16, 16)
     assert record.image.frames[0, :, 5, 5].tolist() == [255, 0, 128]
@@ -128,18 +132,18 @@ def test_a_picture(media):
     ],
 )
 def test_captions(media, caption, captions):
-    """Those that share some of the seconds 3 to 5."""
+    """Captions that overlap the seconds 3 to 5 are used."""
     row = {"audio": media["ramp.wav"], "start": 3.0, "end": 5.0, "caption": caption}
     assert reader("inpainting").read(key(), row, everything=True).captions == captions
 
 
-def test_one_of_several_captions_is_drawn(media):
+def test_a_caption_is_drawn_from_several(media):
     row = {"audio": media["ramp.wav"], "caption": ["one", "two"]}
     drawn = [reader("text").read(key(epoch=epoch), row).captions for epoch in range(20)]
     assert {tuple(captions) for captions in drawn} == {("one",), ("two",)}
 
 
-def test_bytes_and_paths_are_the_same(media):
+def test_bytes_and_paths_give_the_same_record(media):
     def stored(name):
         with open(media[name], "rb") as file:
             return {"bytes": file.read(), "path": None}
@@ -172,7 +176,7 @@ def test_only_what_is_needed_is_decoded(media):
     assert everything.video is None and "not a media file" in everything.broken["video"]
 
 
-def test_a_task_of_its_own(media):
+def test_a_row_can_name_its_task(media):
     row = {"audio": media["ramp.wav"], "caption": "a ramp", "task": "inpainting"}
     record = reader("text").read(key(), row)
     assert record.task_spec.task == "inpainting" and record.task_spec.audio == "target"
@@ -190,7 +194,7 @@ def test_a_task_of_its_own(media):
         ({"audio": "{silent.wav}"}, "is silent"),
         ({"audio": "{broken.mp4}"}, "not a media file"),
         ({"audio": "nowhere.wav"}, "nowhere.wav: no such file"),
-        ({"audio": 7}, "`audio` holds no media but int"),
+        ({"audio": 7}, "`audio` must be a path or bytes, got int"),
         ({"audio": {"bytes": b"", "path": None}}, "is empty"),
         ({"audio": "{ramp.wav}", "caption": 7}, "`caption` must be text, got int: 7"),
         ({"audio": "{ramp.wav}", "caption": ["a", 7]}, "`caption` must be text, got int: 7"),
@@ -212,6 +216,7 @@ def test_a_task_of_its_own(media):
             {"audio": "{ramp.wav}", "caption": [{"start": None, "end": True, "caption": "a"}]},
             "`caption.end` must be seconds, 0 or more, got True",
         ),
+        ({"audio": "{ramp.wav}", "caption": "a \ud800"}, "`caption` must be valid Unicode, got 'a .ud800'"),
         ({"audio": "{ramp.wav}", "task": "sing"}, "'sing'"),
         ({"audio": "{ramp.wav}", "task": "video"}, "'video' needs video"),
         ({"audio": "{ramp.wav}", "video": "{black.mp4}", "task": "video"}, "black throughout"),
@@ -225,7 +230,45 @@ def test_bad_records(media, row, reason):
         reader().read(key(), {name: path(value) for name, value in row.items()})
 
 
-def test_samples_that_are_not_numbers(media):
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("decoder crashed\nat byte 3"),
+        subprocess.CalledProcessError(1, "gs"),
+        MemoryError(),
+        OverflowError("too large"),
+        struct.error("unpack requires 4 bytes"),
+        UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"),
+        Image.DecompressionBombError("too many pixels"),
+        RecursionError("nested too deep"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("name", ["load_image", "load_video", "load_audio", "media_duration"])
+def test_every_error_of_a_decoder_is_a_bad_record(media, monkeypatch, name, error):
+    row = {"audio": media["ramp.wav"], "video": media["ramp.mp4"], "image": media["red.png"]}
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(records, name, fail)
+    with pytest.raises(BadRecord, match=re.escape((str(error) or type(error).__name__).splitlines()[0])):
+        reader("image" if name == "load_image" else "video").read(key(), row)
+    if name in ("load_image", "load_video"):
+        broken = reader("inpainting").read(key(), row, everything=True).broken
+        assert list(broken) == [name.removeprefix("load_")]
+
+
+def test_interrupts_are_not_bad_records(media, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "load_audio", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        reader("inpainting").read(key(), {"audio": media["ramp.wav"]})
+
+
+def test_nan_samples(media):
     file = io.BytesIO()
     samples = np.full(32000, np.nan, np.float32).tobytes()
     header = b"RIFF" + (36 + len(samples)).to_bytes(4, "little") + b"WAVEfmt " + (16).to_bytes(4, "little")

@@ -23,7 +23,7 @@ def epoch(rows: RowStream, which: int) -> list[int]:
 
 
 @pytest.mark.parametrize("shards, streams", [(8, 1), (8, 2), (8, 3), (8, 8), (1, 4), (3, 4)])
-def test_every_row_once_in_an_epoch(shards, streams):
+def test_an_epoch_has_every_row_once(shards, streams):
     source = Numbers([5 + shard for shard in range(shards)])
     orders = []
     for which in (0, 1):
@@ -34,14 +34,14 @@ def test_every_row_once_in_an_epoch(shards, streams):
     assert orders[0] != orders[1]
 
 
-def test_shuffled_by_the_seed():
+def test_shuffling_depends_on_the_seed():
     source = Numbers([20, 20])
     plain = epoch(stream(source, buffer=1), 0)
     assert plain == list(range(40))
     shuffled = epoch(stream(source, seed=1, buffer=10), 0)
     assert shuffled != plain and shuffled == epoch(stream(source, seed=1, buffer=10), 0)
     assert shuffled != epoch(stream(source, seed=2, buffer=10), 0)
-    # A row moves within its block alone.
+    # A row stays in its block.
     assert {tuple(sorted(shuffled[first : first + 10])) for first in range(0, 40, 10)} == {
         tuple(range(first, first + 10)) for first in range(0, 40, 10)
     }
@@ -54,7 +54,7 @@ def mixed(number=0, total=2) -> MixedRowStream:
 
 
 def test_resumes_at_every_row():
-    """Across the ends of blocks, shards and epochs, and through JSON."""
+    """Positions cross the ends of blocks, shards and epochs, and survive JSON."""
     whole, unbroken, states = mixed(), [], []
     iterator = iter(whole)
     for _ in range(60):
@@ -72,7 +72,7 @@ def test_mixes_by_weight():
     assert abs(share - 0.75) < 4 * (0.75 * 0.25 / 2000) ** 0.5
 
 
-def test_a_broken_shard_ends_where_it_breaks():
+def test_a_damaged_shard_ends_where_it_is_damaged():
     source = Numbers([4, 4, 4], broken=(1, 2))
     rows = [row for _, row in islice(stream(source, buffer=1), 11)]
     assert [row["number"] for row in rows if not isinstance(row, Unreadable)] == [0, 1, 2, 3, 4, 5, 8, 9, 10, 11]
@@ -80,7 +80,7 @@ def test_a_broken_shard_ends_where_it_breaks():
 
 
 def test_a_stream_without_rows_is_an_error():
-    with pytest.raises(ValueError, match="no row for data stream 2 of 4.*--dataloader_num_workers"):
+    with pytest.raises(ValueError, match="no rows for data stream 2 of 4.*--dataloader_num_workers"):
         next(iter(stream(Numbers([2]), 2, 4)))
 
 
@@ -93,7 +93,7 @@ def batches(workers=0, process=0, processes=1, reader=None, limit=10, **resumed)
 
 
 def test_processes_and_workers_are_exchangeable():
-    """Two processes of two workers read, step by step, what one process of four workers reads in two."""
+    """Two processes with two workers read in a step what one process with four workers reads in two steps."""
     one = [batch.records for batch in islice(batches(workers=4), 16)]
     two = [[batch.records for batch in islice(batches(2, process, 2), 8)] for process in range(2)]
     assert [two[turn % 2][turn // 2] for turn in range(16)] == one
@@ -111,7 +111,7 @@ def test_batches_resume(workers):
     assert [batch.records for batch in islice(resumed, 7)] == unbroken[5:]
 
 
-def test_bad_records_are_passed_over_and_told():
+def test_bad_records_are_skipped_and_reported():
     everything = [number for batch in islice(batches(), 10) for number in batch.records]
     good = [number for number in everything if number % 5 or not number]
     loaded = list(islice(batches(reader=NumberReader(bad=5)), 10))
@@ -133,5 +133,7 @@ def test_too_many_bad_records_in_a_row():
         return load_batches(RecordBatches([source], [1.0], Gap(), 2, 0, 1, 0, 1, limit), 0)
 
     assert [batch.records for batch in islice(load(6), 3)] == [[0, 1], [2, 8], [9, 10]]
-    with pytest.raises(ValueError, match="5 records in a row.*--max_bad_records 5.*row 7 of shard 0.*is in the gap"):
+    with pytest.raises(
+        ValueError, match="5 bad records in a row.*--max_bad_records 5.*row 7 of shard 0.*is in the gap"
+    ):
         list(islice(load(5), 3))

@@ -38,17 +38,16 @@ class MediaFolder:
 
     Args:
         folder: The folder.
+        files: Its files, and those of its subfolders.
         split: Name of a subfolder to use. `"train"` is the whole folder if there is no such subfolder.
 
     Raises:
         ValueError: The folder has no such split, or its metadata names no files.
     """
 
-    def __init__(self, folder: Path, split: str = "train"):
-        self.root, files = folder, _files(folder)
+    def __init__(self, folder: Path, files: list[Path], split: str):
         if (folder / split).is_dir() and not any(file.name in METADATA for file in folder.iterdir()):
-            self.root = folder / split
-            files = [file for file in files if file.is_relative_to(self.root)]
+            files = [file for file in files if file.is_relative_to(folder / split)]
         elif split != "train":
             raise ValueError(f"has no subfolder {split}")
         self.metadata = [file for file in files if file.name in METADATA]
@@ -62,11 +61,12 @@ class MediaFolder:
         columns = [column for name in names for column in (kinds if name == "file_name" else [_column(name)])]
         self.columns = list(dict.fromkeys(columns))
 
-    @staticmethod
-    def holds_media(folder: Path) -> bool:
-        """Whether a folder holds media files, and no shards of another format."""
-        suffixes = {file.suffix.lower() for file in _files(folder) if file.name not in METADATA}
-        return bool(suffixes & set(KINDS)) and not suffixes & SHARDS
+    @classmethod
+    def open(cls, folder: Path, split: str) -> "MediaFolder | None":
+        """Open a folder. Return `None` if it holds no media files, or shards of another format."""
+        files = _files(folder)
+        suffixes = {file.suffix.lower() for file in files if file.name not in METADATA}
+        return cls(folder, files, split) if suffixes & set(KINDS) and not suffixes & SHARDS else None
 
     def rows(self, shard: int, start: int = 0) -> Iterator[Row]:
         """Yield the rows of one shard, starting at row `start`."""

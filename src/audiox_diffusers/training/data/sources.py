@@ -48,10 +48,9 @@ class DatasetSource:
         try:
             if builder is not None and files:
                 self._source = _Streamed(load_dataset(builder, config_name, data_files={split: files}, **options))
-            elif config_name is None and Path(name).is_dir() and MediaFolder.holds_media(Path(name)):
-                self._source = MediaFolder(Path(name), split)
             else:
-                self._source = _Streamed(load_dataset(name, config_name, **options))
+                folder = MediaFolder.open(Path(name), split) if config_name is None and Path(name).is_dir() else None
+                self._source = folder or _Streamed(load_dataset(name, config_name, **options))
             first = next(self.rows(0), None)
         except Exception as error:  # the type depends on the format
             raise ValueError(f"`{option} {name}` cannot be opened: {first_line(error)}") from error
