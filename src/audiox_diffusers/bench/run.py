@@ -10,12 +10,10 @@ from .codec import load_clips, reconstruct, score_vae
 from .detectors import measure_detectors
 from .generation import SamplingOptions, SoundGenerator
 from .items import BENCH_SEED, Bench, render_rate
+from .options import VAE, check_options
 from .report import Figure, Report, SweepReport
 from .scores import Score, mean
 from .tasks import TASKS
-
-VAE = "vae"
-ALL_TASKS = (*TASKS, VAE)
 
 SWEEP_GUIDANCE = (1.0, 3.0, 7.0)
 SWEEP_STEPS = (4, 10, 25, 100)
@@ -110,7 +108,7 @@ def run_sweep(
     """
     tasks = check_options(tasks, seeds, count)
     if VAE in tasks:
-        raise ValueError(f"`tasks` must be of {', '.join(TASKS)} for a sweep, got {VAE!r}")
+        raise ValueError(f"`tasks` must be some of {', '.join(TASKS)} for a sweep, got {VAE!r}")
     bench = open_bench(pipe, count, sounds)
     etas = SWEEP_ETA if "eta" in pipe.scheduler.config else (None,)
     rows = []
@@ -133,18 +131,6 @@ def run_sweep(
         log(f"guidance {guidance:g}, {steps} steps, eta {eta}: {rows[-1]['mean']:.3f}")
     settings = {"bench_seed": BENCH_SEED, "tasks": tasks, "seeds": seeds, "count": count}
     return SweepReport(settings, rows)
-
-
-def check_options(tasks: Sequence[str] | None, seeds: int, count: int) -> list[str]:
-    """Return the tasks without repetitions, by default all; raise `ValueError` if an argument is out of range."""
-    tasks = list(dict.fromkeys(ALL_TASKS if tasks is None else tasks))
-    unknown = [name for name in tasks if name not in ALL_TASKS]
-    if unknown or not tasks:
-        raise ValueError(f"`tasks` must be of {', '.join(ALL_TASKS)}, got {', '.join(map(repr, unknown)) or 'none'}")
-    for name, value in (("seeds", seeds), ("count", count)):
-        if value < 1:
-            raise ValueError(f"`{name}` must be 1 or more, got {value!r}")
-    return tasks
 
 
 def open_bench(pipe: AudioXPipeline, count: int, sounds: str | os.PathLike | None) -> Bench:

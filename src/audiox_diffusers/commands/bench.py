@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..atomic import replacing
 from ..bench import run_bench, run_sweep
-from ..bench.run import check_options
+from ..bench.options import check_options
 from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
 from .terminal import log, say
