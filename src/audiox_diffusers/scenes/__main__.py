@@ -3,8 +3,6 @@
 import argparse
 import sys
 
-from .write import write_scenes
-
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for wrong input, with a line on stderr."""
@@ -22,6 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         help="recordings that replace synthesised sounds: bell.wav, or files in a folder bell, for each class",
     )
     args = parser.parse_args(argv)
+    from .write import write_scenes  # slow to import
+
     try:
         folder = write_scenes(args.folder, args.count, args.seed, args.seconds, sounds=args.sounds)
     except (ValueError, OSError) as error:
