@@ -1,23 +1,22 @@
 """
-Where the time and memory of a clip go: text, video, conditioner, one guided step of the loop, VAE.
+Measure the time and memory of each part of generating a clip: text, video, conditioner, guided steps, VAE.
 
     python benchmarks/clip_parts.py [--model full|tiny|small] [--steps 100] [--dtype float32]
 
-One clip of a window's length, asked for by text and video. "full" is AudioX at its released size with random weights,
-which needs 8 GB in float32; "tiny" is audiox-tiny, "small" is `audiox_diffusers.small_model`. The loop is counted as
-`--steps` times the median of three guided steps. Memory is that of a part's weights, and the peak of what it takes
-above all that is there when it begins. Runs on the GPU where there is one, else it needs Linux.
+The clip has the length of a window, with text and video as prompts. "full" is AudioX at its released size with random
+weights, which needs 8 GB in float32; "tiny" is audiox-tiny; "small" is the untrained small model. The loop is `--steps`
+times the median of three guided steps. Memory is that of a part's weights, and the peak in addition to what is in use when
+the part starts. Runs on a GPU if there is one, otherwise on Linux only.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import create_parser, find_device, process_gigabytes
 from model_sizes import components
-from process_memory import process_gigabytes
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
 from audiox_diffusers.models import AudioXContext
@@ -43,7 +42,7 @@ MODELS = {
 
 
 def gigabytes(device: torch.device, peak: bool) -> float:
-    """Memory of the process, or what torch has allocated on the GPU, now or at its peak since `reset_peak`."""
+    """Return the memory of the process, or that allocated on the GPU, now or at the peak since `reset_peak`."""
     if device.type == "cuda":
         return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 1e9
     return process_gigabytes("VmHWM" if peak else "VmRSS")
@@ -117,17 +116,16 @@ def measure(pipe: AudioXPipeline, steps: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="full")
-    parser.add_argument("--steps", type=int, default=100)
+    parser = create_parser(__doc__)
+    parser.add_argument("--model", choices=MODELS, default="full", help="model to measure (default: full)")
+    parser.add_argument("--steps", type=int, default=100, help="denoising steps (default: 100)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
     args = parser.parse_args()
     pipe = MODELS[args.model]()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipe.to(device)
+    pipe.to(find_device())
     if args.dtype != "float32":
         pipe.to(getattr(torch, args.dtype))
-        # As `from_pretrained` leaves them.
+        # As `from_pretrained` does.
         pipe.vae.decoder.float()
         pipe.transformer.time_proj.float()
     measure(pipe, args.steps)

@@ -1,35 +1,32 @@
 """
-A guided step of the full-size AudioX beside the same maths from diffusers' parts, in float32 on a CPU.
+Compare a guided step of the full-size AudioX with diffusers' `StableAudioDiTModel`, in float32 on a CPU.
 
     python benchmarks/guided_step.py [--rounds 5] [--layers 24] [--matmul_precision highest|high|medium]
 
-The other side is diffusers' `StableAudioDiTModel` of the same size, with the same random weights, called as
-`StableAudioPipeline` calls it: latents and contexts of both halves of guidance in one batch, rotary tables made once.
-Both take their steps in turn, in one process, and give the same velocity. Peak memory is that of a process of its own
-for each side. The floor is the time that the step's matrix products would take at the rate of a large one (2048 rows).
-The precision is that of `torch.set_float32_matmul_precision`.
+The baseline has the same size and the same random weights, and is called as in `StableAudioPipeline`: both halves of
+guidance in one batch, rotary embeddings computed once. Both models take steps in turns and compute the same velocity. Peak
+memory is measured in a new process for each. The lower bound is the time of the step's matrix products at the speed of a
+large product (2048 rows).
 """
 
-import argparse
 import statistics
-import subprocess
-import sys
 import time
+from argparse import SUPPRESS
 
 import torch
+from common import create_parser, process_gigabytes, run_process
 from diffusers import StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
-from process_memory import process_gigabytes
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiox_diffusers import AudioXTransformer2DModel
 from audiox_diffusers.models import AudioXContext
 
 GUIDANCE = 7.0
-CONTEXT_TOKENS = 471  # 128 of video, 128 of text, 215 of sound
+CONTEXT_TOKENS = 471  # 128 of video, 128 of text, 215 of audio
 WARM_UP = 1
 
-# Names of ours, and of theirs.
+# Our names and those of diffusers.
 RENAMED = {
     "time_proj.weight": "time_proj.weight",
     "time_embed.linear_1": "timestep_proj.0",
@@ -61,7 +58,7 @@ class Baseline:
         self.rotary = get_1d_rotary_pos_embed(32, 237, use_real=True, repeat_interleave_real=False)
 
     def load(self, ours: AudioXTransformer2DModel) -> None:
-        """The weights of ours; what ours lacks is zero."""
+        """Copy our weights; weights that we do not have become zero."""
         state_dict = {name: torch.zeros_like(value) for name, value in self.model.state_dict().items()}
         for name, value in ours.state_dict().items():
             for own, other in RENAMED.items():
@@ -92,7 +89,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def peak_memory(name: str, layers: int) -> None:
-    """Print the peak resident memory of a process that takes three steps, in GB."""
+    """Print the peak memory of this process in GB after three steps."""
     side, (latents, context) = SIDES[name](layers), inputs()
     side.start(context)
     for time_left in (0.9, 0.6, 0.3):
@@ -102,7 +99,7 @@ def peak_memory(name: str, layers: int) -> None:
 
 @torch.no_grad()
 def matmul_rate(size: int = 2048) -> float:
-    """Operations a second of a square matrix product in float32, the best of five."""
+    """Return operations per second of a square float32 matrix product, the best of five."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     times = []
     for _ in range(5):
@@ -132,30 +129,36 @@ def compare(layers: int, rounds: int) -> None:
     rate = matmul_rate()
     print(f"largest difference of the outputs, relative to the largest value: {difference:.1e}")
     print(f"matrix products: {rate / 1e9:.0f} GFLOP/s; {torch.get_num_threads()} threads")
-    print("\n| | seconds a step | GFLOP a step | floor, seconds | peak memory, GB |")
+    print("\n| | seconds per step | GFLOP per step | lower bound, seconds | peak memory, GB |")
     print("|---|---|---|---|---|")
     for name, side in (("baseline", baseline), ("ours", ours)):
         counter = FlopCounterMode(display=False)
         with counter:
             side.step(latents, timestep)
         operations = counter.get_total_flops()
-        command = [sys.executable, __file__, "--peak_memory", name, "--layers", str(layers)]
-        command += ["--matmul_precision", torch.get_float32_matmul_precision()]
-        peak = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        precision = torch.get_float32_matmul_precision()
+        (peak,) = run_process("--peak_memory", name, "--layers", layers, "--matmul_precision", precision)
         median = statistics.median(seconds[name][WARM_UP:])
         print(f"| {name} | {median:.2f} | {operations / 1e9:.0f} | {operations / rate:.2f} | {peak:.2f} |")
     ratios = [a / b for a, b in zip(seconds["baseline"][WARM_UP:], seconds["ours"][WARM_UP:])]
     fastest = min(seconds["baseline"]) / min(seconds["ours"])
-    print(f"\nours is {statistics.median(ratios):.3f} times as fast ({min(ratios):.3f} to {max(ratios):.3f} by round)")
+    print(
+        f"\nours is {statistics.median(ratios):.3f} times as fast ({min(ratios):.3f} to {max(ratios):.3f} over rounds)"
+    )
     print(f"the fastest step of ours is {fastest:.3f} times as fast as the fastest of the baseline")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--matmul_precision", choices=("highest", "high", "medium"), default="highest")
-    parser.add_argument("--peak_memory", choices=SIDES, help=argparse.SUPPRESS)
+    parser = create_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default: 5)")
+    parser.add_argument("--layers", type=int, default=24, help="transformer blocks (default: 24)")
+    parser.add_argument(
+        "--matmul_precision",
+        choices=("highest", "high", "medium"),
+        default="highest",
+        help="see `torch.set_float32_matmul_precision`",
+    )
+    parser.add_argument("--peak_memory", choices=SIDES, help=SUPPRESS)
     args = parser.parse_args()
     torch.set_float32_matmul_precision(args.matmul_precision)
     if args.peak_memory:

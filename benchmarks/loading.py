@@ -1,34 +1,31 @@
 """
-How long `from_pretrained` takes, and what memory: of AudioX at its released size, with random weights.
+Measure time and memory of `from_pretrained` for AudioX at its released size, with random weights.
 
     python benchmarks/loading.py [--folder FOLDER]
 
-The pipeline is saved once in float32 and once in bfloat16, 5.8 and 3 GB, in a temporary folder or a given one. Each row
-is a process of its own that loads it and touches every weight. Private memory is what the process holds alone; pages of
-the mapped files, which the system can drop, are not in it. The files are in the system's cache, as after a first run:
-the disk is not measured.
+The pipeline is saved in float32 and in bfloat16 (5.8 and 3 GB). For each row of the table a new process loads it and reads
+every weight. Private memory excludes pages of mapped files, which the system can drop. The files are in the system's cache,
+so the speed of the disk does not matter.
 """
 
-import argparse
-import subprocess
-import sys
 import tempfile
 import time
+from argparse import SUPPRESS
 from pathlib import Path
 
 import torch
 from clip_parts import create_full_pipeline
-from process_memory import process_gigabytes
+from common import create_parser, process_gigabytes, run_process
 
 from audiox_diffusers import AudioXPipeline
 
-# The dtype in the files, and the one asked for.
+# The dtype of the files, and the `dtype` argument.
 ROWS = (("float32", None), ("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16"))
 
 
 @torch.no_grad()
 def load(folder: Path, dtype: str | None) -> None:
-    """Print seconds, private memory after it, and the peak of resident memory, in GB above that of the imports."""
+    """Print the seconds, and the private and peak memory in GB in addition to that of the imports."""
     before, peak_before = process_gigabytes("RssAnon"), process_gigabytes("VmHWM")
     started = time.perf_counter()
     pipe = AudioXPipeline.from_pretrained(folder, dtype=None if dtype is None else getattr(torch, dtype))
@@ -47,19 +44,20 @@ def save(folder: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    print("| files | GB | dtype asked for | seconds | private memory, GB | peak, GB |\n|---|---|---|---|---|---|")
+    print("| files | GB | `dtype` | seconds | private memory, GB | peak, GB |\n|---|---|---|---|---|---|")
     for saved, dtype in ROWS:
         size = sum(path.stat().st_size for path in (folder / saved).rglob("*.safetensors")) / 1e9
-        command = [sys.executable, __file__, "--folder", str(folder / saved), "--load", dtype or "none"]
-        numbers = subprocess.check_output(command, text=True).split()[-3:]
-        cells = " | ".join(f"{float(number):.1f}" for number in numbers)
+        numbers = run_process("--folder", folder / saved, "--load", dtype or "none")
+        cells = " | ".join(f"{number:.1f}" for number in numbers)
         print(f"| {saved} | {size:.1f} | {dtype or ''} | {cells} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, help="where to save the pipelines, or where they are already")
-    parser.add_argument("--load", help=argparse.SUPPRESS)
+    parser = create_parser(__doc__)
+    parser.add_argument(
+        "--folder", type=Path, help="folder for the pipelines, reused if it has them (default: a temporary one)"
+    )
+    parser.add_argument("--load", help=SUPPRESS)
     args = parser.parse_args()
     if args.load:
         load(args.folder, None if args.load == "none" else args.load)

@@ -1,26 +1,24 @@
 """
-Peak memory of long sounds, written to a file: in windows and tiles, and all at once.
+Measure the peak memory of generating long sounds into a file, in windows and tiles or all at once.
 
     python benchmarks/long_memory.py [--seconds 30 120 600] [--whole 30 120] [--video] [--model FOLDER]
 
-Each line is a process of its own: its peak resident memory on a CPU, or the peak of what torch allocates on a GPU, less
-what was there when the model had been loaded and had made one window. "bounded" is `pipe(...)` as it is, with
-`output_type="latent"`, and `stream_latents` into `save_audio`, as `audiox generate` does it. "whole" runs all windows at
-a time and decodes all latents at once. Without --model it is the small random model, of the released shapes.
+Each value comes from a new process. It is the peak memory of the process, or of torch on a GPU, in addition to that after
+loading the model and generating one window. "bounded" generates latents and decodes them with `stream_latents` into
+`save_audio`, as `audiox generate` does. "whole" runs all windows in one batch and decodes all latents at once.
 
-What may grow with the length: latents (about 5 kB a second), the contexts of videos (one for each window), and what the
-allocator keeps. The bounded curve is flat where it grows by no more than that.
+Even bounded memory grows slightly with the length: latents take about 5 kB per second, videos have a context for each
+window, and the allocator keeps memory.
 """
 
-import argparse
 import resource
-import subprocess
-import sys
 import tempfile
+from argparse import SUPPRESS
 from pathlib import Path
 
 import numpy as np
 import torch
+from common import create_parser, find_device, quiet, run_process
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio, save_video
@@ -35,13 +33,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def measure(seconds: float, whole: bool, steps: int, video: str | None, model: str | None) -> int:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipe = (AudioXPipeline.from_pretrained(model) if model else create_random_pipeline()).to(device)
-    pipe.set_progress_bar_config(disable=True)
+    device = find_device()
+    pipe = quiet(AudioXPipeline.from_pretrained(model) if model else create_random_pipeline()).to(device)
     rate = pipe.vae.config.sampling_rate
     kwargs = {"prompt": "rain", "video": video, "num_inference_steps": steps, "output_type": "latent"}
 
-    def make(length: float, path: Path) -> None:
+    def generate(length: float, path: Path) -> None:
         generator = torch.Generator().manual_seed(0)
         batch = {"window_batch_size": 10**6} if whole else {}
         latents = pipe(audio_length_in_s=length, generator=generator, **kwargs, **batch).audios
@@ -54,38 +51,42 @@ def measure(seconds: float, whole: bool, steps: int, video: str | None, model: s
             save_audio(path, (np.clip(piece[0], -1, 1) for piece in pieces), rate)
 
     with tempfile.TemporaryDirectory() as folder:
-        make(10.0, Path(folder) / "window.wav")
+        generate(10.0, Path(folder) / "window.wav")
         before = peak_bytes(device)
-        make(seconds, Path(folder) / "long.wav")
+        generate(seconds, Path(folder) / "long.wav")
     return peak_bytes(device) - before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Peak memory of long sounds, in MB above that of one window.")
-    parser.add_argument("--seconds", type=float, nargs="+", default=[30, 120, 600])
-    parser.add_argument("--whole", type=float, nargs="*", default=[30, 120], help="lengths to make all at once too")
-    parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--video", action="store_true", help="with a video as long as the sound")
-    parser.add_argument("--model", metavar="FOLDER")
-    parser.add_argument("--one", nargs=2, metavar=("SECONDS", "HOW"), help=argparse.SUPPRESS)
-    parser.add_argument("--clip", help=argparse.SUPPRESS)
+    parser = create_parser(__doc__)
+    parser.add_argument(
+        "--seconds", type=float, nargs="+", default=[30, 120, 600], help="lengths (default: 30 120 600)"
+    )
+    parser.add_argument(
+        "--whole", type=float, nargs="*", default=[30, 120], help="lengths to generate also at once (default: 30 120)"
+    )
+    parser.add_argument("--steps", type=int, default=2, help="denoising steps (default: 2)")
+    parser.add_argument("--video", action="store_true", help="use a video of the same length as a prompt")
+    parser.add_argument("--model", metavar="FOLDER", help="pipeline to measure (default: the random small model)")
+    parser.add_argument("--one", nargs=2, metavar=("SECONDS", "HOW"), help=SUPPRESS)
+    parser.add_argument("--clip", help=SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(measure(float(args.one[0]), args.one[1] == "whole", args.steps, args.clip, args.model))
         return
 
     with tempfile.TemporaryDirectory() as folder:
-        shared = ["--steps", str(args.steps), *(["--model", args.model] if args.model else [])]
+        shared = ["--steps", args.steps, *(["--model", args.model] if args.model else [])]
         if args.video:
             clip = Path(folder) / "clip.mp4"
             save_video(clip, random_scene(0, max(args.seconds)).frames(fps=5), fps=5)
-            shared += ["--clip", str(clip)]
+            shared += ["--clip", clip]
         print("| seconds | bounded, MB | whole, MB | whole / bounded |\n|---|---|---|---|")
         for seconds in args.seconds:
             peaks = []
             for how in ("bounded", "whole")[: 1 + (seconds in args.whole)]:
-                command = [sys.executable, __file__, "--one", str(seconds), how, *shared]
-                peaks.append(int(subprocess.check_output(command, text=True).split()[-1]) / 1e6)
+                (peak,) = run_process("--one", seconds, how, *shared)
+                peaks.append(peak / 1e6)
             cells = [f"{peak:.0f}" for peak in peaks]
             cells += [f"{peaks[1] / max(peaks[0], 1):.1f}"] if len(peaks) == 2 else ["", ""]
             print(f"| {seconds:g} | {' | '.join(cells)} |", flush=True)

@@ -1,7 +1,7 @@
 """
-Parameters and memory of the four releases, by component, from the lists of their tensors: no weights are needed.
+Compute the parameters and memory of the four released models from the shapes of their tensors, without their weights.
 
-Memory is that of the weights in bfloat16, with what stays in float32 counted as such.
+Memory is that of the weights in bfloat16, except for those that stay in float32.
 """
 
 import json
@@ -24,7 +24,7 @@ T5_BASE = T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_layers
 
 
 def components(release: str, device: str = "meta") -> dict[str, torch.nn.Module]:
-    """The networks of a release, with random weights. AudioX-Turbo differs from AudioX-MAF-MMDiT by one small matrix."""
+    """Create the networks of a release with random weights. AudioX-Turbo has those of AudioX-MAF-MMDiT, but for one matrix."""
     manifest = release.replace("audiox-turbo", "audiox-maf-mmdit")
     config = json.loads((MANIFESTS / f"{manifest}.config.json").read_text())
     shapes = json.loads((MANIFESTS / f"{manifest}.keys.json").read_text())

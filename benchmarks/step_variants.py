@@ -1,31 +1,31 @@
 """
-What changes the time of a guided step at the released size, and how far it is from the plain one.
+Measure speed and accuracy of variants of a guided step at the released size, on a CPU.
 
     python benchmarks/step_variants.py [--layers 4] [--rounds 8] [--only WORD ...]
 
-Blocks of the full-size AudioX with random weights, on a CPU. All variants take their steps in turn. The ratio is the
-time of the plain transformer's step, in float32, over that of the variant, by the fastest step of each; the deviation
-is the largest difference of the outputs, relative to the largest value; the weights are relative to float32's. Rows
-that need torchao are left out where that is not installed.
+The model has a few blocks of the full-size AudioX with random weights. All variants take steps in turns. The speed is that
+of the fastest step relative to the default in float32; the deviation is the largest difference of the outputs relative to
+the largest value; the memory of the weights is relative to float32. Variants with torchao are skipped if it is not
+installed.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
 
 import torch
+from common import create_parser, hardware
 from diffusers.utils import is_torchao_available
 from guided_step import Ours, inputs
 from torch.utils.mkldnn import to_mkldnn
 
 
-def plain(side: Ours) -> None:
+def default(side: Ours) -> None:
     pass
 
 
-def without_kept_context(side: Ours) -> None:
-    """The context as a tensor, for both halves of guidance: all of it is worked out in each step."""
+def without_cached_context(side: Ours) -> None:
+    """Pass the context as a tensor for both halves of guidance, so that each step projects it again."""
     context = side.context.hidden_states
     side.context = torch.cat((torch.zeros_like(context), context))
 
@@ -58,7 +58,7 @@ def through_mkldnn(side: Ours) -> None:
 def cast(dtype: torch.dtype) -> Callable[[Ours], None]:
     def change(side: Ours) -> None:
         side.model.to(dtype)
-        side.model.time_proj.float()  # as `from_pretrained` leaves it
+        side.model.time_proj.float()  # as `from_pretrained` does
         side.start(side.context.hidden_states.to(dtype))
 
     return change
@@ -82,15 +82,15 @@ def quantized(name: str) -> Callable[[Ours], None]:
 
 
 VARIANTS = {
-    "plain": plain,
-    "context not kept": without_kept_context,
+    "default": default,
+    "context not cached": without_cached_context,
     "`fuse_qkv_projections()`": fused,
     "`compile_repeated_blocks()`": compiled,
     '`torch.set_float32_matmul_precision("medium")`': medium_precision,
     "`torch.utils.mkldnn.to_mkldnn`": through_mkldnn,
     "bfloat16": cast(torch.bfloat16),
     "float16": cast(torch.float16),
-    "weights kept in float8, bfloat16": layerwise_casting(torch.float8_e4m3fn, torch.bfloat16),
+    "weights stored in float8, bfloat16": layerwise_casting(torch.float8_e4m3fn, torch.bfloat16),
 }
 if is_torchao_available():
     VARIANTS["torchao, int8 weights"] = quantized("Int8WeightOnlyConfig")
@@ -98,7 +98,7 @@ if is_torchao_available():
 
 
 def weight_bytes(tensor: torch.Tensor) -> int:
-    """Of a tensor, or of those that a quantized one is made of."""
+    """Return the size of a tensor, or of the parts of a quantized one."""
     if hasattr(tensor, "__tensor_flatten__"):
         return sum(weight_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
     return tensor.numel() * tensor.element_size()
@@ -110,11 +110,11 @@ def model_bytes(model: torch.nn.Module) -> int:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=8)
+    parser = create_parser(__doc__)
+    parser.add_argument("--layers", type=int, default=4, help="transformer blocks (default: 4)")
+    parser.add_argument("--rounds", type=int, default=8, help="timed steps of each variant (default: 8)")
     parser.add_argument(
-        "--only", nargs="+", metavar="WORD", help="the variants with one of these words in their names"
+        "--only", nargs="+", metavar="WORD", help="only variants with one of these words in their names"
     )
     args = parser.parse_args()
     latents, context = inputs()
@@ -123,7 +123,9 @@ def main() -> None:
     def step(side: Ours) -> torch.Tensor:
         return side.step(latents.to(side.model.dtype), timestep).float()
 
-    names = [name for name in VARIANTS if name == "plain" or not args.only or any(word in name for word in args.only)]
+    names = [
+        name for name in VARIANTS if name == "default" or not args.only or any(word in name for word in args.only)
+    ]
     original = Ours(args.layers)
     sides, outputs = {}, {}
     for name in names:
@@ -137,12 +139,12 @@ def main() -> None:
             started = time.perf_counter()
             step(side)
             seconds[name].append(time.perf_counter() - started)
-    print(f"CPU, {torch.get_num_threads()} threads, {args.layers} layers\n")
-    print("| | ratio | deviation | weights |\n|---|---|---|---|")
+    print(f"{hardware()}, {args.layers} layers\n")
+    print("| | speed | deviation | weights |\n|---|---|---|---|")
     for name in names:
-        deviation = (outputs[name] - outputs["plain"]).abs().max() / outputs["plain"].abs().max()
+        deviation = (outputs[name] - outputs["default"]).abs().max() / outputs["default"].abs().max()
         share = model_bytes(sides[name].model) / model_bytes(original.model)
-        print(f"| {name} | {min(seconds['plain']) / min(seconds[name]):.2f} | {deviation:.0e} | {share:.2f} |")
+        print(f"| {name} | {min(seconds['default']) / min(seconds[name]):.2f} | {deviation:.0e} | {share:.2f} |")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """
-What each trade of exactness for time costs: a table of speed and deviation for audiox-tiny, on a CPU.
+Measure speed and deviation of faster settings for whole generations with audiox-tiny, on a CPU.
 
     python benchmarks/trades.py [--seeds 2] [--only WORD ...]
 
-All trades make the same sounds (four prompts, each with some seeds) in turns, from text to waveform. Speed is the
-median over the sounds of the plain pipeline's time over that of the trade. Deviations are means over the sounds: of the
-latents, the root mean square of the difference over that of the reference; of the sounds, `log_mel_distance`. They are
-given to the plain pipeline (float32, 25 steps, guidance 3, third order, eta 0) and to the same with 100 steps. "another
-seed" tells how far two sounds of one prompt are apart.
+All settings generate the same sounds in turns, from text to waveform: four prompts with some seeds each. The speed is the
+median over the sounds of the speed relative to the default. Deviations are means over the sounds: for latents, the root
+mean square of the difference relative to that of the reference; for sounds, `log_mel_distance`. References are the default
+(float32, 25 steps, guidance 3, order 3, eta 0) and the same with 100 steps. "another seed" is the deviation between two
+sounds for one prompt.
 
-The speeds are of a transformer of 3 M, of which the Python around it is a good part: those of the released size are
-in `step_variants.py`. Rows that need torchao are left out where that is not installed.
+The transformer has only 3 M parameters, so Python takes a good part of the time; `step_variants.py` measures the released
+size. Settings with torchao are skipped if it is not installed.
 """
 
-import argparse
 import ast
 import contextlib
 import io
@@ -23,6 +22,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from common import create_parser, hardware, quiet, seeded
 from diffusers import (
     FasterCacheConfig,
     FirstBlockCacheConfig,
@@ -41,14 +41,12 @@ PROMPTS = ("three bell strikes", "rain", "a bird, then a drum", "an engine")
 STEPS = 25
 REFERENCE_STEPS = 100
 
-# A pipeline, and what it is called with.
+# A pipeline and the arguments of its call.
 Trade = tuple[AudioXPipeline, dict]
 
 
 def load(**kwargs) -> AudioXPipeline:
-    pipe = AudioXPipeline.from_pretrained(MODEL, **kwargs)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return quiet(AudioXPipeline.from_pretrained(MODEL, **kwargs))
 
 
 def steps(count: int, order: int) -> Trade:
@@ -58,7 +56,7 @@ def steps(count: int, order: int) -> Trade:
 
 
 def guided(first: int, end: int) -> Trade:
-    """Guidance in the steps `first` to `end` alone. A callback sets it for the step after its own."""
+    """Use guidance only in the steps from `first` to before `end`. The callback sets it for the next step."""
     pipe = load()
     scale = pipe.config.default_guidance_scale
 
@@ -79,11 +77,11 @@ def cached(config) -> Trade:
 
 
 def mag_cached(threshold: float) -> Trade:
-    """With the ratios of one sound."""
+    """Calibrate on one sound."""
     pipe, printed = load(), io.StringIO()
     pipe.transformer.enable_cache(MagCacheConfig(num_inference_steps=STEPS, calibrate=True))
     with contextlib.redirect_stdout(printed):
-        pipe(PROMPTS[0], generator=torch.Generator().manual_seed(100), output_type="latent")
+        pipe(PROMPTS[0], generator=seeded([100]), output_type="latent")
     pipe.transformer.disable_cache()
     ratios = ast.literal_eval(next(line for line in printed.getvalue().splitlines() if line.startswith("[1.0")))
     pipe.transformer.enable_cache(
@@ -98,7 +96,7 @@ def taylor(interval: int) -> Trade:
 
 
 def skipping(config_class: type, **kwargs) -> Trade:
-    """One of the caches that skip attention in a range of times, here below 0.9."""
+    """Use a cache that skips attention at times below 0.9."""
     pipe = load()
     pipe.transformer.enable_cache(
         config_class(
@@ -124,10 +122,10 @@ def compiled() -> Trade:
 
 
 TRADES: dict[str, Callable[[], Trade]] = {
-    "plain": lambda: (load(), {}),
+    "default": lambda: (load(), {}),
     "bfloat16": lambda: (load(dtype=torch.bfloat16), {}),
     "float16": lambda: (load(dtype=torch.float16), {}),
-    "transformer's weights kept in float8": layerwise_casting,
+    "transformer weights stored in float8": layerwise_casting,
     "compile_repeated_blocks()": compiled,
     "FirstBlockCache, threshold 0.1": lambda: cached(FirstBlockCacheConfig(threshold=0.1)),
     "FirstBlockCache, threshold 0.2": lambda: cached(FirstBlockCacheConfig(threshold=0.2)),
@@ -140,7 +138,7 @@ TRADES: dict[str, Callable[[], Trade]] = {
         cross_attention_block_skip_range=3,
         cross_attention_timestep_skip_range=(0.0, 0.9),
     ),
-    "FasterCache, attention alone": lambda: skipping(
+    "FasterCache, attention only": lambda: skipping(
         FasterCacheConfig, is_guidance_distilled=True, tensor_format="BCHW"
     ),
     "no guidance": lambda: (load(), {"guidance_scale": 1.0}),
@@ -159,44 +157,47 @@ for count, order in itertools.product((10, STEPS, 50, REFERENCE_STEPS), (1, 2, 3
 
 
 @torch.no_grad()
-def make(trade: Trade, prompt: str, seed: int) -> tuple[float, torch.Tensor, torch.Tensor]:
-    """Seconds, latents and sound."""
+def generate(trade: Trade, prompt: str, seed: int) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Return seconds, latents and sound."""
     pipe, kwargs = trade
     started = time.perf_counter()
-    generator = torch.Generator().manual_seed(seed)
-    latents = pipe(prompt, generator=generator, output_type="latent", **kwargs).audios
+    latents = pipe(prompt, generator=seeded([seed]), output_type="latent", **kwargs).audios
     sound = pipe.vae.decode(latents).sample[0]
     return time.perf_counter() - started, latents, sound
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="the trades with one of these words in their names")
+    parser = create_parser(__doc__)
+    parser.add_argument("--seeds", type=int, default=2, help="sounds for each prompt (default: 2)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="only settings with one of these words in their names"
+    )
     args = parser.parse_args()
 
-    references = ("plain", f"{REFERENCE_STEPS} steps, order 3")
+    references = ("default", f"{REFERENCE_STEPS} steps, order 3")
     names = [name for name in TRADES if name in references or not args.only or any(word in name for word in args.only)]
     trades = {name: TRADES[name]() for name in names}
     for trade in trades.values():
-        make(trade, PROMPTS[0], 0)
-    rate = trades["plain"][0].vae.config.sampling_rate
+        generate(trade, PROMPTS[0], 0)
+    rate = trades["default"][0].vae.config.sampling_rate
     speeds: dict[str, list[float]] = {name: [] for name in names}
     deviations: dict[str, list[list[float]]] = {name: [] for name in (*names, "another seed")}
     for prompt, seed in itertools.product(PROMPTS, range(args.seeds)):
-        made = {name: make(trade, prompt, seed) for name, trade in trades.items()}
+        results = {name: generate(trade, prompt, seed) for name, trade in trades.items()}
         for name in names:
-            speeds[name].append(made["plain"][0] / made[name][0])
-        made["another seed"] = make(trades["plain"], prompt, 1000 + seed)
-        for name, (_, latents, sound) in made.items():
+            speeds[name].append(results["default"][0] / results[name][0])
+        results["another seed"] = generate(trades["default"], prompt, 1000 + seed)
+        for name, (_, latents, sound) in results.items():
             row = []
-            for _, wanted, reference in (made[reference] for reference in references):
+            for _, wanted, reference in (results[reference] for reference in references):
                 row.append(((latents - wanted).square().mean() / wanted.square().mean()).sqrt().item())
                 row.append(log_mel_distance(sound, reference, rate))
             deviations[name].append(row)
 
-    print(f"CPU, {torch.get_num_threads()} threads, {len(PROMPTS) * args.seeds} sounds of {MODEL}\n")
-    print("| | speed | latents, to plain | log-mel, to plain | latents, to 100 steps | log-mel, to 100 steps |")
+    print(f"{hardware()}, {len(PROMPTS) * args.seeds} sounds of {MODEL}\n")
+    print(
+        "| | speed | latents, from default | log-mel, from default | latents, from 100 steps | log-mel, from 100 steps |"
+    )
     print("|---|---|---|---|---|---|")
     for name, rows in deviations.items():
         speed = f"{statistics.median(speeds[name]):.2f}" if name in speeds else ""

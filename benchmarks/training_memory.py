@@ -1,36 +1,35 @@
 """
-Memory of training on paper, from the lists of the released tensors: no weights and no GPU are needed.
+Calculate the memory of training from the shapes of the released tensors, without weights and GPU.
 
-Counted is what a GPU holds at the worst moment of a step, in GB (1e9 bytes), for batches of one sample: weights,
-gradients, AdamW's two moments and the moving average in float32; weights in bfloat16 as autocast copies or FSDP2
-gathers them; DDP's buckets, as large as the gradients; the frozen encoders in bfloat16 and the VAE in float32; and the
-activations that a step keeps for its backward pass. `RESERVE` stands for CUDA's context and what kernels and the
-allocator take, and is a guess.
+The result is the peak memory of a GPU in a training step with batches of one sample, in GB (1e9 bytes): weights,
+gradients, the two moments of AdamW and the moving average in float32; bfloat16 copies of the weights, from autocast or
+gathered by FSDP2; DDP's buckets, as large as the gradients; the frozen encoders in bfloat16 and the VAE in float32; and the
+activations saved for the backward pass. `RESERVE` is an estimate for CUDA's context, kernels and the allocator.
 
-Activations are those of the blocks, which are nearly all. A block saves, in bytes a token of width d, with a
-feed-forward of width f, attention of width a and S context tokens of width c:
+Nearly all activations are in the blocks. For a token of width d, feed-forward width f, attention width a, N tokens, and S
+context tokens of width c, a block saves these bytes per token:
 
-- every LayerNorm, float32 under CUDA's autocast: its input, 4 d; a bfloat16 copy of its output for each layer that it
-  goes to, 2 d; where it is modulated, also the output, 4 d, and the factor, 2 d;
-- every attention: queries, keys, values and output, 2 a each, keys and values of context S / N as many; where they are
-  RMS-normalised, also the queries and keys before that;
-- a feed-forward: every tensor of its inside, 2 f each: four if gated, two otherwise;
-- AudioXMMTransformerBlock: its six modulations, their input and the two outputs that they gate, 2 d each.
+- each LayerNorm, float32 under CUDA's autocast: its input, 4 d; a bfloat16 copy of its output for each layer that uses it,
+  2 d; if it is modulated, also its output, 4 d, and the factor, 2 d;
+- each attention: queries, keys, values and output, 2 a each; keys and values of the context S / N times that; with RMS
+  norm also queries and keys before it;
+- feed-forward: its inner tensors, 2 f each: four if gated, otherwise two;
+- AudioXMMTransformerBlock: six modulations, their input, and the two outputs that they gate, 2 d each.
 
-With gradient checkpointing a block of the transformer keeps its input, 2 d, and one block at a time the rest.
+With gradient checkpointing each transformer block saves its input, 2 d, and only one block at a time the rest.
 
-"As it is" has --use_ema. "Saving memory" has --gradient_checkpointing and --cache_latents, no --use_ema, and
---use_8bit_adam where FSDP2 does not hand out the optimizer. FSDP2 keeps whole gradients, 4 bytes a weight more, with
---gradient_accumulation_steps above 1.
+"default" has --use_ema. "saving memory" has --gradient_checkpointing and --cache_latents, no --use_ema, and
+--use_8bit_adam except with FSDP2. With --gradient_accumulation_steps above 1, FSDP2 keeps whole gradients, 4 bytes more for
+each weight.
 
-An adapter leaves the base in bfloat16, or quantized, and has gradients and moments of its own alone. A frozen layer
-keeps no input for its weights' gradient, but a convolution does all the same; a layer of the adapter keeps a bfloat16 copy of its input, 2 bytes a channel,
-and what is between its two factors, 2 r. So a block with layers on its attention saves:
+With an adapter the base is in bfloat16 or quantized, and only the adapter has gradients and moments. Frozen linear layers
+save no input, but frozen convolutions do. Each layer of the adapter saves a bfloat16 copy of its input, 2 bytes per channel,
+and the tensor between its two factors, 2 r. So a block with an adapter on its attention saves:
 
-- every LayerNorm: its input, 4 d; where it is modulated, the factor, 2 d;
-- the inputs of the adapter's layers: 2 d each, those of keys and values of context 2 c;
-- attention as above; of a gated feed-forward three tensors of its inside, 2 f each, four where it ends in a convolution;
-- AudioXMMTransformerBlock: its six modulations and the inputs of three convolutions, 2 d each.
+- each LayerNorm: its input, 4 d; if it is modulated, the factor, 2 d;
+- the inputs of the adapter's layers, 2 d each, or 2 c for keys and values of the context;
+- attention as above; of a gated feed-forward three inner tensors, 2 f each, or four if it ends in a convolution;
+- AudioXMMTransformerBlock: six modulations and the inputs of three convolutions, 2 d each.
 """
 
 from collections.abc import Callable
@@ -72,7 +71,7 @@ def lora_mmdit_block(tokens: int, d: int, f: int, r: int) -> int:
 
 
 def activations(networks: dict[str, torch.nn.Module]) -> tuple[float, float]:
-    """Bytes of a sample, without and with gradient checkpointing of the transformer."""
+    """Return bytes per sample without and with gradient checkpointing of the transformer."""
     config, conditioner = networks["transformer"].config, networks["conditioner"].config
     tokens, dim = config.sample_size + 1, conditioner.condition_dim
     width = config.num_attention_heads * config.attention_head_dim
@@ -89,14 +88,17 @@ def activations(networks: dict[str, torch.nn.Module]) -> tuple[float, float]:
 
 
 def setups(networks: dict[str, torch.nn.Module]) -> dict[str, tuple[float, float, float]]:
-    """By name: bytes a GPU holds besides activations and frozen networks, the same saving memory, bytes of the host."""
+    """
+    Return bytes for each config: of the GPU without activations and frozen networks, by default and saving memory, and of
+    the CPU.
+    """
     trained = [networks["transformer"], networks["conditioner"]]
     p = sum(parameter.numel() for model in trained for parameter in model.parameters())
     block = sum(parameter.numel() for parameter in networks["transformer"].transformer_blocks[0].parameters())
-    # Outside the blocks all weights stay gathered; of the blocks two do, and the gradients of one wait for the others.
+    # FSDP2 keeps two blocks and all weights outside of blocks gathered, and the gradients of one block.
     gathered = 2 * (p - networks["transformer"].config.num_layers * block) + (2 * 2 + 4) * block
     return {
-        # Weights, gradients, moments (2 bytes if in 8 bits), average (none), autocast's copies.
+        # Weights, gradients, moments (2 bytes in 8 bits), moving average (none), autocast's copies.
         "one_gpu.yaml": ((4 + 4 + 8 + 4 + 2) * p, (4 + 4 + 2 + 2) * p, 0),
         "one_node.yaml": ((4 + 4 + 8 + 4 + 2 + 4) * p, (4 + 4 + 2 + 2 + 4) * p, 0),
         f"several_nodes.yaml, {GPUS} GPUs": (20 * p / GPUS + gathered, 16 * p / GPUS + gathered, 0),
@@ -115,9 +117,9 @@ def table(release: str) -> None:
     plain, checkpointed = activations(networks)
     print(f"\n{release}: frozen networks {frozen / 1e9:.1f} GB, activations of a sample {plain / 1e9:.2f} GB,"
           f" with --gradient_checkpointing {checkpointed / 1e9:.2f} GB\n")  # fmt: skip
-    print("| config | as it is, GB | fits on | saving memory, GB | fits on | CPU, GB |\n|---|---|---|---|---|---|")
-    for name, (full, frugal, host) in setups(networks).items():
-        totals = (full + frozen + plain + RESERVE, frugal + checkpointed + RESERVE)
+    print("| config | default, GB | fits on | saving memory, GB | fits on | CPU, GB |\n|---|---|---|---|---|---|")
+    for name, (default, frugal, host) in setups(networks).items():
+        totals = (default + frozen + plain + RESERVE, frugal + checkpointed + RESERVE)
         cells = [cell for total in totals for cell in (f"{total / 1e9:.1f}", card(total))]
         print(f"| {name} | {' | '.join(cells)} | {host / 1e9:.0f} |")
 
@@ -151,7 +153,7 @@ def lora_table(release: str) -> None:
         print(f"| {name} | {size / 1e9:.2f} |")
     *fixed, plain, checkpointed = parts.values()
     for name, total in {
-        "all, with CUDA's part": sum(fixed) + plain,
+        "total, with CUDA's reserve": sum(fixed) + plain,
         "with --gradient_checkpointing": sum(fixed) + checkpointed,
         "and --quantization bnb_8bit": sum(fixed) + checkpointed - base,
         "and --quantization bnb_4bit": sum(fixed) + checkpointed - 1.5 * base,
@@ -160,7 +162,7 @@ def lora_table(release: str) -> None:
 
 
 def add_lora(model: torch.nn.Module, targets: list[str], rank: int) -> int:
-    """Add layers to a model; returns how many parameters they have."""
+    """Add LoRA layers to a model and return the number of their parameters."""
     device = next(model.parameters()).device
     with torch.device(device):
         inject_adapter_in_model(LoraConfig(r=rank, target_modules=targets), model)
@@ -172,7 +174,7 @@ def card(total: float) -> str:
 
 
 def saved_bytes(block: Callable, hidden_states: torch.Tensor) -> int:
-    """Bytes of the storages that autograd keeps, under autocast with CUDA's rule that a LayerNorm is float32."""
+    """Return the bytes that autograd saves under autocast, with LayerNorm in float32 as on CUDA."""
     storages, layer_norm = {}, F.layer_norm
 
     def layer_norm_in_float32(x, shape, weight=None, bias=None, eps=1e-5):
@@ -195,20 +197,20 @@ def saved_bytes(block: Callable, hidden_states: torch.Tensor) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-def measured_to_paper(blocks: dict[int, Callable], tokens: int, d: int) -> list[str]:
+def measured_to_calculated(blocks: dict[int, Callable], tokens: int, d: int) -> list[str]:
     samples = [torch.randn(size, tokens, d, dtype=torch.bfloat16, requires_grad=True) for size in (1, 2)]
     ratios = []
-    for paper, block in blocks.items():
+    for calculated, block in blocks.items():
         one, two = (saved_bytes(block, sample) for sample in samples)
-        ratios.append(f"{(two - one) / paper:.2f}")
+        ratios.append(f"{(two - one) / calculated:.2f}")
     return ratios
 
 
 def check() -> None:
-    """Print measured / paper at a small size. What does not grow with the batch, such as weights, drops out."""
+    """Print the ratio of measured to calculated activations at a small size, from the growth with the batch."""
     tokens, context, d, f = 120, 200, 256, 640
     angles = (torch.zeros(tokens, 32),) * 2
-    # What all blocks are given is not counted: it does not grow with the batch here.
+    # The shared inputs do not grow with the batch, so they do not count.
     shared = torch.randn(2, context, d, dtype=torch.bfloat16, requires_grad=True)
     dit, mmdit = AudioXTransformerBlock(d, 4, 2, 64, d, 4), AudioXMMTransformerBlock(d, 8, f)
     blocks = {
@@ -216,12 +218,14 @@ def check() -> None:
         dit_block(tokens, d, context): lambda x: dit(x, shared[: len(x)], angles),
         mmdit_block(tokens, d, f): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
     }
-    ratios = measured_to_paper(blocks, tokens, d)
-    print(f"activations, measured / paper: encoder block {ratios[0]}, DiT block {ratios[1]}, MMDiT block {ratios[2]}")
+    ratios = measured_to_calculated(blocks, tokens, d)
+    print(
+        f"activations, measured / calculated: encoder block {ratios[0]}, DiT block {ratios[1]}, MMDiT block {ratios[2]}"
+    )
 
 
 def check_lora() -> None:
-    """The same for blocks with an adapter."""
+    """Print the same ratio for blocks with an adapter."""
     tokens, context, d, f, r = 120, 200, 256, 640, 16
     angles = (torch.zeros(tokens, 32),) * 2
     shared = torch.randn(2, context, d, dtype=torch.bfloat16)
@@ -235,8 +239,8 @@ def check_lora() -> None:
         lora_dit_block(tokens, d, context, r): lambda x: dit(x, shared[: len(x)], angles),
         lora_mmdit_block(tokens, d, f, r): lambda x: mmdit(x, shared[: len(x), :tokens], shared[: len(x), 0], angles),
     }
-    ratios = measured_to_paper(blocks, tokens, d)
-    print(f"with an adapter, measured / paper: DiT block {ratios[0]}, MMDiT block {ratios[1]}")
+    ratios = measured_to_calculated(blocks, tokens, d)
+    print(f"with an adapter, measured / calculated: DiT block {ratios[0]}, MMDiT block {ratios[1]}")
 
 
 if __name__ == "__main__":

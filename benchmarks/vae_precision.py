@@ -1,27 +1,27 @@
 """
-What the VAE loses in half precision, and the time it takes: signal-to-noise ratio against float32.
+Measure accuracy and speed of the VAE in half precision, compared with float32.
 
     python benchmarks/vae_precision.py [--only audiox-tiny|audiox]
 
-For audiox-tiny sounds of rendered scenes are encoded, and their latents decoded; for AudioX at its released size, whose
-weights are random here, white noise and unit latents of a second are. The ratio is that of the powers of the float32
-result and of the difference, in dB, over all clips; the peak's is the largest difference below the largest value.
+audiox-tiny encodes sounds of rendered scenes and decodes their latents. AudioX at its released size, with random weights,
+encodes white noise and decodes random latents. The signal-to-noise ratio (SNR) is the power of the float32 result relative
+to that of the difference, in dB, over all clips. The peak ratio is the largest value relative to the largest difference.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from common import create_parser, hardware
 from model_sizes import components
 
 from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline
 from audiox_diffusers.scenes import random_scene
 
 SCENES = 6
-FRAMES = 6  # of the full-size VAE
+FRAMES = 6  # latent frames for the full-size VAE
 ROUNDS = 3
 DTYPES = (torch.bfloat16, torch.float16)
 
@@ -79,10 +79,10 @@ def measure(name: str, vae: AudioXAutoencoderOobleck, sounds: torch.Tensor) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=("audiox-tiny", "audiox"))
+    parser = create_parser(__doc__)
+    parser.add_argument("--only", choices=("audiox-tiny", "audiox"), help="measure one VAE (default: both)")
     args = parser.parse_args()
-    print(f"CPU, {torch.get_num_threads()} threads\n")
+    print(f"{hardware()}\n")
     print("| VAE | part | dtype | SNR, dB | peak, dB | speed |\n|---|---|---|---|---|---|")
     for name, create in (("audiox-tiny", tiny), ("audiox", full)):
         if args.only in (None, name):
