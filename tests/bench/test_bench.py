@@ -266,7 +266,8 @@ def test_command(tmp_path, capsys):
 
     for words, named in (
         (["--tasks", "smell"], "'smell'"),
-        (["--count", 0], "`count` must be 1 or more"),
+        (["--sweep", "--tasks", "vae"], "sweep, got 'vae'"),
+        (["--count", 0], "--count"),
         (["--sweep", "--steps", 3], "--steps"),
         (["--output", tmp_path / "a" / "b"], f"{tmp_path / 'a'}: no such folder"),
         (["--model", tmp_path / "no"], "no such folder"),
