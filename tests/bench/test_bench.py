@@ -11,7 +11,7 @@ from audiox_diffusers.bench import BENCH_SEED, Bench, run_bench, run_sweep
 from audiox_diffusers.cli import main
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.scenes import scene_seed
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 
 COUNT = 8
 REQUESTS = (
