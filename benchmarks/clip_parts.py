@@ -20,7 +20,8 @@ from model_sizes import components
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
 from audiox_diffusers.models import AudioXContext
-from audiox_diffusers.testing import create_small_pipeline, create_tokenizer
+from audiox_diffusers.random_model import create_tokenizer
+from audiox_diffusers.small_model import create_small_pipeline
 
 
 def create_full_pipeline() -> AudioXPipeline:
