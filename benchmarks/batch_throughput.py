@@ -16,7 +16,7 @@ import torch
 from common import create_parser, find_device, hardware, quiet, seeded
 
 from audiox_diffusers import AudioXPipeline
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 
 WORDS = ("rain", "a dog barks", "waves on a beach", "a bell", "wind", "steps on gravel", "birds", "an engine")
 

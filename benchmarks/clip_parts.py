@@ -20,8 +20,7 @@ from model_sizes import components
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
 from audiox_diffusers.models import AudioXContext
-from audiox_diffusers.random_model import create_tokenizer
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline, create_tokenizer
 
 
 def create_full_pipeline() -> AudioXPipeline:

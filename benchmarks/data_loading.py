@@ -17,7 +17,7 @@ from common import create_parser
 from training_runs import create_trainer
 
 from audiox_diffusers.scenes import write_scenes
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 from audiox_diffusers.training import Trainer
 from audiox_diffusers.training.data.loading import RecordBatches, load_batches
 

@@ -22,8 +22,8 @@ from common import create_parser, find_device, quiet, run_process
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.random_model import create_random_pipeline
 from audiox_diffusers.scenes import random_scene
+from audiox_diffusers.testing import create_random_pipeline
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 The pictures of docs/editing.md: spectrograms of sounds before and after edits.
 
     python -m audiox_diffusers.scenes clips --count 300 --seconds 2
-    python -c "from audiox_diffusers.small_model import create_small_pipeline as create; create().save_pretrained('small')"
+    python -c "from audiox_diffusers.testing import create_small_pipeline as create; create().save_pretrained('small')"
     accelerate launch --cpu training/train_audiox.py --pretrained_model_name_or_path small --dataset clips \
       --output_dir trained --train_batch_size 16 --learning_rate 1e-3 --lr_scheduler constant \
       --max_train_steps 2000 --cache_latents cache

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pytest
 
-from audiox_diffusers.random_model import create_random_pipeline
+from audiox_diffusers.testing import create_random_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent

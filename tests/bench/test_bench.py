@@ -11,7 +11,7 @@ from audiox_diffusers.bench import BENCH_SEED, Bench, run_bench, run_sweep
 from audiox_diffusers.cli import main
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.scenes import scene_seed
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 
 COUNT = 8
 REQUESTS = (
@@ -266,7 +266,8 @@ def test_command(tmp_path, capsys):
 
     for words, named in (
         (["--tasks", "smell"], "'smell'"),
-        (["--count", 0], "`count` must be 1 or more"),
+        (["--sweep", "--tasks", "vae"], "sweep, got 'vae'"),
+        (["--count", 0], "--count"),
         (["--sweep", "--steps", 3], "--steps"),
         (["--output", tmp_path / "a" / "b"], f"{tmp_path / 'a'}: no such folder"),
         (["--model", tmp_path / "no"], "no such folder"),

@@ -12,7 +12,7 @@ import torch
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import main
 from audiox_diffusers.media import load_audio, save_audio
-from audiox_diffusers.small_model import SAMPLING_RATE, create_small_pipeline
+from audiox_diffusers.testing import SAMPLING_RATE, create_small_pipeline
 
 # A process that ends in the middle of its second sound.
 DYING = """

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXPipeline, AudioXTransformer2DModel
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 
 FILE = "pytorch_lora_weights.safetensors"
 TARGETS = ["to_q", "to_k", "to_v", "proj_in"]

@@ -62,9 +62,9 @@ def test_errors(tmp_path):
     with pytest.raises(MediaError, match=r"empty\.png: the file is empty"):
         load_image(tmp_path / "empty.png")
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(MediaError, match=r"text\.png: not an image"):
+    with pytest.raises(MediaError, match=r"text\.png: not a picture"):
         load_image(tmp_path / "text.png")
     Image.fromarray(picture(200, 200)).save(tmp_path / "cut.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:5000])
-    with pytest.raises(MediaError, match=r"cut\.png: cannot be decoded"):
+    with pytest.raises(MediaError, match=r"cut\.png: the picture cannot be decoded"):
         load_image(tmp_path / "cut.png")

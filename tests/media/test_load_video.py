@@ -6,7 +6,7 @@ import pytest
 import torch
 from av.stream import Disposition
 
-from audiox_diffusers.media import MediaError, load_video, resize_frames, save_audio
+from audiox_diffusers.media import MediaError, load_video, resize_frames, save_audio, timeline
 
 HEIGHT, WIDTH = 24, 32
 
@@ -102,8 +102,6 @@ def test_late_start_is_exact(tmp_path, suffix, bframes):
 
 def test_late_start_does_not_read_from_the_beginning(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", greys(60), 2, g="2")
-    from audiox_diffusers.media import video
-
     decoded = []
 
     def counted(*args):
@@ -111,8 +109,8 @@ def test_late_start_does_not_read_from_the_beginning(tmp_path, monkeypatch):
             decoded.append(frame.pts)
             yield frame
 
-    video_decode = video.decode
-    monkeypatch.setattr(video, "decode", counted)
+    video_decode = timeline.decode
+    monkeypatch.setattr(timeline, "decode", counted)
     assert indices(load_video(path, fps=2, start=25, duration=1)) == [50, 51]
     assert len(decoded) < 15
 
@@ -222,7 +220,7 @@ def test_start_beyond_the_end(tmp_path):
     path = write_video(tmp_path / "clip.mp4", greys(24), 24)
     assert load_video(path, start=0.95).shape[0] == 1
     for start in (1.0, 50.0):
-        with pytest.raises(MediaError, match="beyond the end"):
+        with pytest.raises(MediaError, match="past the end"):
             load_video(path, start=start)
 
 

@@ -357,7 +357,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, name, error, monkeypatc
     real = av.AudioFrame.from_ndarray
     calls = iter([real, interrupted])
     frame = type("Frame", (), {"from_ndarray": staticmethod(lambda *args, **kwargs: next(calls)(*args, **kwargs))})
-    monkeypatch.setattr("audiox_diffusers.media.write.AudioFrame", frame)
+    monkeypatch.setattr("audiox_diffusers.media.tracks.AudioFrame", frame)
     with pytest.raises(error):
         SAVERS[name](tmp_path / name)
     assert len(begun) == 1 and begun[0].startswith(".") and begun[0].endswith(name[-4:])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from audiox_diffusers import AudioXTransformer2DModel
-from audiox_diffusers.small_model import CONDITION_DIM, HOP_LENGTH, NUM_FRAMES, create_small_pipeline
+from audiox_diffusers.testing import CONDITION_DIM, HOP_LENGTH, NUM_FRAMES, create_small_pipeline
 
 # How much a latent frame of the Gaussian model tells of the next one.
 CORRELATION = 0.9

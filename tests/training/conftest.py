@@ -5,7 +5,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from audiox_diffusers.scenes import write_scenes
-from audiox_diffusers.small_model import create_small_pipeline
+from audiox_diffusers.testing import create_small_pipeline
 from audiox_diffusers.training import FullTuning, LoraTuning, Trainer, parse_args
 
 

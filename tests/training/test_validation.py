@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import MediaBytes, load_audio, save_audio
-from audiox_diffusers.small_model import HOP_LENGTH, NUM_FRAMES, SAMPLING_RATE
+from audiox_diffusers.testing import HOP_LENGTH, NUM_FRAMES, SAMPLING_RATE
 from audiox_diffusers.training import parse_args
 from audiox_diffusers.training.validation import Validation
 

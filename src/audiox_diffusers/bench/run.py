@@ -10,7 +10,7 @@ from .codec import load_clips, reconstruct, score_vae
 from .detectors import measure_detectors
 from .generation import SamplingOptions, SoundGenerator
 from .items import BENCH_SEED, Bench, render_rate
-from .options import VAE, check_options
+from .options import VAE, check_counts, check_tasks
 from .report import Figure, Report, SweepReport
 from .scores import Score, mean
 from .tasks import TASKS
@@ -56,7 +56,8 @@ def run_bench(
         ValueError: If an argument is out of range, or the model does not fit the bench or generates NaN.
         FileNotFoundError: If a folder does not exist.
     """
-    tasks = check_options(tasks, seeds, count)
+    tasks = check_tasks(tasks)
+    check_counts(seeds, count)
     options = SamplingOptions(num_inference_steps, guidance_scale, eta, batch_size)
     bench = open_bench(pipe, count, sounds)
     generator = SoundGenerator(pipe, bench, options)
@@ -106,9 +107,8 @@ def run_sweep(
     Raises:
         ValueError, FileNotFoundError: See [`run_bench`].
     """
-    tasks = check_options(tasks, seeds, count)
-    if VAE in tasks:
-        raise ValueError(f"`tasks` must be some of {', '.join(TASKS)} for a sweep, got {VAE!r}")
+    tasks = check_tasks(tasks, sweep=True)
+    check_counts(seeds, count)
     bench = open_bench(pipe, count, sounds)
     etas = SWEEP_ETA if "eta" in pipe.scheduler.config else (None,)
     rows = []

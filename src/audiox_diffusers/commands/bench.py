@@ -5,7 +5,6 @@ from pathlib import Path
 
 from ..atomic import replacing
 from ..bench import run_bench, run_sweep
-from ..bench.options import check_options
 from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
 from .terminal import log, say
@@ -19,7 +18,6 @@ def run(args: Namespace) -> int:
     tasks = args.tasks or (SWEEP_TASKS if args.sweep else None)
     seeds = args.seeds or (SWEEP_SEEDS if args.sweep else SEEDS)
     count = args.count or (SWEEP_COUNT if args.sweep else COUNT)
-    check_options(tasks, seeds, count)
     device, dtype = read_placement(args)
     check_model(args.model)
 

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..atomic import check_target
+from ..bench.options import check_tasks
 from ..evaluation.metrics import choose
 from ..pipelines.requests import MAX_SEED
 from .request import STDOUT, Request, read_request
@@ -97,6 +98,7 @@ def check_bench(args: Namespace) -> None:
         for name in ("steps", "guidance", "eta", "clips"):
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name} does not go with --sweep, which tries its own")
+    check_tasks(args.tasks, args.sweep)
     if args.output is not None:
         check_folder(Path(args.output))
 

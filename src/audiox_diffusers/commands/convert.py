@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from ..media.files import check_target
+from ..atomic import check_target
 from ..pipelines import AudioXPipeline, load_original_checkpoint
 from .model_card import count_parameters, model_card
 from .quiet import quiet_libraries

@@ -4,10 +4,8 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import torch
 
@@ -76,7 +74,7 @@ def length_in_s(pipe: AudioXPipeline, request: Request) -> float:
         return request.length
     if request.keeps_picture:
         window = pipe.window_samples / pipe.vae.config.sampling_rate
-        return min(10.0, window, _picture_seconds(request.video))
+        return min(10.0, window, media_duration(request.video, "picture"))
     return pipe.default_length_in_s(request.prompt)
 
 
@@ -150,14 +148,8 @@ def write(request: Request, pieces: Iterator[np.ndarray], rate: int, level: floa
     if level != 1:
         line += ", scaled to 1.00"
     if request.keeps_picture:
-        picture = _picture_seconds(request.video)
+        picture = media_duration(request.video, "picture")
         # An AAC frame of 1024 samples may be padded.
         if picture > (sound.samples + 1024) / rate:
             line += f"; the video continues without sound until {picture:.2f} s"
     return line
-
-
-def _picture_seconds(path: Path) -> float:
-    with av.open(str(path)) as container:
-        duration = container.duration
-    return media_duration(path) if duration is None else duration / av.time_base

@@ -1,57 +1,78 @@
-"""Reading and resampling of audio."""
+"""Reading of sound."""
 
-import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
+from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
 import torch
 from av.audio.frame import AudioFrame
-from torchaudio.functional import resample
+from av.audio.stream import AudioStream
+from av.container import InputContainer
 
+from .containers import open_media, sound_stream
 from .files import (
-    MediaBytes,
     MediaError,
+    MediaSource,
     PastEndError,
+    check_positive,
     check_sampling_rate,
     check_window,
-    decodable,
-    decode,
-    open_media,
 )
+from .resample import resample_audio
+from .timeline import start_of, timed
+
+# Sound that comes this many seconds too late or too early still counts as continuous. Some recorders' clocks are no
+# more precise.
+TOLERANCE = Fraction(1, 20)
+
+
+class Chunk(NamedTuple):
+    """A piece of sound: float32 `[channels, n]`, its rate in Hz, and its first sample's place on the timeline."""
+
+    samples: np.ndarray
+    rate: int
+    position: int
 
 
 def load_audio(
-    path: str | os.PathLike | MediaBytes,
+    path: MediaSource,
     sampling_rate: int | None = None,
     channels: int | None = None,
     start: float = 0.0,
     duration: float | None = None,
+    max_duration: float = 3600.0,
+    max_channels: int = 64,
 ) -> tuple[torch.Tensor, int]:
     """
-    Read the first audio stream of an audio or video file.
+    Read the first audio stream of a sound or video file.
 
-    Encoder delay (the priming samples of MP3, AAC or Opus) is left out as far as the file declares it.
+    Time counts from the start of the file as players show it: where the sound starts later than the picture, or has
+    gaps, there is silence. Encoder delay (the priming samples of MP3, AAC or Opus) is removed as far as the file
+    declares it.
 
     Args:
-        path: Any audio or video file FFmpeg can read, or its bytes.
-        sampling_rate: Rate to resample to, in Hz; `None` keeps the file's.
-        channels: 1 or 2 to remix, `None` to keep the file's channels. Mono becomes stereo by plain duplication. All
-            else is remixed with FFmpeg's standard matrix, scaled so that no sum of full-scale channels can clip:
-            stereo becomes mono as the mean of both.
-        start: First moment to read, in seconds from the first sample.
-        duration: Length to read, in seconds; `None` reads to the end. The result is shorter if the file is.
+        path (`str`, `os.PathLike` or [`MediaBytes`]): Sound or video file; "-" and pipes work too.
+        sampling_rate (`int`, *optional*): Rate to resample to, in Hz; defaults to the file's rate.
+        channels (`int`, *optional*): 1 or 2 to remix; defaults to the file's channels. Mono becomes stereo by
+            duplication. Everything else is remixed with FFmpeg's standard matrix, scaled so that no sum of full-scale
+            channels can clip: stereo becomes mono as the mean of both.
+        start (`float`): First moment to read, in seconds.
+        duration (`float`, *optional*): Seconds to read; defaults to the rest of the file. The result is shorter if the
+            file ends earlier.
+        max_duration (`float`): Longest sound that is read at once, in seconds.
+        max_channels (`int`): Largest number of channels the file may have.
 
     Returns:
-        `(waveform, sampling_rate)`: a float32 tensor of shape `[channels, samples]`, and its rate in Hz. Integer
-        formats are scaled to -1..1; float formats are kept as they are and may go beyond.
+        `(waveform, sampling_rate)`: A float32 tensor of shape `[channels, samples]` and its rate in Hz. Integer
+        formats are scaled to -1..1; float formats keep their values, which may exceed that range.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: There is no such file; it is a folder.
-        MediaError: The file is empty, cut off or not media, has no audio stream or none that can be decoded, its
-            channels cannot be remixed, or `start` lies beyond its end.
+        FileNotFoundError, IsADirectoryError, PermissionError: The path is missing, a folder, or not readable.
+        MediaError: The file is empty, cut off or not supported, has no audio stream or none that can be decoded, its
+            channels cannot be remixed, it exceeds a limit, or `start` is past its end.
         ValueError: An argument is out of range.
     """
     check_window(start, duration)
@@ -59,9 +80,17 @@ def load_audio(
         sampling_rate = check_sampling_rate("sampling_rate", sampling_rate)
     if channels not in (None, 1, 2):
         raise ValueError(f"`channels` must be 1, 2 or None, got {channels!r}")
+    check_positive("max_duration", max_duration)
+    check_positive("max_channels", max_channels)
 
-    with closing(_chunks(path, channels)) as chunks:
-        waveform, rate = _window(path, chunks, start, duration)
+    with open_media(path) as container:
+        stream = sound_stream(container, path)
+        if stream.channels > max_channels:
+            raise MediaError(f"{path}: has {stream.channels} channels, more than `max_channels` ({max_channels})")
+        if duration is None and stream.duration and stream.duration * stream.time_base - start > max_duration:
+            raise _too_long(path, max_duration)
+        with closing(_chunks(container, stream, path, channels)) as chunks:
+            waveform, rate = _window(path, chunks, start, duration, max_duration)
     waveform = torch.from_numpy(waveform)
     if channels == 2 and waveform.shape[0] == 1:
         waveform = waveform.repeat(2, 1)
@@ -70,103 +99,89 @@ def load_audio(
     return waveform, rate
 
 
-def resample_audio(waveform: torch.Tensor, orig_rate: int, new_rate: int) -> torch.Tensor:
-    """
-    Change the sampling rate with `torchaudio.functional.resample`.
-
-    Args:
-        waveform: Float tensor of shape `[..., samples]`.
-        orig_rate: Its rate in Hz.
-        new_rate: The rate wanted, in Hz.
-
-    Returns:
-        Tensor of shape `[..., ceil(samples * new_rate / orig_rate)]`; `waveform` itself if the rates are equal.
-
-    Raises:
-        ValueError: A rate is not a whole number above 0.
-    """
-    orig_rate = check_sampling_rate("orig_rate", orig_rate)
-    new_rate = check_sampling_rate("new_rate", new_rate)
-    if orig_rate == new_rate:
-        return waveform
-    return resample(waveform, orig_rate, new_rate)
+def sound_end(container: InputContainer, stream: AudioStream, path: MediaSource) -> Fraction:
+    """Decode a sound to its end and return that moment in seconds on the timeline; 0 if nothing can be decoded."""
+    end = Fraction(0)
+    for position, frame in _placed(container, stream, path):
+        end = Fraction(position + frame.samples, frame.sample_rate)
+    return end
 
 
-def resample_pieces(pieces: Iterable[torch.Tensor], orig_rate: int, new_rate: int) -> Iterator[torch.Tensor]:
-    """
-    [`resample_audio`] for a sound that comes in pieces: what is given, joined, is the resampled whole, and at any time
-    a second or so of it is in memory.
-
-    Args:
-        pieces: Float tensors of shape `[channels, samples]`, one after the other.
-        orig_rate, new_rate: As in [`resample_audio`].
-    """
-    if orig_rate == new_rate:
-        yield from pieces
-        return
-    # Where both rates come full circle. The filter reaches less far than `halo`, six samples of the lower rate.
-    period = orig_rate // math.gcd(orig_rate, new_rate)
-    halo = period * math.ceil(8 * max(1, orig_rate / new_rate) / period)
-    block = period * math.ceil(orig_rate / period)
-    held, before = None, 0
-    for piece in pieces:
-        held = piece if held is None else torch.cat((held, piece), dim=-1)
-        while held.shape[-1] >= before + block + halo:
-            resampled = resample_audio(held[..., : before + block + halo], orig_rate, new_rate)
-            first = before // period * (new_rate * period // orig_rate)
-            yield resampled[..., first : first + block // period * (new_rate * period // orig_rate)]
-            held, before = held[..., before + block - halo :], halo
-    if held is not None:
-        yield resample_audio(held, orig_rate, new_rate)[..., before // period * (new_rate * period // orig_rate) :]
+def _placed(container: InputContainer, stream: AudioStream, path: MediaSource) -> Iterator[tuple[int, AudioFrame]]:
+    """Yield decoded frames with the place of their first sample on the timeline. Gaps are left between them."""
+    shift, end, rate = None, 0, None
+    for time, _, frame in timed(container, stream, path):
+        if rate not in (None, frame.sample_rate):
+            raise MediaError(f"{path}: changes its sampling rate midway")
+        rate = frame.sample_rate
+        if shift is None:
+            # The start that the file declares is exact, a timestamp may be rounded.
+            declared = start_of(container, stream)
+            shift = Fraction(0) if declared is None or abs(declared - time) > TOLERANCE else declared - time
+            end = max(0, round((time + shift) * rate))
+        position = round((time + shift) * rate)
+        if position - end <= TOLERANCE * rate:
+            position = end
+        yield position, frame
+        end = position + frame.samples
 
 
-def _chunks(path: str | os.PathLike | MediaBytes, channels: int | None) -> Iterator[tuple[np.ndarray, int]]:
-    """Decoded float32 samples `[channels, n]` with their rate; mono is left mono when 2 channels are asked for."""
-    with open_media(path) as container:
-        if not container.streams.audio:
-            raise MediaError(f"{path}: has no audio stream")
-        stream = decodable(container.streams.audio[0], path)
-        resampler = form = None
-        for frame in decode(container, stream, path):
+def _chunks(
+    container: InputContainer, stream: AudioStream, path: MediaSource, channels: int | None
+) -> Iterator[Chunk]:
+    """Yield decoded sound. Mono stays mono when 2 channels are requested."""
+    resampler = count = None
+    for position, frame in _placed(container, stream, path):
+        if count is None:
             count = frame.layout.nb_channels
-            if form is None:
-                form = (count, frame.sample_rate)
-                resampler = _resampler(count if channels is None else min(count, channels), frame)
-            if form != (count, frame.sample_rate):
-                raise MediaError(f"{path}: changes its sampling rate or channels midway")
-            try:
-                converted = resampler.resample(frame)
-            except (av.FFmpegError, ValueError) as error:
-                raise MediaError(f"{path}: its {count} channels ({frame.layout.name}) cannot be remixed") from error
-            for part in converted:
-                yield part.to_ndarray().reshape(-1, part.layout.nb_channels).T, part.sample_rate
+            resampler = _remixer(count if channels is None else min(count, channels), frame)
+        if count != frame.layout.nb_channels:
+            raise MediaError(f"{path}: changes its number of channels midway")
+        try:
+            converted = resampler.resample(frame)
+        except (av.FFmpegError, ValueError) as error:
+            raise MediaError(f"{path}: its {count} channels ({frame.layout.name}) cannot be remixed") from error
+        for part in converted:
+            samples = part.to_ndarray().reshape(-1, part.layout.nb_channels).T
+            yield Chunk(samples, part.sample_rate, position)
+            position += samples.shape[1]
 
 
-def _resampler(channels: int, frame: AudioFrame) -> av.AudioResampler:
+def _remixer(channels: int, frame: AudioFrame) -> av.AudioResampler:
     layout = frame.layout if channels == frame.layout.nb_channels else {1: "mono", 2: "stereo"}[channels]
-    # Interleaved, since PyAV reads beyond the planes of a planar frame of 8 channels.
+    # Interleaved, because PyAV reads past the planes of a planar frame with 8 channels.
     return av.AudioResampler(format="flt", layout=layout, options={"rematrix_maxval": "1.0"})
 
 
 def _window(
-    path: str | os.PathLike | MediaBytes,
-    chunks: Iterator[tuple[np.ndarray, int]],
-    start: float,
-    duration: float | None,
+    path: MediaSource, chunks: Iterator[Chunk], start: float, duration: float | None, max_duration: float
 ) -> tuple[np.ndarray, int]:
-    """Samples `[channels, n]` between `start` and `start + duration` seconds, with their rate."""
-    kept, seen, first, stop, rate = [], 0, 0, None, None
-    for samples, rate in chunks:
-        first = round(start * rate)
-        stop = None if duration is None else first + max(1, round(duration * rate))
-        wanted = samples[:, max(0, first - seen) : None if stop is None else stop - seen]
+    """Return the samples `[channels, n]` from `start` to `start + duration` seconds, and their rate."""
+    kept, end, chunk = [], 0, None
+    for chunk in chunks:
+        first = round(start * chunk.rate)
+        stop = None if duration is None else first + max(1, round(duration * chunk.rate))
+        following = chunk.position + chunk.samples.shape[1]
+        if min(following, stop or following) - first > max_duration * chunk.rate:
+            raise _too_long(path, max_duration)
+        silent = min(chunk.position, stop or chunk.position) - max(end, first)
+        if silent > 0:
+            kept.append(np.zeros((len(chunk.samples), silent), np.float32))
+        wanted = chunk.samples[:, max(0, first - chunk.position) : stop and max(0, stop - chunk.position)]
         if wanted.size:
             kept.append(wanted)
-        seen += samples.shape[1]
-        if stop is not None and seen >= stop:
+        end = following
+        if stop is not None and end >= stop:
             break
-    if rate is None:
+    if chunk is None:
         raise MediaError(f"{path}: nothing in its audio stream can be decoded")
-    if seen <= first:
-        raise PastEndError(f"{path}: start={start} s lies beyond its end ({seen / rate:.3f} s)")
-    return np.concatenate(kept, axis=1), rate
+    if not kept:
+        raise PastEndError(f"{path}: start={start} s is past its end ({end / chunk.rate:.3f} s)")
+    return np.concatenate(kept, axis=1), chunk.rate
+
+
+def _too_long(path: MediaSource, max_duration: float) -> MediaError:
+    return MediaError(
+        f"{path}: the sound to read is longer than `max_duration` ({max_duration:g} s); read a part of it with `start`"
+        " and `duration`"
+    )

@@ -1,49 +1,41 @@
-"""What readers and writers share: argument checks, opening and decoding a source, replacing a target whole."""
+"""Media files as arguments: errors, checks, and opening paths, bytes and pipes."""
 
 import io
 import math
 import os
+import stat
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
+from typing import BinaryIO
 
-import av
-from av.audio.frame import AudioFrame
-from av.container import InputContainer
-from av.frame import Frame
-from av.stream import Disposition, Stream
-from av.video.stream import VideoStream
-from diffusers.utils import logging
+# Outside these limits a sampling rate in Hz is a mistake, or meant to exhaust memory.
+MIN_SAMPLING_RATE, MAX_SAMPLING_RATE = 100, 768_000
 
-from ..atomic import check_target, replacing  # noqa: F401
-
-logger = logging.get_logger(__name__)
-
-av.logging.set_level(None)
-
-# Seconds missing between two frames of sound, from which on they are reported as lost.
-LONGEST_GAP = 0.1
+# Largest input taken from a pipe, in bytes.
+MAX_PIPE_SIZE = 2**32
 
 
 class MediaError(ValueError):
-    """A media file that cannot be used as asked. The message is one line: the path and what is wrong."""
+    """A media file that cannot be used as requested. The message is one line: the path and what is wrong."""
 
 
 class PastEndError(MediaError):
-    """Reading was to begin beyond the end of the file."""
+    """The requested start is past the end of the file."""
 
 
 @dataclass(frozen=True)
 class MediaBytes:
     """
-    A media file in memory, for every reader that takes a path.
+    A media file in memory. Every reader takes it in place of a path.
 
     Args:
-        data: The whole file.
-        name: What messages call it, in the place of a path. FFmpeg takes the format from its extension where the
-            contents leave that open.
+        data (`bytes`): Contents of the whole file.
+        name (`str`): Name shown in messages. Its extension helps FFmpeg to detect the format.
     """
 
     data: bytes = field(repr=False)
@@ -52,120 +44,113 @@ class MediaBytes:
     def __str__(self) -> str:
         return self.name
 
-    def open(self) -> io.BytesIO:
-        """The data as a new file object, at its beginning."""
-        file = _NamedBytesIO(self.data)
-        file.name = self.name
-        return file
 
-
-class _NamedBytesIO(io.BytesIO):
-    """An `io.BytesIO` that can be given a `name`, which is where PyAV looks for the extension."""
+# What readers accept. "-" and pipes work as paths.
+MediaSource = str | os.PathLike | MediaBytes
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise `ValueError` naming the argument unless `value` is a finite number above 0."""
+    """Raise `ValueError` unless `value` is a finite number above 0."""
     if not (isinstance(value, Real) and math.isfinite(value) and value > 0):
         raise ValueError(f"`{name}` must be a finite number above 0, got {value!r}")
 
 
 def check_sampling_rate(name: str, value: int) -> int:
-    """The rate in Hz as an `int`; `ValueError` naming the argument unless it is a whole number above 0."""
+    """Return the rate in Hz as an `int`; raise `ValueError` unless it is a whole number from 1 to 768000."""
     check_positive(name, value)
     if value != int(value):
         raise ValueError(f"`{name}` must be a whole number of Hz, got {value!r}")
+    if value > MAX_SAMPLING_RATE:
+        raise ValueError(f"`{name}` must be at most {MAX_SAMPLING_RATE} Hz, got {value!r}")
     return int(value)
 
 
 def check_window(start: float, duration: float | None) -> None:
-    """Raise `ValueError` unless `start` is finite and not negative, and `duration` is `None` or above 0 (seconds)."""
+    """Raise `ValueError` unless `start` is 0 or more and `duration` is `None` or above 0, in seconds."""
     if not (isinstance(start, Real) and math.isfinite(start) and start >= 0):
         raise ValueError(f"`start` must be a finite number of seconds, 0 or more, got {start!r}")
     if duration is not None:
         check_positive("duration", duration)
 
 
-def check_source(path: str | os.PathLike | MediaBytes) -> None:
-    """Raise `FileNotFoundError`, `IsADirectoryError`, or `MediaError` for an empty file."""
-    if isinstance(path, MediaBytes):
-        if not path.data:
-            raise MediaError(f"{path}: the file is empty")
-        return
-    source = Path(path)
-    if not source.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if source.is_dir():
-        raise IsADirectoryError(f"{path}: a folder, not a media file")
-    if source.stat().st_size == 0:
-        raise MediaError(f"{path}: the file is empty")
-
-
 @contextmanager
-def open_media(path: str | os.PathLike | MediaBytes) -> Iterator[InputContainer]:
-    """Open a media file for reading and close it at the end; for errors see `check_source`, `MediaError` otherwise."""
-    check_source(path)
-    if isinstance(path, MediaBytes):
-        # Bytes may be a playlist, for which FFmpeg would read other files or the network. No protocol is called "none".
-        source, options = path.open(), {"protocol_whitelist": "none"}
-    else:
-        source, options = str(Path(path).absolute()), {}
+def open_file(source: MediaSource) -> Iterator[BinaryIO]:
+    """
+    Open a media file as a seekable binary file.
+
+    A pipe can be read only once, but readers open a file several times. So its contents are copied to a temporary
+    file at first use and kept until the process ends. "-" stands for standard input, unless a file has that name.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError: The path is missing, a folder, or not readable.
+        MediaError: The file is empty, a device or a socket.
+    """
+    with io.BytesIO(source.data) if isinstance(source, MediaBytes) else _open(source) as file:
+        if not file.seek(0, os.SEEK_END):
+            raise MediaError(f"{source}: the file is empty")
+        file.seek(0)
+        yield file
+
+
+def _open(source: str | os.PathLike) -> BinaryIO:
+    path = Path(source)
+    if str(path) == "-" and not path.exists():
+        path = Path("/dev/stdin")
     try:
-        container = av.open(source, metadata_errors="replace", container_options=options)
+        status = path.stat()
     except PermissionError:
-        raise PermissionError(f"{path}: file is not readable") from None
-    except av.FFmpegError as error:
-        raise MediaError(f"{path}: not a media file, or cut off ({error.strerror})") from None
-    with container:
-        if container.format.name == "tty":  # what FFmpeg takes plain text for
-            raise MediaError(f"{path}: not a media file, but text")
-        yield container
+        raise PermissionError(f"{source}: file is not readable") from None
+    except (OSError, ValueError):
+        raise FileNotFoundError(f"{source}: no such file") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(f"{source}: a folder, not a media file")
+    if not stat.S_ISFIFO(status.st_mode) and not stat.S_ISREG(status.st_mode):
+        raise MediaError(f"{source}: neither a file nor a pipe")
+    try:
+        return _spooled(path, status, source) if stat.S_ISFIFO(status.st_mode) else open(path, "rb")
+    except PermissionError:
+        raise PermissionError(f"{source}: file is not readable") from None
 
 
-def picture_stream(container: InputContainer, path: str | os.PathLike | MediaBytes) -> VideoStream:
-    """The first video stream that is not a cover picture; `MediaError` if there is none or no decoder for it."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return decodable(stream, path)
-    raise MediaError(f"{path}: has no video stream")
+# Contents of pipes by device and inode: unlinked temporary files, which disappear with the process.
+_pipes: dict[tuple[int, int], BinaryIO] = {}
+_pipes_lock = threading.Lock()
 
 
-def decodable(stream: Stream, path: str | os.PathLike | MediaBytes) -> Stream:
-    """The stream itself; `MediaError` if FFmpeg has no decoder for it."""
-    if stream.codec_context is None:
-        raise MediaError(f"{path}: no decoder for its {stream.type} stream")
-    return stream
+def _spooled(path: Path, status: os.stat_result, source: str | os.PathLike) -> BinaryIO:
+    key = (status.st_dev, status.st_ino)
+    with _pipes_lock:
+        if key not in _pipes:
+            spool, size = tempfile.TemporaryFile(prefix="audiox-"), 0
+            with open(path, "rb") as pipe:
+                while block := pipe.read(2**20):
+                    size += spool.write(block)
+                    if size > MAX_PIPE_SIZE:
+                        raise MediaError(f"{source}: the pipe holds more than {MAX_PIPE_SIZE} bytes")
+            spool.flush()
+            _pipes[key] = spool
+    return io.BufferedReader(_IndependentReader(_pipes[key]))
 
 
-def decode(container: InputContainer, stream: Stream, path: str | os.PathLike | MediaBytes) -> Iterator[Frame]:
-    """Every frame of the stream that can be decoded, in order. Damage is passed over with one warning."""
-    warned, expected = False, None
+class _IndependentReader(io.RawIOBase):
+    """Reads an open file at a position of its own, and leaves it open."""
 
-    def passed_over() -> None:
-        nonlocal warned
-        if not warned:
-            warned = True
-            logger.warning(f"{path}: the file is damaged or has gaps; what cannot be decoded is left out.")
+    def __init__(self, file: BinaryIO) -> None:
+        self._descriptor, self._position = file.fileno(), 0
 
-    def packets() -> Iterator[av.Packet | None]:
-        try:
-            for packet in container.demux(stream):
-                if packet.size:
-                    yield packet
-        except av.FFmpegError:
-            passed_over()
-        yield None
+    def readable(self) -> bool:
+        return True
 
-    for packet in packets():
-        if packet is not None and packet.is_corrupt:
-            passed_over()
-        try:
-            frames = stream.decode(packet)
-        except av.FFmpegError:
-            passed_over()
-            continue
-        for frame in frames:
-            if isinstance(frame, AudioFrame) and frame.pts is not None:
-                if expected is not None and (frame.pts - expected) * stream.time_base > LONGEST_GAP:
-                    passed_over()
-                expected = frame.pts + frame.samples / frame.sample_rate / stream.time_base
-            yield frame
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}
+        self._position = start[whence] + offset
+        return self._position

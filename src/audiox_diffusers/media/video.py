@@ -1,7 +1,6 @@
 """Reading and resizing of video frames."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from fractions import Fraction
@@ -12,77 +11,90 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from .files import (
-    MediaBytes,
-    MediaError,
-    PastEndError,
-    check_positive,
-    check_window,
-    decode,
-    open_media,
-    picture_stream,
-)
+from .containers import MAX_FRAME_PIXELS, open_media, picture_stream
+from .files import MediaError, MediaSource, PastEndError, check_positive, check_window
+from .image import animation, image_format, open_image
+from .timeline import origin, timed
 
-# Timestamps are rounded to the stream's ticks (1/1000 s in Matroska): a frame late by half a tick, or by this many
-# seconds where ticks are coarse, counts as being on time.
+# Timestamps are rounded to the stream's ticks (1/1000 s in Matroska). A frame that is late by half a tick counts as
+# being on time, but never one that is late by more seconds than this.
 MOST_SLACK = Fraction(1, 2000)
 
-# Seeking aims this much ahead of the wanted time, more than any decoder reorders frames by.
+# Seeking aims this many seconds ahead of the requested time, more than any decoder reorders frames by.
 SEEK_MARGIN = 2
+
+# A picture that starts this many seconds late or more is preceded by black frames.
+BLACK_START = Fraction(1, 10)
+
+Picture = VideoFrame | torch.Tensor
 
 
 def load_video(
-    path: str | os.PathLike | MediaBytes,
+    path: MediaSource,
     fps: float = 5.0,
     start: float = 0.0,
     duration: float | None = 10.0,
     size: tuple[int, int] | None = None,
     fit: Literal["stretch", "crop"] = "stretch",
+    max_pixels: int = MAX_FRAME_PIXELS,
+    max_bytes: int = 2**32,
 ) -> torch.Tensor:
     """
     Read frames of a video, picked by their timestamps.
 
-    Frame `k` is the one on screen at `start + k / fps` seconds after the video stream's start: the last one whose
-    timestamp is not later, but for the rounding of stored timestamps (half a tick, at most half a millisecond). A
-    frame stays on screen until the next one, the last one until its duration ends. The rotation stored in the file is
-    applied. The source is decoded as a stream, no further than needed.
+    Frame `k` is the one on screen `start + k / fps` seconds after the start of the file, as players show it. A frame
+    stays on screen until the next one starts, the last one for its own duration. Where the picture starts later than
+    the sound, frames are black until then; the first frame is held instead if it is less than 0.1 s late, as codecs'
+    delays make it. A frame counts as being on time if only the rounding of timestamps makes it late (half a tick, at
+    most half a millisecond). The rotation stored in the file is applied. Only as much of the file is decoded as needed.
+
+    Pictures and animations are videos too, and look as in [`load_image`]. A still picture lasts 0.04 s.
 
     Args:
-        path: Any video file FFmpeg can read, or its bytes.
-        fps: Frames picked per second.
-        start: Time of the first frame, in seconds.
-        duration: Length of the window, in seconds; `None` reads to the end.
-        size: `(height, width)` to resize each picked frame to; `None` keeps the source's size.
-        fit: how to resize, see [`resize_frames`].
+        path (`str`, `os.PathLike` or [`MediaBytes`]): Video file or picture; "-" and pipes work too.
+        fps (`float`): Frames to pick per second.
+        start (`float`): Time of the first frame, in seconds.
+        duration (`float`, *optional*): Seconds to read; `None` reads to the end of the picture.
+        size (`tuple[int, int]`, *optional*): `(height, width)` to resize frames to; defaults to the file's size.
+        fit (`str`): How to resize, see [`resize_frames`].
+        max_pixels (`int`): Largest width times height of the file's picture.
+        max_bytes (`int`): Largest result, in bytes.
 
     Returns:
-        `torch.Tensor` of shape `[frames, 3, height, width]`, RGB: uint8 without `size`, float32 in 0..1 with it. There
-        are `round(duration * fps)` frames, but at least one, and fewer if the source ends before.
+        `torch.Tensor`: Shape `[frames, 3, height, width]`, RGB: uint8 without `size`, float32 in 0..1 with it. There
+        are `round(duration * fps)` frames, at least one, and fewer if the picture ends earlier.
 
     Raises:
-        FileNotFoundError, IsADirectoryError: There is no such file; it is a folder.
-        MediaError: The file is empty, cut off or not media, has no video stream or none that can be decoded, changes
-            its picture size midway (without `size`), or `start` lies beyond its end.
+        FileNotFoundError, IsADirectoryError, PermissionError: The path is missing, a folder, or not readable.
+        MediaError: The file is empty, cut off or not supported, has no video stream or none that can be decoded,
+            exceeds a limit, changes its picture size midway (without `size`), or `start` is past its end.
         ValueError: An argument is out of range.
     """
     check_positive("fps", fps)
     check_window(start, duration)
+    check_positive("max_pixels", max_pixels)
+    check_positive("max_bytes", max_bytes)
     if size is not None:
         _check_size(size)
 
     first, step = _exact(start), 1 / _exact(fps)
     count = None if duration is None else max(1, round(_exact(duration) * _exact(fps)))
     times = (first + k * step for k in (itertools.count() if count is None else range(count)))
-    with closing(_timed_frames(path, first)) as frames:
-        pictures = [
-            picture if size is None else resize_frames(picture[None], size, fit)[0]
-            for picture in _on_screen(_spans(frames), times)
-        ]
+    pictures, total = [], 0
+    with closing(_timed_pictures(path, first, max_pixels)) as timed_pictures:
+        for picture in _on_screen(_spans(timed_pictures), times):
+            pictures.append(picture if size is None else resize_frames(picture[None], size, fit)[0])
+            total += pictures[-1].nbytes
+            if total > max_bytes:
+                raise MediaError(
+                    f"{path}: the frames take more than `max_bytes` ({max_bytes}); lower `duration`, `fps` or `size`"
+                )
     if not pictures:
-        raise PastEndError(f"{path}: start={start} s lies beyond the end of the video")
+        raise PastEndError(f"{path}: start={start} s is past the end of its picture")
     if any(picture.shape != pictures[0].shape for picture in pictures):
         raise MediaError(f"{path}: changes its picture size midway, give a `size`")
     return torch.stack(pictures)
@@ -142,92 +154,113 @@ def _exact(value: float) -> Fraction:
     return Fraction(str(float(value)))
 
 
-def _on_screen(spans: Iterable[tuple[Fraction, VideoFrame]], times: Iterator[Fraction]) -> Iterator[torch.Tensor]:
-    """The picture on screen at each of the rising `times`, as far as the spans `(end, frame)` reach."""
+def _on_screen(spans: Iterable[tuple[Fraction, Picture]], times: Iterator[Fraction]) -> Iterator[torch.Tensor]:
+    """Yield the picture on screen at each of the rising `times`, as far as the spans `(end, picture)` reach."""
     wanted = next(times)
-    for end, frame in spans:
-        picture = None
+    for end, picture in spans:
+        tensor = None
         while wanted < end:
-            if picture is None:
-                picture = _to_tensor(frame)
-            yield picture
+            if tensor is None:
+                tensor = picture if isinstance(picture, torch.Tensor) else _to_tensor(picture)
+            yield tensor
             wanted = next(times, None)
             if wanted is None:
                 return
 
 
-def _spans(frames: Iterable[tuple[Fraction, Fraction, VideoFrame]]) -> Iterator[tuple[Fraction, VideoFrame]]:
-    """`(end, frame)`: each frame lasts until the next one's time, the last one for its own duration."""
+def _spans(pictures: Iterable[tuple[Fraction, Fraction, Picture]]) -> Iterator[tuple[Fraction, Picture]]:
+    """Yield `(end, picture)`: each picture lasts until the next one starts, the last one for its own duration."""
     shown = None
-    for time, duration, frame in frames:
+    for time, duration, picture in pictures:
         if shown is not None:
             yield time, shown
-        shown, end = frame, time + duration
+        shown, end = picture, time + duration
     if shown is not None:
         yield end, shown
 
 
-def _timed_frames(
-    path: str | os.PathLike | MediaBytes, first: Fraction
-) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-    """`(time, duration, frame)` in seconds after the stream's start, beginning no later than the one at `first`."""
+def _timed_pictures(
+    path: MediaSource, first: Fraction, max_pixels: int
+) -> Iterator[tuple[Fraction, Fraction, Picture]]:
+    """Yield `(time, duration, picture)` in seconds, starting no later than with the picture on screen at `first`."""
+    if is_picture(path):
+        with open_image(path, max_pixels) as image:
+            yield from animation(image, path)
+        return
     if first > SEEK_MARGIN:
-        with open_media(path) as container:
-            stream = picture_stream(container, path)
+        with open_media(path, max_pixels) as container:
+            stream = picture_stream(container, path, max_pixels)
             if _seek(container, stream, first - SEEK_MARGIN):
-                frames = timed(container, stream, path)
+                frames = timed_frames(container, stream, path)
                 head = next(frames, None)
                 if head is not None and head[0] <= first:
                     yield head
                     yield from frames
                     return
-    with open_media(path) as container:
-        frames = timed(container, picture_stream(container, path), path)
+    with open_media(path, max_pixels) as container:
+        frames = timed_frames(container, picture_stream(container, path, max_pixels), path)
         head = next(frames, None)
         if head is None:
             raise MediaError(f"{path}: nothing in its video stream can be decoded")
+        if head[0] >= BLACK_START:
+            yield Fraction(0), head[0], torch.zeros_like(_to_tensor(head[2]))
         yield head
         yield from frames
 
 
+def is_picture(path: MediaSource) -> bool:
+    """Tell whether a file is a picture or animation that Pillow reads."""
+    name = image_format(path)
+    if name != "JPEG":
+        return name is not None
+    try:
+        with open_media(path):  # a motion JPEG video
+            return False
+    except MediaError:
+        return True
+
+
 def _seek(container: InputContainer, stream: VideoStream, time: Fraction) -> bool:
-    if stream.start_time is None:
+    """Move to a key frame before a moment of the timeline; return whether that worked."""
+    zero = origin(container)
+    if zero is None:
         return False
     try:
-        container.seek(stream.start_time + int(time / stream.time_base), stream=stream)
+        container.seek(int((zero + time) / stream.time_base), stream=stream)
     except av.FFmpegError:
         return False
     return True
 
 
-def timed(
-    container: InputContainer, stream: VideoStream, path: str | os.PathLike | MediaBytes
+def timed_frames(
+    container: InputContainer, stream: VideoStream, path: MediaSource
 ) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-    """`(time, duration, frame)` of every frame from the container's position on, in seconds of the stream."""
+    """Yield `(time, duration, frame)` from the container's position, in seconds, with times early by the slack."""
     stream.thread_type = "AUTO"
-    tick = stream.time_base
-    slack = min(tick / 2, MOST_SLACK)
-    usual = 1 / (stream.average_rate or Fraction(25))
-    origin, following = stream.start_time, -slack
-    for frame in decode(container, stream, path):
-        stamp = frame.dts if frame.pts is None else frame.pts
-        if origin is None:
-            origin = stamp
-        time = following if stamp is None else (stamp - origin) * tick - slack
-        duration = frame.duration * tick if frame.duration else usual
-        following = time + duration
-        yield time, duration, frame
+    slack = min(stream.time_base / 2, MOST_SLACK)
+    for time, duration, frame in timed(container, stream, path):
+        yield time - slack, duration, frame
 
 
 def _to_tensor(frame: VideoFrame) -> torch.Tensor:
-    """uint8 RGB `[3, height, width]`, turned and mirrored as the frame's display matrix says."""
+    """Return uint8 RGB `[3, height, width]`, rotated and mirrored by the frame's display matrix."""
     picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    matrix = _display_matrix(frame)
     if matrix is not None:
-        across, down = np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2]
+        across, down = matrix[:2, :2]
         swapped = abs(across[1]) > abs(across[0])
         if swapped:
             picture, across, down = picture.transpose(1, 2), down, across
         mirrored = [dim for dim, factor in ((2, across[0]), (1, down[1])) if factor < 0]
         picture = picture.flip(mirrored)
     return picture.contiguous()
+
+
+def _display_matrix(frame: VideoFrame) -> np.ndarray | None:
+    try:
+        # Not `frame.side_data`: it would keep the frame, and its scaler's threads, until the garbage collector runs.
+        matrix = SideDataContainer(frame).get("DISPLAYMATRIX")
+    except ValueError:  # a kind of side data that PyAV does not know, such as EXIF
+        angle = np.deg2rad(frame.rotation)
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return None if matrix is None else np.frombuffer(matrix, np.int32).reshape(3, 3)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..media import load_audio, load_image, load_video, resample_audio, resize_frames
 from ..media.files import PastEndError
+from ..media.image import to_array
 
 logger = logging.get_logger(__name__)
 
@@ -54,7 +55,7 @@ def _to_frames(name: str, value: Any) -> torch.Tensor:
     if isinstance(value, Image.Image):
         value = [value]
     if isinstance(value, list):
-        frames = [np.asarray(frame.convert("RGB")) if isinstance(frame, Image.Image) else frame for frame in value]
+        frames = [to_array(frame) if isinstance(frame, Image.Image) else frame for frame in value]
         if len({tuple(frame.shape) for frame in frames}) != 1 or len({type(frame) for frame in frames}) != 1:
             raise ValueError(f"`{name}`: all frames must be of one kind and size.")
         value = torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)

@@ -14,7 +14,7 @@ from audiox_diffusers import (
     SynchformerVisionModel,
 )
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.small_model import (
+from audiox_diffusers.testing import (
     HOP_LENGTH,
     NUM_FRAMES,
     SAMPLING_RATE,

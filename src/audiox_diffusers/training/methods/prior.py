@@ -11,8 +11,8 @@ import torch.nn as nn
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
+from ...atomic import replacing
 from ...media import save_audio
-from ...media.files import replacing
 from ...pipelines import AudioXPipeline
 from ..data.batches import Batch
 from ..data.records import COLUMNS

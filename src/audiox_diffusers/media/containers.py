@@ -1,0 +1,173 @@
+"""Opening and decoding of sound and video files with FFmpeg."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.frame import Frame
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+from diffusers.utils import logging
+
+from .files import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, MediaError, MediaSource, open_file
+
+logger = logging.get_logger(__name__)
+
+av.logging.set_level(None)
+
+# FFmpeg's names of the formats that are read. Formats that lead to other files, such as playlists, must never be added.
+DEMUXERS = (
+    *("aac", "ac3", "aiff", "amr", "ape", "au", "caf", "dts", "eac3", "flac", "mp3", "mpc", "mpc8", "tta", "voc"),
+    *("w64", "wav", "wv", "asf", "av1", "avi", "dv", "flv", "h264", "hevc", "ivf", "m4v", "matroska,webm", "mjpeg"),
+    *("mov,mp4,m4a,3gp,3g2,mj2", "mpeg", "mpegts", "mpegvideo", "mxf", "nut", "obu", "ogg", "rm", "vc1", "wtv"),
+    "yuv4mpegpipe",
+)
+
+# Largest video frame that is decoded by default, in pixels: twice 8K.
+MAX_FRAME_PIXELS = 2**26
+
+# Seconds missing between two frames of sound that are reported as a gap.
+LONGEST_GAP = 0.1
+
+
+@contextmanager
+def open_media(source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> Iterator[InputContainer]:
+    """
+    Open a sound or video file for reading.
+
+    FFmpeg gets the opened file instead of its name, may use no protocol and only the formats in `DEMUXERS`. So a file
+    cannot make it open another file or the network.
+
+    Args:
+        source: Path, bytes or pipe.
+        max_pixels (`int`): Largest width times height that decoders accept.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, PermissionError, MediaError: As [`open_file`]; `MediaError` also if the
+            contents are not a supported format.
+    """
+    options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "none"}
+    with open_file(source) as file:
+        try:
+            container = av.open(
+                _Input(file, Path(str(source)).suffix),
+                metadata_errors="replace",
+                container_options=options,
+                options={"max_pixels": str(max_pixels)},
+            )
+        except av.FFmpegError as error:
+            raise MediaError(f"{source}: {_reason(file, error)}") from None
+        with container:
+            for stream in container.streams.video:
+                if stream.codec_context is not None:
+                    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+            yield container
+
+
+class _Input:
+    """A file as PyAV reads it. FFmpeg sees no name but the extension."""
+
+    def __init__(self, file: BinaryIO, suffix: str) -> None:
+        self.name = f"input{suffix}" if suffix[1:].isalnum() else "input"
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _reason(file: BinaryIO, error: av.FFmpegError) -> str:
+    """Say why FFmpeg refused a file."""
+    # FFmpeg reports a format outside the whitelist as an invalid argument.
+    if not isinstance(error, av.error.ArgumentError):
+        return f"not a media file, or cut off ({error.strerror})"
+    file.seek(0)
+    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    for name, marks in PLAYLISTS.items():
+        if start.startswith(marks):
+            return f"{name}; playlists are not read because they lead to other files"
+    return "not in a supported media format"
+
+
+# Starts of the usual playlists, for a clear message. The whitelist of formats is what keeps them out.
+PLAYLISTS = {
+    "an HLS playlist": b"#EXTM3U",
+    "an FFmpeg concat list": (b"ffconcat", b"file "),
+    "a DASH manifest": (b"<?xml", b"<MPD"),
+    "an SDP session": b"v=0",
+}
+
+
+def sound_stream(container: InputContainer, source: MediaSource) -> AudioStream:
+    """Return the first audio stream; raise `MediaError` if it is missing, cannot be decoded or has an absurd rate."""
+    if not container.streams.audio:
+        raise MediaError(f"{source}: has no audio stream")
+    stream = decodable(container.streams.audio[0], source)
+    if stream.rate and not MIN_SAMPLING_RATE <= stream.rate <= MAX_SAMPLING_RATE:
+        raise MediaError(
+            f"{source}: its sampling rate is {stream.rate} Hz, outside {MIN_SAMPLING_RATE}..{MAX_SAMPLING_RATE} Hz"
+        )
+    return stream
+
+
+def picture_stream(container: InputContainer, source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> VideoStream:
+    """Return the first video stream that is not a cover picture; raise `MediaError` if none can be decoded."""
+    for stream in picture_streams(container):
+        context = decodable(stream, source).codec_context
+        if context.width * context.height > max_pixels:
+            raise MediaError(
+                f"{source}: its picture has {context.width}x{context.height} pixels, more than `max_pixels`"
+                f" ({max_pixels})"
+            )
+        return stream
+    raise MediaError(f"{source}: has no video stream")
+
+
+def decodable(stream: Stream, source: MediaSource) -> Stream:
+    """Return the stream; raise `MediaError` if FFmpeg has no decoder for it."""
+    if stream.codec_context is None:
+        raise MediaError(f"{source}: no decoder for its {stream.type} stream")
+    return stream
+
+
+def picture_streams(container: InputContainer) -> list[VideoStream]:
+    """Return the video streams that are not cover pictures."""
+    return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+
+
+def decode(container: InputContainer, stream: Stream, source: MediaSource) -> Iterator[Frame]:
+    """Yield every frame that can be decoded, in order. One warning reports damage and gaps."""
+    warned, expected = False, None
+
+    def warn() -> None:
+        nonlocal warned
+        if not warned:
+            logger.warning(
+                f"{source}: the file is damaged or has gaps; missing sound is silent, missing frames are held."
+            )
+        warned = True
+
+    def packets() -> Iterator[av.Packet | None]:
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    yield packet
+        except av.FFmpegError:
+            warn()
+        yield None
+
+    for packet in packets():
+        if packet is not None and packet.is_corrupt:
+            warn()
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            warn()
+            continue
+        for frame in frames:
+            if isinstance(frame, AudioFrame) and frame.pts is not None:
+                if expected is not None and (frame.pts - expected) * stream.time_base > LONGEST_GAP:
+                    warn()
+                expected = frame.pts + frame.samples / frame.sample_rate / stream.time_base
+            yield frame
