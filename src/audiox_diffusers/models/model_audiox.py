@@ -1,6 +1,7 @@
 """What every AudioX model adds to diffusers' `ModelMixin`."""
 
 from collections.abc import Iterable
+from functools import wraps
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -48,7 +49,9 @@ class AudioXModelMixin(ModelMixin):
         check_loaded_keys(f"the {cls.__name__}", info["missing_keys"], unexpected)
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, save_directory, *args, **kwargs) -> None:
+    # Pipelines read the signature to choose what they pass.
+    @wraps(ModelMixin.save_pretrained)
+    def save_pretrained(self, *args, **kwargs) -> None:
         r"""
         See [`~ModelMixin.save_pretrained`]. Adapters are not saved. Their effect is, if they are fused.
         """
@@ -60,7 +63,7 @@ class AudioXModelMixin(ModelMixin):
             )
         handle = self.register_state_dict_post_hook(_remove_adapters)
         try:
-            super().save_pretrained(save_directory, *args, **kwargs)
+            super().save_pretrained(*args, **kwargs)
         finally:
             handle.remove()
 
