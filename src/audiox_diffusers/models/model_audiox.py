@@ -50,7 +50,7 @@ class AudioXModelMixin(ModelMixin):
         return (model, info) if output_loading_info else model
 
     # Pipelines read the signature to choose what they pass.
-    @wraps(ModelMixin.save_pretrained)
+    @wraps(ModelMixin.save_pretrained, assigned=())
     def save_pretrained(self, *args, **kwargs) -> None:
         r"""
         See [`~ModelMixin.save_pretrained`]. Adapters are not saved. Their effect is, if they are fused.
