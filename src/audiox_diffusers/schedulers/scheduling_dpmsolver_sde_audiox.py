@@ -8,6 +8,9 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 
 from .step_index import StepIndexMixin
 
+# Noise levels whose squares and quotients float32 can hold.
+MIN_SIGMA, MAX_SIGMA = 1e-6, 1e6
+
 
 class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     r"""
@@ -55,10 +58,10 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         solver_order: int = 3,
         num_train_timesteps: int = 1000,
     ):
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"`sigma_min` must be above 0 and below `sigma_max`, got {sigma_min} and {sigma_max}.")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"`eta` must be in 0..1, got {eta}.")
+        levels = {"sigma_min": (sigma_min, MIN_SIGMA, MAX_SIGMA), "sigma_max": (sigma_max, MIN_SIGMA, MAX_SIGMA)}
+        self._check_config(num_train_timesteps, eta=(eta, 0, 1), **levels)
+        if sigma_min >= sigma_max:
+            raise ValueError(f"`sigma_min` must be below `sigma_max`, got {sigma_min} and {sigma_max}.")
         if solver_order not in (1, 2, 3):
             raise ValueError(f"`solver_order` must be 1, 2 or 3, got {solver_order}.")
         self.set_timesteps(num_train_timesteps)
@@ -92,8 +95,9 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
         else:
             levels = torch.as_tensor(sigmas, dtype=torch.float64)
-            if levels.ndim != 1 or not len(levels) or not (levels > 0).all() or not (levels.diff() < 0).all():
-                raise ValueError(f"`sigmas` must be decreasing and positive, got {sigmas}.")
+            in_range = (levels >= MIN_SIGMA) & (levels <= MAX_SIGMA)
+            if levels.ndim != 1 or not len(levels) or not in_range.all() or not (levels.diff() < 0).all():
+                raise ValueError(f"`sigmas` must be decreasing numbers in {MIN_SIGMA:g}..{MAX_SIGMA:g}, got {sigmas}.")
 
         self.num_inference_steps = len(levels)
         self.sigmas = torch.cat((levels, levels.new_zeros(1)))

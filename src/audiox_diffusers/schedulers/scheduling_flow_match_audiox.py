@@ -32,6 +32,7 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
 
     @register_to_config
     def __init__(self, stochastic_sampling: bool = False, num_train_timesteps: int = 1000):
+        self._check_config(num_train_timesteps)
         self.set_timesteps(num_train_timesteps)
 
     def set_timesteps(
@@ -57,7 +58,8 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             times = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
         else:
             times = torch.as_tensor(sigmas, dtype=torch.float64)
-            if times.ndim != 1 or not len(times) or times.max() > 1 or times.min() <= 0 or (times.diff() >= 0).any():
+            in_range = (times > 0) & (times <= 1)
+            if times.ndim != 1 or not len(times) or not in_range.all() or not (times.diff() < 0).all():
                 raise ValueError(f"`sigmas` must be decreasing, at most 1 and above 0, got {sigmas}.")
 
         self.num_inference_steps = len(times)

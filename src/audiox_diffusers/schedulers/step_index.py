@@ -5,6 +5,15 @@ import numbers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
+# More steps than anyone needs: a slip of the keyboard must not fill the memory.
+MAX_STEPS = 10_000
+
+
+def _check_steps(name: str, steps: int) -> None:
+    whole = isinstance(steps, numbers.Integral) and not isinstance(steps, bool)
+    if not whole or not 1 <= steps <= MAX_STEPS:
+        raise ValueError(f"`{name}` must be a whole number, 1 to {MAX_STEPS}, got {steps!r}.")
+
 
 class StepIndexMixin:
     """
@@ -27,12 +36,20 @@ class StepIndexMixin:
         self._begin_index = begin_index
 
     @staticmethod
+    def _check_config(num_train_timesteps: int, **values: tuple[float, float, float]) -> None:
+        """Raise `ValueError` unless the number of steps and all `name=(value, lowest, highest)` are in range."""
+        _check_steps("num_train_timesteps", num_train_timesteps)
+        for name, (value, lowest, highest) in values.items():
+            if not isinstance(value, numbers.Real) or not lowest <= value <= highest:
+                raise ValueError(f"`{name}` must be a number in {lowest:g}..{highest:g}, got {value!r}.")
+
+    @staticmethod
     def _check_schedule(num_inference_steps: int | None, sigmas: list[float] | None) -> None:
         """Raise `ValueError` unless exactly one argument is given and the number of steps is valid."""
         if (num_inference_steps is None) == (sigmas is None):
             raise ValueError("Pass either `num_inference_steps` or `sigmas`, not both.")
-        if sigmas is None and (not isinstance(num_inference_steps, numbers.Integral) or num_inference_steps < 1):
-            raise ValueError(f"`num_inference_steps` must be a whole number above 0, got {num_inference_steps}.")
+        if sigmas is None:
+            _check_steps("num_inference_steps", num_inference_steps)
 
     @staticmethod
     def _unit_noise(
