@@ -49,11 +49,14 @@ def test_the_name_stands_for_the_folder_in_the_package():
     assert find_model("audiox-tiny") == str(FOLDER)
 
 
-@pytest.mark.parametrize(
-    "name", ["audiox-tinny", "audiox", "someone/audiox-tiny", "./audiox-tiny", "", Path("audiox-tiny")]
-)
+def test_the_name_may_be_a_path():
+    assert find_model(Path("audiox-tiny")) == str(FOLDER)
+    assert find_model(Path("some") / "folder") == "some/folder"
+
+
+@pytest.mark.parametrize("name", ["audiox-tinny", "audiox", "someone/audiox-tiny", "./audiox-tiny", ""])
 def test_other_names_stay_as_they_are(name):
-    assert find_model(name) is name
+    assert find_model(name) == name
 
 
 def test_a_folder_of_the_name_goes_first_and_a_file_does_not():

@@ -6,7 +6,7 @@ from pathlib import Path
 EMBEDDED_MODEL = "audiox-tiny"
 
 
-def find_model(name: str | os.PathLike) -> str | os.PathLike:
+def find_model(name: str | os.PathLike) -> str:
     """
     What to load for a name that `from_pretrained` is given.
 
@@ -14,9 +14,11 @@ def find_model(name: str | os.PathLike) -> str | os.PathLike:
         name: a folder, a Hub id, or `"audiox-tiny"`.
 
     Returns:
-        The folder of the embedded model for its name; every other name as it is. A folder `audiox-tiny` in the current
+        The folder of the embedded model for its name; every other name as it is, as a string. A folder `audiox-tiny` in the current
         directory goes before the embedded one: to diffusers a name is a folder first.
     """
+    # diffusers fails on paths that are no folder.
+    name = os.fspath(name)
     if name == EMBEDDED_MODEL and not os.path.isdir(name):
         return str(Path(__file__).parent / EMBEDDED_MODEL)
     return name
