@@ -577,7 +577,7 @@ def test_compiled_blocks(generate, pipe, close):
         ({"audio": (torch.ones(5, 100), 44100)}, r"\[5, 100\]"),
         ({"audio": (torch.ones(2, 0), 44100)}, r"\[2, 0\]"),
         ({"audio": (torch.full((2, 9), float("nan")), 44100)}, "NaN"),
-        ({"audio": (torch.ones(2, 9, dtype=torch.int16), 44100)}, "floating point"),
+        ({"audio": (torch.ones(2, 9, dtype=torch.int64), 44100)}, "floating point"),
         ({"audio": (torch.ones(2, 9), 0)}, "rate"),
         ({"audio": "nowhere.wav"}, "nowhere.wav"),
     ],

@@ -1,5 +1,6 @@
 """From prompts of every modality to the context of the transformer."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -7,15 +8,18 @@ import torch
 from diffusers.utils import logging
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from .checks import check_choice, check_generator
+from .checks import check_choice, check_generator, check_tensor
 from .features import is_features, load_features
 from .inputs import read_audio, read_image, read_video, split_batch
-from .prompts import Prompts, broadcast, check_pictures
+from .prompts import Prompts, broadcast, check_pictures, check_texts
 
 logger = logging.get_logger(__name__)
 
 # Video segments that Synchformer encodes at a time: about a gigabyte of activations at full size.
 SYNC_BATCH = 4
+
+# Tokenizers keep how they pad and truncate in an object that threads share.
+_tokenizer_lock = threading.Lock()
 
 # One video and one image of a sound, of which at most one is given.
 Pictures = list[tuple[Any, Any]]
@@ -26,6 +30,14 @@ class AudioXConditioningMixin:
     Encoding of prompts, for pipelines with the components `text_encoder`, `tokenizer`, `image_encoder`,
     `sync_encoder`, `vae` and `conditioner`.
     """
+
+    def require(self, *names: str) -> None:
+        """Raise `ValueError` if a component is missing."""
+        for name in names:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"The pipeline has no `{name}`, which is needed here; set it with `pipe.{name} = ...`."
+                )
 
     def encode_prompt(
         self,
@@ -51,6 +63,9 @@ class AudioXConditioningMixin:
             text nor embeddings were given.
         """
         device = device or self._execution_device
+        for name, embeds in (("prompt_embeds", prompt_embeds), ("negative_prompt_embeds", negative_prompt_embeds)):
+            if embeds is not None:
+                check_tensor(name, embeds, ("B", "tokens", "width"))
         if prompt_embeds is None and prompt is not None:
             prompt_embeds = self._encode_text("prompt", prompt, device)
         if negative_prompt_embeds is None and negative_prompt is not None:
@@ -61,11 +76,14 @@ class AudioXConditioningMixin:
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError(f"`{name}` needs a `text_encoder` and a `tokenizer`; without them give `{name}_embeds`.")
         text = [text] if isinstance(text, str) else text
+        check_texts(name, text)
         max_length = self.tokenizer.model_max_length
-        inputs = self.tokenizer(
-            text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
-        )
-        for item, tokens in enumerate(self.tokenizer(text, padding=False, verbose=False).input_ids):
+        with _tokenizer_lock:
+            inputs = self.tokenizer(
+                text, padding="max_length", max_length=max_length, truncation=True, return_tensors="pt"
+            )
+            whole = self.tokenizer(text, padding=False, verbose=False).input_ids
+        for item, tokens in enumerate(whole):
             if len(tokens) > max_length:
                 lost = self.tokenizer.decode(tokens[max_length - 1 : -1])
                 logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is ignored: {lost}")
@@ -98,6 +116,7 @@ class AudioXConditioningMixin:
             `torch.Tensor` or `None`: `[B, num_video_frames, num_frame_tokens, width]`, zeros for items without video
             and image; `None` if there are none at all.
         """
+        self.require("conditioner")
         return self._encode_video(_pair(video, image), device or self._execution_device, start)
 
     def _encode_video(
@@ -139,6 +158,7 @@ class AudioXConditioningMixin:
         Returns:
             `torch.Tensor`: `[num_video_frames, num_frame_tokens, width]`.
         """
+        check_tensor("frames", frames, ("T", 3, "H", "W"))
         mean = frames.new_tensor(OPENAI_CLIP_MEAN).view(3, 1, 1)
         std = frames.new_tensor(OPENAI_CLIP_STD).view(3, 1, 1)
         pixel_values = ((frames - mean) / std).to(self.image_encoder.dtype)
@@ -164,6 +184,7 @@ class AudioXConditioningMixin:
             `torch.Tensor` or `None`: `[B, num_sync_tokens, width]`, zeros for items without video and image; `None` if
             there are none at all, or the model does not use Synchformer.
         """
+        self.require("conditioner")
         return self._encode_sync(_pair(video, image), device or self._execution_device, start)
 
     def _encode_sync(
@@ -208,6 +229,7 @@ class AudioXConditioningMixin:
         Returns:
             `torch.Tensor`: `[num_sync_tokens, width]`.
         """
+        check_tensor("frames", frames, ("T", 3, "H", "W"))
         config = self.sync_encoder.config
         # All segments of a still picture are equal, so one is enough.
         num_frames = config.num_frames if len(frames) == 1 else self.num_sync_frames
@@ -246,6 +268,7 @@ class AudioXConditioningMixin:
             missing prompt, otherwise the mode of the posterior of silence. `None` if `audio` is `None`, or if all
             items are and the model has learned tokens.
         """
+        self.require("vae", "conditioner")
         check_choice("padding_side", padding_side, ("left", "right"))
         items = split_batch("audio", audio)
         if items is None:
@@ -278,6 +301,7 @@ class AudioXConditioningMixin:
     ) -> torch.Tensor:
         """Do what [`~AudioXConditioningMixin.encode_audio`] does, for waveforms `[B, channels, audio_prompt_samples]`."""
         device, config = device or self._execution_device, self.conditioner.config
+        check_tensor("waveforms", waveforms, ("B", self.vae.config.audio_channels, config.audio_prompt_samples))
         if config.audio_type == "mel_spec":
             return waveforms.to(device)
 
@@ -324,6 +348,7 @@ class AudioXConditioningMixin:
         Returns:
             `torch.Tensor`: `condition_embeds`, `[B * num_waveforms_per_prompt, tokens, width]`.
         """
+        self.require("vae", "conditioner")
         prompts = Prompts.collect(
             prompt=prompt,
             video=video,
@@ -333,6 +358,9 @@ class AudioXConditioningMixin:
             audio_padding_side=audio_padding_side,
             num_waveforms_per_prompt=num_waveforms_per_prompt,
         )
+        if prompt_embeds is not None:
+            shape = ("B", self.conditioner.config.num_text_tokens, self.conditioner.config.condition_dim)
+            check_tensor("prompt_embeds", prompt_embeds, shape)
         if prompts.is_timed:
             raise ValueError("`prompt`: texts with times have more than one context; give them to the pipeline.")
         check_generator(generator, len(prompts))

@@ -1,14 +1,16 @@
 """The denoising loop that all AudioX pipelines share."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 
 from ..models import AudioXContext
-from .checks import check_count, is_number
+from .calls import separate
+from .checks import MAX_GUIDANCE, MAX_STEPS, check_count, is_number
 from .windows import Window
 
 
@@ -76,6 +78,7 @@ class Sampling:
 class AudioXDenoisingMixin:
     """Denoising, for pipelines with the components `transformer` and `scheduler`."""
 
+    _current_timestep = None
     _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
 
     @property
@@ -91,23 +94,48 @@ class AudioXDenoisingMixin:
         return self._num_timesteps
 
     @property
+    def current_timestep(self) -> torch.Tensor | None:
+        """Time of the current step, `None` outside of the loop."""
+        return self._current_timestep
+
+    @property
     def interrupt(self) -> bool:
         return self._interrupt
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise `ValueError` for an argument that is out of range."""
         check_count("window_batch_size", sampling.window_batch_size)
-        check_count("num_inference_steps", sampling.num_inference_steps)
-        if not is_number(sampling.guidance_scale):
-            raise ValueError(f"`guidance_scale` must be a finite number, got {sampling.guidance_scale}.")
-        if not is_number(sampling.guidance_rescale) or not 0 <= sampling.guidance_rescale <= 1:
-            raise ValueError(f"`guidance_rescale` must be in 0..1, got {sampling.guidance_rescale}.")
-        unknown = set(sampling.callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs)
-        if unknown:
+        check_count("num_inference_steps", sampling.num_inference_steps, highest=MAX_STEPS)
+        scale, rescale = sampling.guidance_scale, sampling.guidance_rescale
+        if not is_number(scale) or abs(scale) > MAX_GUIDANCE:
+            raise ValueError(f"`guidance_scale` must be a number, at most {MAX_GUIDANCE:g}, got {scale!r}.")
+        if not is_number(rescale) or not 0 <= rescale <= 1:
+            raise ValueError(f"`guidance_rescale` must be in 0..1, got {rescale!r}.")
+        kwargs = sampling.attention_kwargs
+        if not isinstance(kwargs, dict | None) or not is_number((kwargs or {}).get("scale", 1.0)):
+            raise ValueError(f"`attention_kwargs` must be a dict such as {{'scale': 0.5}}, got {kwargs!r}.")
+        callback, names = sampling.callback_on_step_end, sampling.callback_on_step_end_tensor_inputs
+        if callback is not None and not callable(callback):
+            raise ValueError(f"`callback_on_step_end` must be a function, got {callback!r}.")
+        if not isinstance(names, list | tuple) or not set(names) <= set(self._callback_tensor_inputs):
             raise ValueError(
-                f"`callback_on_step_end_tensor_inputs` must be among {self._callback_tensor_inputs}, got"
-                f" {sorted(unknown)}."
+                f"`callback_on_step_end_tensor_inputs` must be a list of names among {self._callback_tensor_inputs},"
+                f" got {names!r}."
             )
+
+    @contextmanager
+    def begin_call(self, sampling: Sampling) -> Iterator[Self]:
+        """
+        Yield the pipeline that a call runs on, with the state that callbacks read and change. It is a copy if this one
+        is in use, see [`separate`].
+        """
+        with separate(self, sampling.attention_kwargs) as pipe:
+            pipe._guidance_scale = sampling.guidance_scale
+            pipe._interrupt = False
+            try:
+                yield pipe
+            finally:
+                pipe._current_timestep = None
 
     def denoise(
         self,
@@ -152,6 +180,7 @@ class AudioXDenoisingMixin:
                 if self.interrupt:
                     continue
 
+                self._current_timestep = t
                 model_input = self.scheduler.scale_model_input(latents, t)
                 velocity = torch.zeros_like(latents)
                 for number, batch in enumerate(batches):
@@ -181,15 +210,35 @@ class AudioXDenoisingMixin:
                     callback_kwargs = {}
                     for name in sampling.callback_on_step_end_tensor_inputs:
                         callback_kwargs[name] = locals()[name]
-                    callback_outputs = sampling.callback_on_step_end(self, i, t, callback_kwargs)
-                    latents = callback_outputs.pop("latents", latents)
-                    condition_embeds = callback_outputs.pop("condition_embeds", condition_embeds)
-                    negative_condition_embeds = callback_outputs.pop(
+                    callback_outputs = self._call_back(sampling, i, t, callback_kwargs, latents.shape)
+                    latents = callback_outputs.get("latents", latents)
+                    condition_embeds = callback_outputs.get("condition_embeds", condition_embeds)
+                    negative_condition_embeds = callback_outputs.get(
                         "negative_condition_embeds", negative_condition_embeds
                     )
 
                 progress_bar.update()
+        if not torch.isfinite(latents).all():
+            raise ValueError(
+                f"Denoising gave NaN or infinite latents. Lower `guidance_scale`, which is {self.guidance_scale:g}, or"
+                f" run the transformer in bfloat16 or float32; it is in {self.transformer.dtype}."
+            )
         return latents
+
+    def _call_back(
+        self, sampling: Sampling, i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor], shape: torch.Size
+    ) -> dict[str, torch.Tensor]:
+        """Call the callback after a step and return the tensors that it replaces."""
+        outputs = sampling.callback_on_step_end(self, i, t, tensors)
+        if outputs is None:
+            return {}
+        if not isinstance(outputs, dict):
+            raise ValueError(
+                f"`callback_on_step_end` must return a dict of tensors or None, got {type(outputs).__name__}."
+            )
+        if "latents" in outputs and getattr(outputs["latents"], "shape", None) != shape:
+            raise ValueError(f"`callback_on_step_end` must return `latents` in the shape {list(shape)}.")
+        return outputs
 
     def _context(
         self, condition_embeds: torch.Tensor, negative_condition_embeds: torch.Tensor, device: torch.device

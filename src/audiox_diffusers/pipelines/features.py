@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from .checks import check_tensor
+
 
 def is_features(video: Any) -> bool:
     """Whether a video is the path of a file that [`save_features`] wrote."""
@@ -26,6 +28,9 @@ def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embe
             models that use it.
     """
     path = Path(path)
+    check_tensor("video_embeds", video_embeds, ("num_video_frames", "num_frame_tokens", "width"))
+    if sync_embeds is not None:
+        check_tensor("sync_embeds", sync_embeds, ("num_sync_tokens", "width"))
     tensors = {"video_embeds": video_embeds, "sync_embeds": sync_embeds}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -49,7 +54,7 @@ def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | N
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file has no such tensor, or one of another shape.
+        ValueError: The file has no such tensor, one of another shape, or one with NaN or infinite values.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
@@ -64,4 +69,6 @@ def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | N
             f"{path}: {name} has the shape {list(tensors[name].shape)}, and the model expects {list(shape)}; compute the"
             " features again with the model you use"
         )
+    if not torch.isfinite(tensors[name]).all():
+        raise ValueError(f"{path}: {name} holds NaN or infinite values")
     return tensors[name]

@@ -11,11 +11,15 @@ from PIL import Image
 from ..media import load_audio, load_image, load_video, resample_audio, resize_frames
 from ..media.files import PastEndError
 from ..media.image import to_array
+from .checks import is_number
 
 logger = logging.get_logger(__name__)
 
 _PATH = (str, os.PathLike)
 _ARRAY = (torch.Tensor, np.ndarray)
+
+# Silence and full scale of integer samples.
+PCM_SCALES = {torch.uint8: (128, 128), torch.int16: (0, 2**15), torch.int32: (0, 2**31)}
 
 
 def is_path(value: Any) -> bool:
@@ -24,7 +28,7 @@ def is_path(value: Any) -> bool:
 
 
 def _is_picture(value: Any) -> bool:
-    return isinstance(value, Image.Image) or (isinstance(value, _ARRAY) and value.ndim == 3)
+    return isinstance(value, Image.Image) or (isinstance(value, _ARRAY) and value.ndim in (2, 3))
 
 
 def split_batch(name: str, value: Any) -> list | None:
@@ -45,8 +49,12 @@ def split_batch(name: str, value: Any) -> list | None:
     item_dimensions = {"video": 4, "image": 3}
     if isinstance(value, _ARRAY) and name in item_dimensions and value.ndim == item_dimensions[name] + 1:
         return list(value)
-    if name == "audio" and isinstance(value, tuple) and len(value) == 2 and getattr(value[0], "ndim", 0) == 3:
-        return [(waveform, value[1]) for waveform in value[0]]
+    if name == "audio" and isinstance(value, tuple) and len(value) == 2:
+        first, second = value
+        if getattr(first, "ndim", 0) == 3:
+            return [(waveform, second) for waveform in first]
+        if getattr(second, "ndim", 0) == 3:
+            return [(first, waveform) for waveform in second]
     return [value]
 
 
@@ -55,29 +63,37 @@ def _to_frames(name: str, value: Any) -> torch.Tensor:
     if isinstance(value, Image.Image):
         value = [value]
     if isinstance(value, list):
-        frames = [to_array(frame) if isinstance(frame, Image.Image) else frame for frame in value]
-        if len({tuple(frame.shape) for frame in frames}) != 1 or len({type(frame) for frame in frames}) != 1:
+        pictures = [_to_frames(name, to_array(item) if isinstance(item, Image.Image) else item) for item in value]
+        if len({picture.shape for picture in pictures}) != 1 or len({picture.dtype for picture in pictures}) != 1:
             raise ValueError(f"`{name}`: all frames must be of one kind and size.")
-        value = torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
-    if isinstance(value, np.ndarray) and value.ndim in (3, 4):
-        value = torch.from_numpy(np.array(value)).movedim(-1, -3)
+        return torch.cat(pictures)
+    if isinstance(value, np.ndarray):
+        value = _from_numpy(name, value)
+        value = value.movedim(-1, -3) if value.ndim in (3, 4) else value
     if not isinstance(value, torch.Tensor):
         raise ValueError(f"`{name}` must be a path, pictures, a numpy array or a tensor, got {type(value).__name__}.")
-    frames = value[None] if value.ndim == 3 else value
-    if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
+    frames = value[None, None] if value.ndim == 2 else value[None] if value.ndim == 3 else value
+    if frames.ndim != 4 or frames.shape[1] not in (1, 3) or 0 in frames.shape:
         raise ValueError(
-            f"`{name}` must have the shape [T, 3, H, W] as a tensor or [T, H, W, 3] as an array, got"
-            f" {list(value.shape)} as a tensor."
+            f"`{name}` must have the shape [T, 3, H, W] as a tensor or [T, H, W, 3] as an array, or 1 channel instead"
+            f" of 3 if it is grey; got {list(value.shape)} as a tensor."
         )
-    if frames.dtype == torch.uint8:
-        return frames
-    if not frames.is_floating_point():
-        raise ValueError(f"`{name}` must be uint8 0..255 or floating point 0..1, got {frames.dtype}.")
-    if not torch.isfinite(frames).all() or frames.min() < 0 or frames.max() > 1:
-        raise ValueError(
-            f"`{name}`: floating-point frames must lie in 0..1, got {frames.min():.3g}..{frames.max():.3g}."
-        )
-    return frames
+    if frames.dtype != torch.uint8:
+        if not frames.is_floating_point():
+            raise ValueError(f"`{name}` must be uint8 0..255 or floating point 0..1, got {frames.dtype}.")
+        if not torch.isfinite(frames).all() or frames.min() < 0 or frames.max() > 1:
+            raise ValueError(
+                f"`{name}`: floating-point frames must lie in 0..1, got {frames.min():.3g}..{frames.max():.3g}."
+            )
+    return frames.expand(-1, 3, -1, -1)
+
+
+def _from_numpy(name: str, value: np.ndarray) -> torch.Tensor:
+    """Copy an array of any layout and byte order to a tensor."""
+    try:
+        return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C"))
+    except TypeError:
+        raise ValueError(f"`{name}`: an array of {value.dtype} is not supported.") from None
 
 
 def read_video(
@@ -165,12 +181,57 @@ def _check_finite(waveform: torch.Tensor, source: str) -> None:
         raise ValueError(f"`audio`: {source} holds NaN or infinite samples.")
 
 
+def to_waveform(audio: Any, channels: int) -> tuple[torch.Tensor, int]:
+    """
+    Convert a sound in memory to a float32 tensor in -1..1.
+
+    Args:
+        audio: `(waveform, rate)` with `[N]`, `[1, N]` or `[channels, N]`, or in the order of scipy and Gradio
+            `(rate, waveform)` with `[N]`, `[N, 1]` or `[N, channels]`. Samples are floating point, or integers that
+            are scaled: int16, int32 and uint8.
+        channels (`int`): Channels of the VAE.
+
+    Returns:
+        `tuple`: The waveform, `[1 or channels, N]`, and its rate in Hz.
+    """
+    if not isinstance(audio, tuple) or len(audio) != 2:
+        raise ValueError(f"`audio` must be a path or `(waveform, rate)`, got {type(audio).__name__}.")
+    rate_first = isinstance(audio[1], _ARRAY)
+    rate, waveform = audio if rate_first else audio[::-1]
+    if not is_number(rate) or rate != int(rate) or rate < 1:
+        raise ValueError(f"`audio`: the rate must be a whole number of Hz above 0, got {rate!r}.")
+    if isinstance(waveform, np.ndarray):
+        waveform = _from_numpy("audio", waveform)
+    if not isinstance(waveform, torch.Tensor):
+        raise ValueError(f"`audio`: the waveform must be a tensor or an array, got {type(waveform).__name__}.")
+    if waveform.dtype in PCM_SCALES:
+        zero, scale = PCM_SCALES[waveform.dtype]
+        waveform = (waveform.double() - zero) / scale
+    if not waveform.is_floating_point():
+        raise ValueError(
+            f"`audio`: the waveform must be floating point in -1..1, or int16, int32 or uint8, got {waveform.dtype}."
+        )
+    given = list(waveform.shape)
+    if waveform.ndim == 1:
+        waveform = waveform[None]
+    elif waveform.ndim == 2 and rate_first:
+        waveform = waveform.mT
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, channels) or not waveform.shape[1]:
+        raise ValueError(
+            f"`audio`: the waveform must have the shape [N], [1, N] or [{channels}, N], or [N, channels] after the"
+            f" rate as `(rate, waveform)`; got {given}."
+        )
+    waveform = waveform.float().contiguous()
+    _check_finite(waveform, "the waveform")
+    return waveform, int(rate)
+
+
 def read_waveform(audio: Any, sampling_rate: int, channels: int, num_samples: int | None = None) -> torch.Tensor:
     """
     Read a sound.
 
     Args:
-        audio: A path, or `(waveform, rate)` with a tensor or array `[N]`, `[1, N]` or `[channels, N]` in -1..1.
+        audio: A path, or a sound in memory, see [`to_waveform`].
         sampling_rate, channels (`int`): Rate and channels of the VAE.
         num_samples (`int`, *optional*): Samples that are needed. A second more is read from a file.
 
@@ -182,18 +243,7 @@ def read_waveform(audio: Any, sampling_rate: int, channels: int, num_samples: in
         waveform, _ = load_audio(audio, sampling_rate=sampling_rate, channels=channels, duration=duration)
         _check_finite(waveform, str(audio))
     else:
-        if not isinstance(audio, tuple) or len(audio) != 2:
-            raise ValueError(f"`audio` must be a path or `(waveform, rate)`, got {type(audio).__name__}.")
-        waveform, rate = audio
-        waveform = torch.as_tensor(waveform)
-        if not waveform.is_floating_point():
-            raise ValueError(f"`audio`: the waveform must be floating point in -1..1, got {waveform.dtype}.")
-        waveform = waveform[None].float() if waveform.ndim == 1 else waveform.float()
-        if waveform.ndim != 2 or waveform.shape[0] not in (1, channels) or not waveform.shape[1]:
-            raise ValueError(
-                f"`audio`: the waveform must have the shape [N], [1, N] or [{channels}, N], got {list(waveform.shape)}."
-            )
-        _check_finite(waveform, "the waveform")
+        waveform, rate = to_waveform(audio, channels)
         waveform = resample_audio(waveform, rate, sampling_rate).expand(channels, -1)
 
     if not waveform.any():

@@ -26,7 +26,7 @@ from ..models import (
     SynchformerVisionModel,
 )
 from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
-from .checks import check_choice, check_generator, check_shape, is_number
+from .checks import check_choice, check_count, check_duration, check_generator, check_tensor, is_number
 from .denoising import AudioXDenoisingMixin, Conditions, Sampling
 from .inputs import read_audio
 from .prompts import Prompts
@@ -232,6 +232,7 @@ class AudioXPipeline(
         Examples:
         """
         # 1. Check the inputs.
+        self.check_components()
         prompts = Prompts.collect(
             prompt=prompt,
             negative_prompt=negative_prompt,
@@ -258,27 +259,26 @@ class AudioXPipeline(
         )
         if audio_length_in_s is None:
             audio_length_in_s = self.default_length_in_s(prompts.text)
-        self.check_prompts(prompts, audio_length_in_s)
-        check_generator(generator, len(prompts))
+        self.check_prompts(prompts, sampling, audio_length_in_s)
         check_choice("output_type", output_type, ("np", "pt", "latent", "stream"))
         num_samples = round(audio_length_in_s * self.vae.config.sampling_rate)
         num_frames = max(self.transformer.config.sample_size, math.ceil(num_samples / self.vae.hop_length))
         device = self._execution_device
-        self.reset_call(sampling)
 
-        # 2. Encode the prompts into the context of each window.
-        windows, condition_embeds = self._encode(prompts, sampling, num_samples, num_frames)
-        conditions = Conditions(windows, condition_embeds, self.encode_negative(prompts, condition_embeds))
+        with self.begin_call(sampling) as pipe:
+            # 2. Encode the prompts into the context of each window.
+            windows, condition_embeds = pipe._encode(prompts, sampling, num_samples, num_frames)
+            conditions = Conditions(windows, condition_embeds, pipe.encode_negative(prompts, condition_embeds))
 
-        # 3. Set the noise levels and draw noise.
-        self.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
-        self.scheduler.set_begin_index(0)
-        timesteps = self.scheduler.timesteps
-        self._num_timesteps = len(timesteps)
-        latents = self.prepare_latents(len(prompts), device, generator, latents, num_frames)
+            # 3. Set the noise levels and draw noise.
+            pipe.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
+            pipe.scheduler.set_begin_index(0)
+            timesteps = pipe.scheduler.timesteps
+            pipe._num_timesteps = len(timesteps)
+            latents = pipe.prepare_latents(len(prompts), device, generator, latents, num_frames)
 
-        # 4. Denoise.
-        latents = self.denoise(latents, timesteps, conditions, sampling)
+            # 4. Denoise.
+            latents = pipe.denoise(latents, timesteps, conditions, sampling)
 
         # 5. Decode the length asked for.
         if output_type == "stream":
@@ -337,13 +337,26 @@ class AudioXPipeline(
             )
         return round(window_overlap_in_s * frame_rate)
 
-    def check_prompts(self, prompts: Prompts, audio_length_in_s: float) -> None:
-        """Raise `ValueError` if prompts do not fit the model or the duration."""
+    def check_components(self) -> None:
+        """Raise `ValueError` if a component that every call needs is missing, or the scheduler does not fit."""
+        self.require("vae", "conditioner", "transformer", "scheduler")
+        if not isinstance(self.scheduler, AudioXDPMSolverSDEScheduler | AudioXFlowMatchScheduler):
+            raise ValueError(
+                f"`scheduler` is {type(self.scheduler).__name__}, whose noise levels and times are not those of AudioX."
+                " Use AudioXDPMSolverSDEScheduler (for AudioX, AudioX-MAF and others that predict v), or"
+                " AudioXFlowMatchScheduler (for AudioX-Turbo and others trained with rectified flow)."
+            )
+
+    def check_prompts(
+        self, prompts: Prompts, sampling: Sampling, audio_length_in_s: float, length_name: str = "audio_length_in_s"
+    ) -> None:
+        """
+        Raise `ValueError` if prompts do not fit the model, the generators or the duration. `length_name` is the
+        argument that sets the duration.
+        """
         rate, text_width = self.vae.config.sampling_rate, self.conditioner.config.condition_dim
-        if not is_number(audio_length_in_s):
-            raise ValueError(f"`audio_length_in_s` must be a finite number of seconds, got {audio_length_in_s}.")
-        if audio_length_in_s * rate < 1:
-            raise ValueError(f"`audio_length_in_s` must be above 0, got {audio_length_in_s}.")
+        check_duration(length_name, audio_length_in_s, rate, len(prompts))
+        check_generator(sampling.generator, len(prompts))
         for timed in filter(is_timed, prompts.text):
             if abs(timed[-1][1] - audio_length_in_s) * rate >= 1:
                 raise ValueError(
@@ -352,19 +365,14 @@ class AudioXPipeline(
         text_shape = ("B", self.conditioner.config.num_text_tokens, text_width)
         context_shape = ("B", "tokens", self.transformer.config.cross_attention_input_dim)
         if prompts.text_embeds[0] is not None:
-            check_shape("prompt_embeds", torch.stack(prompts.text_embeds), text_shape)
+            check_tensor("prompt_embeds", torch.stack(prompts.text_embeds), text_shape)
         for name, embeds, shape in (
             ("negative_prompt_embeds", prompts.negative_text_embeds, text_shape),
             ("condition_embeds", prompts.condition_embeds, context_shape),
             ("negative_condition_embeds", prompts.negative_condition_embeds, context_shape),
         ):
             if embeds is not None:
-                check_shape(name, embeds, shape)
-
-    def reset_call(self, sampling: Sampling) -> None:
-        """Set the state that a callback can read and change."""
-        self._guidance_scale = sampling.guidance_scale
-        self._interrupt = False
+                check_tensor(name, embeds, shape)
 
     def _encode(
         self, prompts: Prompts, sampling: Sampling, num_samples: int, num_frames: int
@@ -446,7 +454,7 @@ class AudioXPipeline(
         if latents is None:
             latents = randn_tensor(shape, generator=generator, device=device, dtype=torch.float32)
         else:
-            check_shape("latents", latents, shape)
+            check_tensor("latents", latents, shape)
         return latents.to(device, torch.float32) * self.scheduler.init_noise_sigma
 
     def stream_latents(self, latents: torch.Tensor, num_samples: int) -> Iterator[np.ndarray]:
@@ -460,10 +468,14 @@ class AudioXPipeline(
         Returns:
             Iterator of float32 arrays `[B, channels, n]`, each decoded on demand.
         """
+        check_tensor("latents", latents, ("B", self.transformer.config.in_channels, "L"))
+        check_count("num_samples", num_samples)
         return self._stream(self._decode(latents, num_samples))
 
     def _stream(self, pieces: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
         """Yield pieces as numpy arrays, and free the offload hooks when the iterator ends or is dropped."""
+        # At interpreter exit modules lose their names, and the pipeline may be gone, before a half-read stream ends.
+        is_finalizing = sys.is_finalizing
         try:
             while True:
                 with torch.no_grad():
@@ -472,8 +484,7 @@ class AudioXPipeline(
                     return
                 yield piece.cpu().numpy()
         finally:
-            # At interpreter exit the pipeline may be gone before a half-read stream.
-            if not sys.is_finalizing():
+            if not is_finalizing():
                 self.maybe_free_model_hooks()
 
     def _decode(self, latents: torch.Tensor, num_samples: int) -> Iterator[torch.Tensor]:

@@ -13,7 +13,7 @@ from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 
 from ..media import load_audio
-from .checks import check_choice, check_count, check_generator, is_number
+from .checks import MAX_REFINEMENTS, check_choice, check_count, is_number
 from .denoising import Conditions, KnownLatents, Sampling
 from .editing import (
     Span,
@@ -29,7 +29,7 @@ from .editing import (
     split_spans,
     stretch_mask,
 )
-from .inputs import is_path, read_waveform, split_batch
+from .inputs import is_path, read_waveform, split_batch, to_waveform
 from .pipeline_audiox import AudioXPipeline
 from .prompts import Prompts
 from .vae_tiles import decode_tiles, encode_tiles
@@ -159,15 +159,18 @@ class AudioXInpaintPipeline(AudioXPipeline):
             num_inference_steps, guidance_scale, guidance_rescale, num_waveforms_per_prompt, generator,
                 window_overlap_in_s, window_batch_size, attention_kwargs: See [`AudioXPipeline`]. The windows of an
                 extension overlap by half a window by default.
-            output_type (`str`): `"np"`, `"pt"`, or `"stream"` for an iterator.
+            output_type (`str`): `"np"`, `"pt"`, `"latent"`, or `"stream"` for an iterator.
             return_dict (`bool`): Whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
             callback_on_step_end, callback_on_step_end_tensor_inputs: See [`AudioXPipeline`]. Steps start again from 0
                 in each refinement and in each window of an extension.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
-            `vae.config.sampling_rate`, as long as the sound and its extension. For `"stream"` an iterator of numpy
-            arrays `[B, channels, n]`.
+            `vae.config.sampling_rate`, as long as the sound and its extension; for `"stream"` an iterator of numpy
+            arrays `[B, channels, n]`; for `"latent"` latents `[B, in_channels, L]` of the whole result and at least a
+            window: those of the input with the edit in them. Decoded, they are the result without the exact input and
+            the crossfade. Those of an extension begin up to a frame before the result, so that a frame begins or ends
+            where the input does.
 
         Raises:
             ValueError: An argument is wrong; the message names it.
@@ -175,6 +178,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         Examples:
         """
         # 1. Check the inputs.
+        self.check_components()
         edit = Edit(inpaint_spans, mask, extend_by_s, strength, crossfade_ms, num_refinements)
         if extend_by_s is not None and window_overlap_in_s is None:
             overlap = self.transformer.config.sample_size // 2
@@ -205,22 +209,25 @@ class AudioXInpaintPipeline(AudioXPipeline):
         rate = self.vae.config.sampling_rate
         num_new = round((extend_by_s or 0) * rate)
         num_samples = prompts.audio[0].shape[1] + abs(num_new)
-        self.check_prompts(prompts, num_samples / rate)
+        self.check_prompts(prompts, sampling, num_samples / rate, "extend_by_s" if num_new else "audio")
         self.check_features(prompts.video, num_samples)
-        check_generator(generator, len(prompts))
-        check_choice("output_type", output_type, ("np", "pt", "stream"))
-        self.reset_call(sampling)
+        check_choice("output_type", output_type, ("np", "pt", "latent", "stream"))
 
         # 2. Denoise, and mix the new sound into the input.
-        if num_new:
-            pieces = self._extend(edit, num_new, prompts, sampling)
-        else:
-            pieces = self._inpaint(edit, prompts, sampling)
+        with self.begin_call(sampling) as pipe:
+            if num_new:
+                latents, pieces = pipe._extend(edit, num_new, prompts, sampling, output_type == "latent")
+            else:
+                latents, pieces = pipe._inpaint(edit, prompts, sampling, output_type == "latent")
 
         # 3. Join the pieces.
-        audios = self._stream(pieces)
-        if output_type != "stream":
-            audios = np.concatenate(list(audios), axis=-1)
+        if output_type == "latent":
+            audios = latents.to(self._execution_device)
+            self.maybe_free_model_hooks()
+        elif output_type == "stream":
+            audios = self._stream(pieces)
+        else:
+            audios = np.concatenate(list(self._stream(pieces)), axis=-1)
         if output_type == "pt":
             audios = torch.from_numpy(audios).to(self._execution_device)
         if not return_dict:
@@ -250,7 +257,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
             raise ValueError(
                 f"`crossfade_ms` must be in 0..{longest:.4g} ms, the overlap of windows, got {edit.crossfade_ms}."
             )
-        check_count("num_refinements", edit.num_refinements, lowest=0)
+        check_count("num_refinements", edit.num_refinements, lowest=0, highest=MAX_REFINEMENTS)
 
     def _read_sounds(self, audio: Any) -> list[torch.Tensor]:
         """Read a batch of sounds of equal length, `[channels, N]` each."""
@@ -258,9 +265,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         if items is None or any(item is None for item in items):
             raise ValueError("`audio` is the sound to edit, as a path or `(waveform, rate)`; got None.")
         rate, channels = self.vae.config.sampling_rate, self.vae.config.audio_channels
-        for item in items:
-            _check_form(item, rate, channels)
-        waveforms = [read_waveform(item, rate, channels) for item in items]
+        waveforms = [_read_exactly(item, rate, channels) for item in items]
         lengths = [waveform.shape[1] for waveform in waveforms]
         if len(set(lengths)) > 1:
             raise ValueError(f"`audio`: the sounds of a batch must be equally long, got {lengths} samples.")
@@ -269,15 +274,16 @@ class AudioXInpaintPipeline(AudioXPipeline):
     def _fade(self, edit: Edit) -> int:
         return round(edit.crossfade_ms / 1000 * self.vae.config.sampling_rate)
 
-    def _inpaint(self, edit: Edit, prompts: Prompts, sampling: Sampling) -> Iterator[torch.Tensor]:
-        """Regenerate spans, a soft mask or the whole sound, in one run over all windows that the edit depends on."""
+    def _inpaint(
+        self, edit: Edit, prompts: Prompts, sampling: Sampling, whole: bool
+    ) -> tuple[torch.Tensor, Iterator[torch.Tensor]]:
+        """
+        Regenerate spans, a soft mask or the whole sound, in one run over all windows that the edit depends on. Return
+        the latents and an iterator over the result. With `whole` the latents are valid beyond those windows.
+        """
         waveform = torch.stack(prompts.audio)
         num_samples, hop, fade = waveform.shape[-1], self.vae.hop_length, self._fade(edit)
         spans, strengths = self._edited(edit, prompts)
-        if not any(spans):
-            logger.warning("`inpaint_spans` or `mask` select nothing, so the sound is returned unchanged.")
-            return iter([waveform])
-
         size = self.transformer.config.sample_size
         num_frames = max(size, math.ceil(num_samples / hop))
         waveform = torch.nn.functional.pad(waveform, (0, num_frames * hop - num_samples))
@@ -287,6 +293,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
         # Decoded samples depend on latents as far away as the decoder's receptive field.
         context = max(sampling.window_overlap, self.vae.tile_latent_overlap + math.ceil(fade / hop) + 1)
         known = torch.zeros(len(waveform), self.transformer.config.in_channels, num_frames)
+        if whole:
+            known = encode_tiles(self.vae, waveform, 0, num_frames, self._execution_device)
+        if not any(spans):
+            logger.warning("`inpaint_spans` or `mask` select nothing, so the sound is returned unchanged.")
+            return known, iter([waveform[..., :num_samples]])
         starts = []
         for sound, edited in enumerate(strengths > 0):
             regions = edit_regions(edited, context, size)
@@ -297,7 +308,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
                     for start in window_starts(end - first, size, sampling.window_overlap)
                 ]
             )
-            for first, end in regions:
+            for first, end in () if whole else regions:
                 part = encode_tiles(self.vae, waveform[sound : sound + 1], first, end, self._execution_device)
                 known[sound, :, first:end] = part[0]
         silenced = waveform.clone()
@@ -306,7 +317,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 sound[:, start:end] = 0
         conditions = self._encode_edit(replace(prompts, audio=list(silenced)), starts, sampling)
         latents = self._regenerate(known, strengths, conditions, sampling, edit.num_refinements)
-        return self._mix(canvas, latents, (0, math.ceil(num_samples / hop)))
+        return latents, self._mix(canvas, latents, (0, math.ceil(num_samples / hop)))
 
     def _edited(self, edit: Edit, prompts: Prompts) -> tuple[list[list[Span]], torch.Tensor]:
         """Return the spans that change in each sound, and the strength of each sample, `[B, num_samples]`."""
@@ -320,8 +331,13 @@ class AudioXInpaintPipeline(AudioXPipeline):
         spans = [item for item in spans for _ in range(repeats)]
         return spans, torch.stack([span_strengths(item, num_samples, edit.strength or 1.0) for item in spans])
 
-    def _extend(self, edit: Edit, num_new: int, prompts: Prompts, sampling: Sampling) -> Iterator[torch.Tensor]:
-        """Generate what comes after a sound, or before it if `num_new` is negative, window by window."""
+    def _extend(
+        self, edit: Edit, num_new: int, prompts: Prompts, sampling: Sampling, whole: bool
+    ) -> tuple[torch.Tensor, Iterator[torch.Tensor]]:
+        """
+        Generate what comes after a sound, or before it if `num_new` is negative, window by window. Return the latents
+        and an iterator over the result. With `whole` the latents are valid for all of the input.
+        """
         sound = torch.stack(prompts.audio)
         hop, size, halo = self.vae.hop_length, self.transformer.config.sample_size, self.vae.tile_latent_overlap
         lay_out = extend_after if num_new > 0 else extend_before
@@ -336,7 +352,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         prompts = replace(prompts, audio=list(result))
 
         # Encode what the first window and the decoder see of the input.
-        near = slice(max(0, grid.starts[0] - halo), grid.starts[0] + size + halo)
+        near = slice(0 if whole else max(0, grid.starts[0] - halo), None if whole else grid.starts[0] + size + halo)
         lower, upper = _bounds(known[near], near.start)
         mirror = mirrored(sound, (lower - halo) * hop - begin, (upper + halo) * hop - begin)
         latents = torch.zeros(len(sound), self.transformer.config.in_channels, grid.num_frames)
@@ -367,7 +383,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
                 result[..., place : place + piece.shape[-1]] = piece
                 place += piece.shape[-1]
         first, end = grid.result
-        return iter(result[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
+        return latents, iter(result[..., first:end].split(hop * self.vae.tile_latent_min_length, dim=-1))
 
     def _encode_edit(
         self,
@@ -402,14 +418,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
         Returns:
             `torch.Tensor`: `[B, C, L]`.
         """
-        guidance_scale = self.guidance_scale
         latents = self._noise_and_denoise(known.to(self._execution_device), strengths, conditions, sampling)
         refined = strengths.clamp(max=REFINEMENT_TIME) * (strengths == 0).any(dim=1, keepdim=True)
         for _ in range(num_refinements if refined.any() else 0):
             if not self.interrupt:
-                self._guidance_scale = guidance_scale
                 latents = self._noise_and_denoise(latents, refined, conditions, sampling)
-        self._guidance_scale = guidance_scale
         return latents
 
     def _noise_and_denoise(
@@ -417,6 +430,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
     ) -> torch.Tensor:
         """Noise latents to the level of the highest strength and denoise them; hold each frame until its own level."""
         device = known.device
+        # A callback may have changed it in the pass before.
+        self._guidance_scale = sampling.guidance_scale
         self.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
         values, index = strengths.unique(return_inverse=True)
         times = self.scheduler.timesteps.cpu()
@@ -462,8 +477,8 @@ def _bounds(frames: torch.Tensor, offset: int = 0) -> Span:
     return frames[0].item(), frames[-1].item() + 1
 
 
-def _check_form(item: Any, rate: int, channels: int) -> None:
-    """Raise `ValueError` for a waveform, and warn of a file, that would have to be converted."""
+def _read_exactly(item: Any, rate: int, channels: int) -> torch.Tensor:
+    """Read a sound. A file with another rate or other channels is converted with a warning, a waveform is refused."""
     if is_path(item):
         waveform, actual = load_audio(item, duration=0.1)
         if (actual, len(waveform)) != (rate, channels):
@@ -471,17 +486,16 @@ def _check_form(item: Any, rate: int, channels: int) -> None:
                 f"{item}: {actual} Hz and {len(waveform)} channels, converted to the model's {rate} Hz and {channels};"
                 " the edit keeps the converted sound."
             )
-        return
-    if not isinstance(item, tuple) or len(item) != 2:
-        return  # read_waveform raises the error
-    shape = tuple(np.shape(item[0]))
-    if item[1] != rate:
-        raise ValueError(
-            f"`audio`: the waveform is at {item[1]} Hz, and the model at {rate} Hz. An edit keeps samples as they are,"
-            " so convert it first with `audiox_diffusers.media.resample_audio`."
-        )
-    if len(shape) in (1, 2) and (shape[0] if len(shape) == 2 else 1) != channels:
-        raise ValueError(
-            f"`audio`: the waveform must have the model's {channels} channels, [{channels}, N], got {list(shape)}. An"
-            " edit keeps samples as they are, so repeat or mix channels first."
-        )
+    else:
+        waveform, actual = to_waveform(item, channels)
+        if actual != rate:
+            raise ValueError(
+                f"`audio`: the waveform is at {actual} Hz, and the model at {rate} Hz. An edit keeps samples as they"
+                " are, so convert it first with `audiox_diffusers.media.resample_audio`."
+            )
+        if len(waveform) != channels:
+            raise ValueError(
+                f"`audio`: the waveform must have the model's {channels} channels, [{channels}, N], got"
+                f" {list(waveform.shape)}. An edit keeps samples as they are, so repeat or mix channels first."
+            )
+    return read_waveform(item, rate, channels)

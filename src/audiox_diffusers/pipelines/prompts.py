@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from .checks import check_choice, check_count, check_shape
+from .checks import MAX_WAVEFORMS, check_choice, check_count, check_tensor
 from .inputs import split_batch
 from .windows import TimedPrompt, check_timed_prompt, is_timed, split_prompts
 
@@ -77,15 +77,17 @@ class Prompts:
         }
         for name, value in embeds.items():
             if value is not None:
-                check_shape(name, value, ("B", "tokens", "width"))
+                check_tensor(name, value, ("B", "tokens", "width"))
         _check_exclusive(prompt=prompt, prompt_embeds=prompt_embeds)
         _check_exclusive(negative_prompt=negative_prompt, negative_prompt_embeds=negative_prompt_embeds)
         check_choice("audio_padding_side", audio_padding_side, ("left", "right"))
-        check_count("num_waveforms_per_prompt", num_waveforms_per_prompt)
+        check_count("num_waveforms_per_prompt", num_waveforms_per_prompt, highest=MAX_WAVEFORMS)
         text = split_prompts(prompt)
-        _check_texts(text, prompt)
+        if text is not None:
+            _check_prompts(text)
         negative_text = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
-        _check_negative_texts(negative_text)
+        if negative_text is not None:
+            check_texts("negative_prompt", negative_text)
 
         given = {"prompt": prompt, "video": video, "image": image, "audio": audio, "prompt_embeds": prompt_embeds}
         given = [name for name, value in given.items() if value is not None]
@@ -114,6 +116,13 @@ class Prompts:
                     "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
                     f" `condition_embeds`; sample {i} has none."
                 )
+        _check_negatives(
+            len(batches["prompt"]),
+            num_waveforms_per_prompt,
+            negative_prompt=negative_text,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_condition_embeds=negative_condition_embeds,
+        )
         if condition_embeds is not None:
             condition_embeds = condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
 
@@ -194,18 +203,31 @@ def _check_exclusive(**arguments: Any) -> None:
         raise ValueError(f"Give either `{first}` or `{second}`, not both.")
 
 
-def _check_texts(texts: list | None, given: Any) -> None:
-    if texts is None:
-        return
-    if not texts or not all(isinstance(text, str | None) or is_timed(text) for text in texts):
-        raise ValueError(f"`prompt` must be a string or a list of strings, got {given!r}.")
-    for text in texts:
-        if is_timed(text):
-            check_timed_prompt(text)
+def _check_prompts(prompts: list) -> None:
+    texts = []
+    for prompt in prompts:
+        if is_timed(prompt):
+            check_timed_prompt(prompt)
+            texts += [text for _start, _end, text in prompt]
+        else:
+            texts.append(prompt)
+    check_texts("prompt", ["" if text is None else text for text in texts])
 
 
-def _check_negative_texts(texts: Any) -> None:
-    if texts is None:
-        return
+def _check_negatives(batch_size: int, num_waveforms_per_prompt: int, **batches: Any) -> None:
+    for name, rows in batches.items():
+        if rows is not None and len(rows) not in (1, batch_size, batch_size * num_waveforms_per_prompt):
+            raise ValueError(
+                f"`{name}` has {len(rows)} negative prompts, for {batch_size} prompts; give one or as many."
+            )
+
+
+def check_texts(name: str, texts: Any) -> None:
+    """Raise `ValueError` unless a value is a list of texts that can be encoded."""
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"`negative_prompt` must be a string or a list of strings, got {texts!r}.")
+        raise ValueError(f"`{name}` must be a string or a list of strings, got {texts!r}.")
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"`{name}` is not valid Unicode ({error.reason}): {text!r}.") from None

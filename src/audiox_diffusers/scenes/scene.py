@@ -39,7 +39,7 @@ SOUND_STREAM, PLACE_STREAM = 1, 2
 @dataclass(frozen=True)
 class Event:
     """
-    A sound with start and duration.
+    A sound at a time.
 
     Attributes:
         sound: Key of `SOUNDS`.
