@@ -51,7 +51,9 @@ setup(
     extras_require={
         "training": ["tensorboard>=2.18"],
         "quantization": ["bitsandbytes>=0.46", "torchao>=0.15"],
+        "evaluate": ["audiobox-aesthetics>=0.0.4"],
         "dev": [
+            "audiobox-aesthetics>=0.0.4",
             "tensorboard>=2.18",
             "pytest>=9",
             "pytest-xdist>=3.8",

@@ -2,10 +2,10 @@ import json
 import os
 from pathlib import Path
 
-# Before anything reads it: no test reaches for the network.
+# Set before any import: tests do not use the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# On CPUs with AMX, oneDNN computes a strided convolution from 8 to 16 channels wrong in bfloat16, as the small
-# checkpoints have one; those of the released sizes are right. Without AMX all are.
+# On CPUs with AMX, oneDNN computes a strided bfloat16 convolution from 8 to 16 channels wrong. The small checkpoints have
+# one, the released models do not.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_BF16"
 
 import pytest
@@ -20,14 +20,14 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 
 def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest difference over the largest value."""
+    """Return the largest difference relative to the largest value."""
     assert actual.shape == expected.shape
     return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
 @pytest.fixture(scope="session")
 def close():
-    """Check that a tensor reproduces a golden one: relative error under 1e-4, or the tolerance given."""
+    """Return a check that a tensor equals a golden one, with a relative error below 1e-4 or the given tolerance."""
 
     def check(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-4) -> None:
         error = relative_error(actual, expected)
@@ -44,18 +44,18 @@ def fixtures_path() -> Path:
 
 @pytest.fixture(scope="session")
 def golden() -> dict[str, torch.Tensor]:
-    """Numbers of the released code on the small checkpoint beside them; see tests/fixtures/README.md."""
+    """Output of the released code for the small checkpoint; see tests/fixtures/README.md."""
     return load_file(FIXTURES / "audiox" / "golden.safetensors")
 
 
 def read_manifest(name: str) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Config of a released checkpoint, and all its tensors at full size on the meta device."""
+    """Return the config of a released checkpoint, and its tensors at full size on the meta device."""
     source = "audiox-maf-mmdit" if name == "audiox-turbo" else name
     config = json.loads((FIXTURES / "manifest" / f"{source}.config.json").read_text())
     shapes = json.loads((FIXTURES / "manifest" / f"{source}.keys.json").read_text())
     state_dict = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     if name == "audiox-turbo":
-        # As AudioX-MAF-MMDiT, with a shorter audio prompt, another objective, and the VAE in a file of its own.
+        # AudioX-MAF-MMDiT with a shorter audio prompt, another objective, and the VAE in a separate file.
         audio = "conditioner.conditioners.audio_prompt."
         state_dict = {key: tensor for key, tensor in state_dict.items() if "pretransform." not in key}
         state_dict[audio + "proj_features_128.weight"] = torch.empty(128, 215, device="meta")
@@ -81,7 +81,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def pipe(tokenizer) -> AudioXPipeline:
-    """The small checkpoint as a pipeline."""
+    """Load the small checkpoint as a pipeline."""
     folder = FIXTURES / "audiox"
     pipe = load_original_checkpoint(
         folder,

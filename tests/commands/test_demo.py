@@ -1,4 +1,4 @@
-"""`audiox demo`: its files, its page, and what is left where it fails."""
+"""`audiox demo`: its files, its page, and what it leaves when it fails."""
 
 import re
 import shlex
@@ -9,11 +9,15 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
+from helpers import tone
 from PIL import Image
 
 from audiox_diffusers.cli import main
 from audiox_diffusers.commands import demo
-from audiox_diffusers.media import load_audio, load_video, spectrogram_picture
+from audiox_diffusers.commands.demo_page import Example, Section
+from audiox_diffusers.commands.pictures import WAVEFORM_HEIGHT, sound_picture
+from audiox_diffusers.media import load_audio, load_video, save_audio, spectrogram_picture
 
 TEXTS = ("three-bell-strikes", "rain", "a-siren-then-two-drum-beats", "a-bird-singing")
 HEARD = {
@@ -32,7 +36,7 @@ def made(tmp_path_factory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("demo") / "demo-output"
     with pytest.MonkeyPatch.context() as patch:
         lines = []
-        patch.setattr("builtins.print", lambda line, **kwargs: lines.append(line))
+        patch.setattr(demo, "say", lines.append)
         assert main(["demo", "--output", str(folder)]) == 0
     return folder, lines
 
@@ -59,7 +63,7 @@ class Page(HTMLParser):
 
 
 @pytest.mark.slow
-def test_a_line_for_each_file(made):
+def test_one_line_is_printed_per_file(made):
     folder, lines = made
     assert names(folder) == FILES and names(folder.parent) == {folder.name}
     assert {line.removeprefix("made ") for line in map(str, lines[:-1])} == FILES
@@ -74,9 +78,20 @@ def test_each_sound_is_heard_and_pictured(made, name):
     # AAC frames of 1024 samples may be padded.
     assert rate == 16000 and len(sound) == 1 and 64000 <= sound.shape[1] < 64000 + 2048
     assert sound.abs().max() > 0.01
-    picture = (folder / name).with_suffix(".png")
-    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert np.array_equal(Image.open(picture), spectrogram_picture(sound, rate))
+    picture = np.asarray(Image.open((folder / name).with_suffix(".png")))
+    assert np.array_equal(picture[WAVEFORM_HEIGHT:], spectrogram_picture(sound, rate))
+
+
+def test_waveform_of_a_known_sound(tmp_path):
+    """Silence is one row; a sine of 0.5 covers half of the height, and positive samples only the upper half."""
+    sound = torch.cat((torch.zeros(8000), tone(0.5, 16000, 1000, 0.5), torch.full((8000,), 0.8)))
+    save_audio(tmp_path / "a.wav", sound, 16000)
+    drawn = np.asarray(sound_picture(tmp_path / "a.wav"))[:WAVEFORM_HEIGHT].any(axis=-1)
+    third = drawn.shape[1] // 3
+    assert (drawn[:, : third - 1].sum(axis=0) == 1).all() and drawn[WAVEFORM_HEIGHT // 2].all()
+    assert (abs(drawn[:, third + 1 : 2 * third - 1].sum(axis=0) - WAVEFORM_HEIGHT / 2) <= 1).all()
+    last = drawn[:, 2 * third + 2 :]
+    assert last[10 : WAVEFORM_HEIGHT // 2].all() and not last[:9].any() and not last[WAVEFORM_HEIGHT // 2 + 1 :].any()
 
 
 @pytest.mark.slow
@@ -89,8 +104,8 @@ def test_the_page_shows_every_file_and_nothing_else(made):
     for name in FILES - {"index.html"}:
         tag = {".wav": "audio", ".mp4": "video", ".png": "img"}[Path(name).suffix]
         assert (tag, name) in page.links
-    for prompt in ("three bell strikes", "rain", "a siren, then two drum beats", "a bird singing", "an engine"):
-        assert f"“{prompt}”" in text
+    for words in ("Three bell strikes", "The silent video", "With generated sound", "audiox generate --model audiox"):
+        assert words in text
 
 
 @pytest.mark.slow
@@ -110,7 +125,7 @@ def test_the_video_is_silent_and_flashes_when_the_page_says_so(made):
 
 
 @pytest.mark.slow
-def test_the_gap_is_filled_and_the_rest_stays(made):
+def test_only_the_gap_changes(made):
     folder, _ = made
     text = (folder / "index.html").read_text(encoding="utf-8")
     first, last = re.search(r"silent from ([\d.]+) to ([\d.]+) seconds", text).groups()
@@ -124,10 +139,11 @@ def test_the_gap_is_filled_and_the_rest_stays(made):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("output", ["three-bell-strikes.wav", "scene-with-sound.mp4", "filled.wav"])
-def test_the_commands_of_the_page_make_the_same(made, output, monkeypatch):
+def test_the_commands_of_the_page_generate_the_same(made, output, monkeypatch):
     folder, _ = made
     text = (folder / "index.html").read_text(encoding="utf-8")
-    commands = [shlex.split(unescape(command)) for command in re.findall(r"<pre><code>audiox (.*)</code></pre>", text)]
+    blocks = "\n\n".join(re.findall(r"<pre><code>(.*?)</code></pre>", text, re.DOTALL))
+    commands = [shlex.split(unescape(command))[1:] for command in blocks.replace("\\\n", "").split("\n\n")]
     (command,) = (words for words in commands if words[-1] == output)
     monkeypatch.chdir(folder)
     assert main([*command[:-1], f"again-{output}"]) == 0
@@ -137,22 +153,22 @@ def test_the_commands_of_the_page_make_the_same(made, output, monkeypatch):
     assert (expected == actual).all()
 
 
-# With one short sound in the place of all
+# With one short sound instead
 
 
 @pytest.fixture
 def short(monkeypatch):
-    commands = ("generate --prompt rain --steps 1 --length 0.1 --output rain.wav",)
-    monkeypatch.setattr(demo, "SECTIONS", (("Text & sound", "As <short> as can be.", commands),))
+    example = Example("generate --prompt rain --steps 1 --length 0.1 --output rain.wav", "Rain <b>")
+    monkeypatch.setattr(demo, "SECTIONS", (Section("Text & sound", "Very <short>.", (example,)),))
 
 
 def test_words_are_escaped_on_the_page(short, tmp_path):
     assert main(["demo", "--output", str(tmp_path / "new")]) == 0
     text = (tmp_path / "new" / "index.html").read_text(encoding="utf-8")
-    assert "<h2>Text &amp; sound</h2>" in text and "As &lt;short&gt; as can be." in text
+    assert "<h2>Text &amp; sound</h2>" in text and "Very &lt;short&gt;." in text and "Rain &lt;b&gt;" in text
 
 
-def test_over_files_of_before(short, tmp_path):
+def test_existing_files_of_the_same_names_are_replaced(short, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "rain.wav").write_text("old")
     assert main(["demo", "--output", str(tmp_path)]) == 0
@@ -166,7 +182,7 @@ def test_a_missing_parent(tmp_path, capsys):
     assert capsys.readouterr().err == f"audiox: error: {tmp_path / 'a'}: no such folder\n"
 
 
-def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
+def test_a_file_instead_of_the_folder(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["demo", "--output", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err == f"audiox: error: {tmp_path / 'file'}: not a folder\n"
@@ -174,7 +190,7 @@ def test_a_file_in_the_place_of_the_folder(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["index.html", "filled.png", "scene.mp4"])
-def test_a_folder_in_the_place_of_a_file(tmp_path, capsys, name):
+def test_a_folder_instead_of_a_file(tmp_path, capsys, name):
     (tmp_path / name).mkdir()
     assert main(["demo", "--output", str(tmp_path)]) == 2
     message = f"audiox: error: {tmp_path / name}: a folder, cannot be replaced by a file\n"
@@ -182,7 +198,7 @@ def test_a_folder_in_the_place_of_a_file(tmp_path, capsys, name):
 
 
 @pytest.mark.parametrize("error, code", [(OSError("no space left"), 2), (KeyboardInterrupt(), 130)])
-def test_nothing_is_left_where_it_fails(short, tmp_path, monkeypatch, error, code):
+def test_a_failure_leaves_nothing(short, tmp_path, monkeypatch, error, code):
     (tmp_path / "before").mkdir()
     (tmp_path / "before" / "rain.wav").write_text("old")
 

@@ -1,4 +1,4 @@
-"""The script that makes a data set of free sounds, and its table."""
+"""The script that writes free sounds as a dataset, and its table."""
 
 import csv
 import importlib.util
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import tone
 
 from audiox_diffusers.media import MediaError, load_audio, save_audio
 from audiox_diffusers.training.data.sources import DatasetSource
@@ -24,12 +25,14 @@ def script():
 
 @pytest.fixture
 def packages(tmp_path):
-    """Two packages with a sound each, one of which begins with silence and is longer than what is kept."""
+    """Create two packages with a sound each. Both start with silence, and one is longer than the maximum."""
     folder = tmp_path / "packages"
-    tone = 0.1 * torch.sin(torch.arange(14 * 8000) / 5)[None]
-    for path, sound in (("one/usr/bell.flac", tone[:, :8000]), ("two/usr/rain.ogg", tone)):
+    for path, sound in (
+        ("one/usr/bell.flac", tone(1, 8000, level=0.1)),
+        ("two/usr/rain.ogg", tone(14, 8000, level=0.1)),
+    ):
         (folder / path).parent.mkdir(parents=True)
-        save_audio(folder / path, torch.cat((torch.zeros(1, 4000), sound), 1), 8000)
+        save_audio(folder / path, torch.cat((torch.zeros(4000), sound)), 8000)
     with open(tmp_path / "table.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
@@ -38,7 +41,7 @@ def packages(tmp_path):
     return folder
 
 
-def test_every_sound_has_its_caption_and_a_licence_that_allows_training(script):
+def test_every_sound_has_a_caption_and_a_free_licence(script):
     with open(script.TABLE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == COLUMNS and all(all(row.values()) for row in rows)
@@ -46,7 +49,7 @@ def test_every_sound_has_its_caption_and_a_licence_that_allows_training(script):
     assert {row["licence"] for row in rows} == {"CC0-1.0", "MIT", "CC-BY-3.0", "CC-BY-SA-3.0"}
 
 
-def test_makes_a_folder_that_datasets_loads(script, packages, tmp_path):
+def test_writes_a_folder_that_datasets_loads(script, packages, tmp_path):
     assert script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv") == 2
     first, second = (load_audio(tmp_path / "sounds" / name) for name in ("00000.wav", "00001.wav"))
     assert first[1] == second[1] == 16000
@@ -58,14 +61,14 @@ def test_makes_a_folder_that_datasets_loads(script, packages, tmp_path):
     assert rows[1]["licence"] == "CC-BY-SA-3.0" and rows[1]["copyright"] == "another"
 
 
-def test_nothing_half_written_is_left(script, packages, tmp_path):
+def test_no_partial_folder_after_an_error(script, packages, tmp_path):
     (packages / "two/usr/rain.ogg").write_bytes(b"no sound")
     with pytest.raises(MediaError, match="rain.ogg"):
         script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["packages", "table.csv"]
 
 
-def test_an_existing_folder_is_left_alone(script, packages, tmp_path):
+def test_existing_folders_are_not_changed(script, packages, tmp_path):
     (tmp_path / "sounds").mkdir()
     with pytest.raises(FileExistsError, match="sounds"):
         script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv")

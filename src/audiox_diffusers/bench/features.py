@@ -1,4 +1,4 @@
-"""Features that the metrics compute on: mono sound at 16 kHz, and its levels."""
+"""Features for the metrics: mono sound at 16 kHz, and its levels."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Tasks of the bench, and checks that need none of its code."""
+"""Tasks of the bench and checks of its options, without heavy imports."""
 
 from collections.abc import Sequence
 

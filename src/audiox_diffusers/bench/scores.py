@@ -1,4 +1,4 @@
-"""Scores, with their values by chance."""
+"""Scores, and what they would be by chance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

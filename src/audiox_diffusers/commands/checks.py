@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..atomic import check_target
 from ..bench.options import check_tasks
+from ..evaluation.metrics import choose
 from ..pipelines.requests import MAX_SEED
 from .request import STDOUT, Request, read_request
 
@@ -100,6 +101,24 @@ def check_bench(args: Namespace) -> None:
     check_tasks(args.tasks, args.sweep)
     if args.output is not None:
         check_folder(Path(args.output))
+
+
+def check_evaluate(args: Namespace) -> None:
+    """Check the arguments of `audiox evaluate`."""
+    if (args.set is None) != (args.model is None):
+        raise ValueError("--set and --model go together")
+    if args.set is None and not Path(args.generated).is_dir():
+        raise NotADirectoryError(f"{args.generated}: no such folder")
+    for name in ("reference", "captions", "videos", "weights", "set"):
+        value = getattr(args, name)
+        if value is not None and not Path(value).exists():
+            raise FileNotFoundError(f"--{name} {value}: no such file or folder")
+    has_captions = args.captions is not None or args.set is not None
+    has = {"reference": args.reference, "pairs": args.reference, "captions": has_captions, "videos": args.videos}
+    choose(args.metrics, has)
+    for value in (args.output, args.save_statistics):
+        if value is not None:
+            check_target(Path(value))
 
 
 def check_folder(folder: Path) -> None:

@@ -1,6 +1,5 @@
-"""`audiox demo`: what the embedded model makes of text, a video, a picture and a sound, and a page that plays it."""
+"""`audiox demo`: samples of the embedded model, and a page that plays them."""
 
-import shlex
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,13 +8,13 @@ from pathlib import Path
 from PIL import Image
 
 from ..atomic import check_target, filling
-from ..media import load_audio, save_audio, save_video, spectrogram_picture
+from ..media import save_audio, save_video
 from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
 from ..scenes import Event, Scene
-from .demo_page import Example, Section, draw_page, spectrogram_path
+from .demo_page import Example, Section, draw_page, picture_path
 from .edit import make_edit, read_edit
 from .loading import load_pipeline, read_placement
-from .parser import build_parser
+from .pictures import sound_picture
 from .quiet import quiet_libraries
 from .request import read_request
 from .sounds import Settings, make
@@ -31,34 +30,46 @@ SOUND = Scene([Event("engine", 0.0, 4.0)], 4.0, seed=3)
 GAP = (1.5, 2.5)
 FPS, SIZE = 25, 192
 
-# Title, text and commands of the page's sections. The commands are run as they are shown, but in one process, with one
-# model, and in the folder that is to be written.
+# The commands run as the page shows them, but in one process, with one model, and in the folder of the page.
 SECTIONS = (
-    (
-        "Text to sound",
-        "The captions are of words that the model was trained on.",
+    Section(
+        "From text",
+        "The model was trained on captions like these.",
         (
-            'generate --prompt "three bell strikes" --output three-bell-strikes.wav',
-            'generate --prompt "rain" --output rain.wav',
-            'generate --prompt "a siren, then two drum beats" --output a-siren-then-two-drum-beats.wav',
-            'generate --prompt "a bird singing" --output a-bird-singing.wav',
+            Example('generate --prompt "three bell strikes" --output three-bell-strikes.wav', "Three bell strikes"),
+            Example('generate --prompt "rain" --output rain.wav', "Rain"),
+            Example(
+                'generate --prompt "a siren, then two drum beats" --output a-siren-then-two-drum-beats.wav',
+                "A siren, then two drum beats",
+            ),
+            Example('generate --prompt "a bird singing" --output a-bird-singing.wav', "A bird singing"),
         ),
     ),
-    (
-        "Video to sound",
-        "A drum flashes at 0.4 and 1.2 seconds, and a bell at 2 and 3. The model is given the picture alone.",
-        ("generate --video scene.mp4 --output scene-with-sound.mp4",),
+    Section(
+        "From video",
+        "A drum flashes at 0.4 and 1.2 seconds, and a bell at 2 and 3. The model sees only the picture.",
+        (
+            Example(
+                "generate --video scene.mp4 --output scene-with-sound.mp4", "With generated sound", "The silent video"
+            ),
+        ),
     ),
-    (
-        "Picture to sound",
-        "The picture is of a siren, which is not said.",
-        ("generate --image picture.png --output sound-of-the-picture.wav",),
+    Section(
+        "From a picture",
+        "The picture shows what stands for a siren. There is no prompt.",
+        (Example("generate --image picture.png --output sound-of-the-picture.wav", "Generated sound", "The picture"),),
     ),
-    (
-        "A gap filled",
-        "The sound of an engine is silent from 1.5 to 2.5 seconds. That second is made, the rest stays as it is."
-        " Of four seeds one leaves half of it silent; this is another.",
-        ('edit --audio gap.wav --prompt "an engine" --inpaint 1.5-2.5 --seed 1 --output filled.wav',),
+    Section(
+        "Filling a gap",
+        "An engine is silent from 1.5 to 2.5 seconds. The model fills the gap, and the rest stays as it is. Of four"
+        " seeds that we tried, one leaves half of the gap silent; this is another one.",
+        (
+            Example(
+                'edit --audio gap.wav --prompt "an engine" --inpaint 1.5-2.5 --seed 1 --output filled.wav',
+                "The gap filled",
+                "An engine with a gap",
+            ),
+        ),
     ),
 )
 
@@ -66,55 +77,38 @@ SECTIONS = (
 def run(args: Namespace) -> int:
     """Run `audiox demo` and return the exit code."""
     folder = Path(args.output)
-    sections = [
-        Section(title, text, [Example(command, read_request(read_command(command))) for command in commands])
-        for title, text, commands in SECTIONS
-    ]
-    check_folder(folder, sections)
+    for section in SECTIONS:
+        for example in section.examples:
+            for path in example.files():
+                _check_file(folder, path)
+    _check_file(folder, INDEX)
     with filling(folder) as temporary, quiet_libraries():
-        for name in make_files(temporary, sections):
+        for name in make_files(temporary):
             say(f"made {name}")
     say(f"wrote {folder}: open {folder / INDEX}")
     return 0
 
 
-def read_command(command: str) -> Namespace:
-    """The arguments of a command line that is written without `audiox`."""
-    return build_parser().parse_args(shlex.split(command))
+def _check_file(folder: Path, path: Path) -> None:
+    check_target(folder / path if folder.exists() else folder)
 
 
-def check_folder(folder: Path, sections: list[Section]) -> None:
-    """Raise a built-in `OSError` unless all files can be put into the folder, which may be missing."""
-    if not folder.exists():
-        check_target(folder)
-        return
-    for section in sections:
-        for example in section.examples:
-            for path in (*example.given(), *example.heard(), *map(spectrogram_path, example.heard())):
-                check_target(folder / path)
-    check_target(folder / INDEX)
-
-
-def make_files(folder: Path, sections: list[Section]) -> Iterator[Path]:
-    """Write all files into the folder; gives the name of each when it is there."""
-    examples = [example for section in sections for example in section.examples]
-    args = read_command(examples[0].command)
+def make_files(folder: Path) -> Iterator[Path]:
+    """Write all files to the folder, and yield the name of each."""
+    examples = [example for section in SECTIONS for example in section.examples]
+    args = examples[0].args()
     pipe, _ = load_pipeline(args.model, *read_placement(args))
     pipe.set_progress_bar_config(disable=True)
-    draw_given(folder, pipe)
+    draw_inputs(folder, pipe)
     for example in examples:
-        yield from example.given()
         make_example(folder, pipe, example)
-        yield example.request.output
-        for path in example.heard():
-            spectrogram_picture(*load_audio(folder / path)).save(folder / spectrogram_path(path))
-            yield spectrogram_path(path)
-    (folder / INDEX).write_text(draw_page(sections), encoding="utf-8")
+        yield from example.files()
+    (folder / INDEX).write_text(draw_page(SECTIONS), encoding="utf-8")
     yield INDEX
 
 
-def draw_given(folder: Path, pipe: AudioXPipeline) -> None:
-    """What the commands are given: a video without sound, a picture, and a sound with a gap."""
+def draw_inputs(folder: Path, pipe: AudioXPipeline) -> None:
+    """Write the inputs of the commands: a silent video, a picture, and a sound with a gap."""
     save_video(folder / "scene.mp4", VIDEO.frames(FPS, SIZE), fps=FPS)
     Image.fromarray(PICTURE.picture(SIZE)).save(folder / "picture.png")
     rate = pipe.vae.config.sampling_rate
@@ -125,10 +119,11 @@ def draw_given(folder: Path, pipe: AudioXPipeline) -> None:
 
 
 def make_example(folder: Path, pipe: AudioXPipeline, example: Example) -> None:
-    """What the command of an example does, with its files in the folder."""
-    paths = {name: getattr(example.request, name) for name in ("output", "video", "image", "audio")}
-    request = replace(example.request, **{name: path and folder / path for name, path in paths.items()})
-    args = read_command(example.command)
+    """Do what the command of an example does, with its files in the folder, and draw its sounds."""
+    args = example.args()
+    request = read_request(args)
+    paths = {name: getattr(request, name) for name in ("output", "video", "image", "audio")}
+    request = replace(request, **{name: path and folder / path for name, path in paths.items()})
     settings = Settings.from_args(args)
     if args.command == "edit":
         edit = AudioXInpaintPipeline.from_pipe(pipe)
@@ -136,3 +131,5 @@ def make_example(folder: Path, pipe: AudioXPipeline, example: Example) -> None:
         make_edit(edit, request, settings, read_edit(args))
     else:
         make(pipe, request, settings)
+    for path in example.sounds():
+        sound_picture(folder / path).save(folder / picture_path(path))

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..embedded import EMBEDDED_MODEL
+from ..evaluation.metrics import METRICS
 from ..pipelines.requests import MAX_LENGTH, MAX_SEED, shortened
 from ..version import __version__
-from .checks import check_bench, check_demo, check_edit, check_features, check_generate
+from .checks import check_bench, check_demo, check_edit, check_evaluate, check_features, check_generate
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"audiox-diffusers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_generate, _add_edit, _add_features, _add_convert, _add_demo, _add_bench):
+    for add in (_add_generate, _add_edit, _add_features, _add_convert, _add_demo, _add_bench, _add_evaluate):
         add(commands)
     return parser
 
@@ -379,3 +380,51 @@ def _add_bench(commands: Any) -> None:
         help="instead compare guidance 1, 3, 7, steps 4, 10, 25, 100 and eta 0, 1: scores and time",
     )
     _add_placement(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        check_evaluate,
+        help="compute the metrics of papers",
+        description="Compare generated files with references, captions and videos by the metrics that papers report."
+        " Files match by the stem of their names.",
+    )
+    parser.add_argument("generated", metavar="GENERATED", help="folder of generated files")
+    parser.add_argument(
+        "--reference", metavar="FOLDER|FILE.npz", help="folder of references, or a file from --save-statistics"
+    )
+    parser.add_argument("--captions", metavar="FILE", help="CSV or JSON lines with names and captions")
+    parser.add_argument("--videos", metavar="FOLDER", help="videos that the sounds belong to")
+    parser.add_argument(
+        "--metrics",
+        nargs="+",
+        metavar="METRIC",
+        help=f"some of {', '.join(METRICS)} (default: all that the files allow)",
+    )
+    parser.add_argument(
+        "--audio-length",
+        type=real(0, MAX_LENGTH, above=True),
+        metavar="SECONDS",
+        help="cut all files to this length (default: whole files)",
+    )
+    parser.add_argument("--output", metavar="FILE.json", help="file for the figures and all they depend on")
+    parser.add_argument(
+        "--save-statistics", metavar="FILE.npz", help="file for mean and covariance of the generated set"
+    )
+    parser.add_argument("--cache", metavar="FOLDER", help="features of files (default: in the Hugging Face cache)")
+    parser.add_argument("--weights", metavar="FOLDER", help="files of the networks (default: download them)")
+    parser.add_argument(
+        "--batch-size", type=whole(1, 1024), default=16, metavar="N", help="files to read at once (default: 16)"
+    )
+    parser.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
+    generation = parser.add_argument_group("generate first", "with these, GENERATED is filled before it is measured")
+    generation.add_argument("--set", metavar="FILE.jsonl", help="prompts, as for `audiox generate --batch`")
+    generation.add_argument("--model", help="folder of a diffusers model, or Hub id")
+    generation.add_argument(
+        "--seed", type=whole(0, MAX_SEED), default=0, metavar="S", help="seed of the first prompt (default: 0)"
+    )
+    generation.add_argument("--steps", type=whole(1, 10000), metavar="N", help="denoising steps")
+    generation.add_argument("--guidance", type=real(-1000, 1000), metavar="W", help="guidance scale")
+    parser.set_defaults(dtype="float32")

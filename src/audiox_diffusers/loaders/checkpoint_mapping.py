@@ -151,14 +151,16 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict
         ValueError: naming the tensors that have no place, or that stand for a constant and differ from it.
     """
     mmdit = is_mmdit(state_dict)
-    rules = _SHARED_RULES + (_MMDIT_RULES if mmdit else _DIT_RULES)
+    rules = mapping_rules(mmdit)
     unused = _SHARED_UNUSED + (_MMDIT_UNUSED if mmdit else _DIT_UNUSED)
     components: dict[str, dict[str, torch.Tensor]] = {name: {} for name in _COMPONENTS}
     left_over = []
     for key, tensor in state_dict.items():
         for rule in rules:
             if match := re.fullmatch(rule.pattern, key):
-                for target, part in zip(rule.targets, _parts(tensor, rule), strict=True):
+                for target, part in zip(
+                    rule.targets, split_rows(tensor, len(rule.targets), rule.interleaved), strict=True
+                ):
                     if target is not None:
                         components[rule.component][match.expand(target)] = part
                 break
@@ -174,7 +176,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict
 
 def released_name(component: str, name: str, mmdit: bool) -> str:
     """What a tensor of a component is called in a released checkpoint; `name` itself for those of the VAE."""
-    rules = _SHARED_RULES + (_MMDIT_RULES if mmdit else _DIT_RULES)
+    rules = mapping_rules(mmdit)
     for rule in rules:
         if rule.component != component or component == "vae":
             continue
@@ -189,11 +191,16 @@ def released_name(component: str, name: str, mmdit: bool) -> str:
     return name
 
 
-def _parts(tensor: torch.Tensor, rule: _Rule) -> Iterable[torch.Tensor]:
-    count = len(rule.targets)
+def mapping_rules(mmdit: bool) -> list[_Rule]:
+    """Return the rules that map the names of a released checkpoint, with or without the multimodal transformer."""
+    return _SHARED_RULES + (_MMDIT_RULES if mmdit else _DIT_RULES)
+
+
+def split_rows(tensor: torch.Tensor, count: int, interleaved: bool) -> Iterable[torch.Tensor]:
+    """Split the rows of a tensor into `count` equal parts."""
     if count == 1:
         return [tensor]
-    return (tensor[i::count].contiguous() for i in range(count)) if rule.interleaved else tensor.chunk(count)
+    return (tensor[i::count].contiguous() for i in range(count)) if interleaved else tensor.chunk(count)
 
 
 def _some(names: Iterable[str], limit: int = 5) -> str:

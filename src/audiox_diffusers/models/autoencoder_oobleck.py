@@ -12,6 +12,8 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoderOutput
 from torch.nn.utils import remove_weight_norm, weight_norm
 
+from .model_audiox import AudioXModelMixin
+
 # Half the receptive field of a residual block: three convolutions of kernel 7 with dilations 1, 3 and 9.
 _RESIDUAL_RADIUS = 3 * (1 + 3 + 9)
 
@@ -25,7 +27,7 @@ class Tile(NamedTuple):
     upper: int
 
 
-class AudioXAutoencoderOobleck(AutoencoderOobleck):
+class AudioXAutoencoderOobleck(AudioXModelMixin, AutoencoderOobleck):
     r"""
     [`AutoencoderOobleck`] (Stable Audio Open, arXiv 2407.14358, section 3.1) with these differences:
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn as nn
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.loaders import PeftAdapterMixin
 from diffusers.utils import BaseOutput
 from torchaudio.functional import melscale_fbanks
 
 from .attention_audiox import AudioXEncoderBlock
-from .full_tensor_adapters import FullTensorAdapterMixin
 from .fusion_maf import AudioXFusion
+from .model_audiox import AudioXModelMixin
 
 
 @dataclass
@@ -179,7 +179,7 @@ def log_mel_spectrogram(waveform: torch.Tensor, filters: torch.Tensor, n_fft: in
 AUDIO_TYPES = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
 
 
-class AudioXConditioner(ModelMixin, ConfigMixin, FullTensorAdapterMixin):
+class AudioXConditioner(AudioXModelMixin, ConfigMixin, PeftAdapterMixin):
     r"""
     Project the embeddings of each modality to tokens of one width and join them into the context of the transformer
     (arXiv 2503.10522, section 3.2). Pass zeros for a modality that a sample lacks, or `None` if the whole batch lacks

@@ -4,10 +4,10 @@ import torch
 import torch.nn as nn
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.attention import FeedForward
-from diffusers.models.modeling_utils import ModelMixin
 from transformers.modeling_outputs import BaseModelOutput
 
 from .attention_audiox import AudioXAttention, AudioXEncoderBlock
+from .model_audiox import AudioXModelMixin
 
 
 class SynchformerBlock(nn.Module):
@@ -51,7 +51,7 @@ class SynchformerBlock(nn.Module):
         return class_token, patches + (attended.transpose(1, 2) if over_time else attended)
 
 
-class SynchformerVisionModel(ModelMixin, ConfigMixin):
+class SynchformerVisionModel(AudioXModelMixin, ConfigMixin):
     r"""
     The visual encoder of Synchformer (arXiv 2401.16423, section 3), a Motionformer (arXiv 2106.05392). It encodes when
     things happen, as eight tokens for each segment of sixteen frames at 25 fps.

@@ -15,11 +15,11 @@ from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 
 from .attention_audiox import AudioXAttention
 from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts
+from .model_audiox import AudioXModelMixin
 
 
 class AudioXFourierEmbedding(nn.Module):
@@ -88,7 +88,7 @@ class AudioXTransformerBlock(nn.Module):
 
 
 class AudioXTransformer2DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    AudioXModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
     The diffusion transformer of AudioX and AudioX-MAF (arXiv 2503.10522, section 3.1), with the backbone of Stable

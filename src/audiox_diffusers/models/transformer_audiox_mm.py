@@ -12,10 +12,10 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, apply_rotary_emb, get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
-from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import apply_lora_scale
 
 from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts, project
+from .model_audiox import AudioXModelMixin
 from .transformer_audiox import AudioXFourierEmbedding
 
 
@@ -116,7 +116,7 @@ class AudioXMMTransformerBlock(nn.Module):
 
 
 class AudioXMMTransformer2DModel(
-    ModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    AudioXModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
     The multimodal diffusion transformer of AudioX-MAF-MMDiT (arXiv 2503.10522v3) and AudioX-Turbo (arXiv 2606.12555).

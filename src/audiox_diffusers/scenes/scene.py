@@ -39,7 +39,7 @@ SOUND_STREAM, PLACE_STREAM = 1, 2
 @dataclass(frozen=True)
 class Event:
     """
-    A sound at a time.
+    A sound with start and duration.
 
     Attributes:
         sound: Key of `SOUNDS`.

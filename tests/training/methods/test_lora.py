@@ -17,7 +17,6 @@ from audiox_diffusers.training import LoraTuning, Trainer, export, main, parse_a
 from audiox_diffusers.training.arguments import build_parser
 from audiox_diffusers.training.methods import lora, quantization
 from audiox_diffusers.training.methods.early_stopping import EarlyStopping
-from audiox_diffusers.training.methods.lora import conditioner_parameters
 from audiox_diffusers.training.methods.lora_card import lora_card
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -119,8 +118,7 @@ def test_a_checkpoint_holds_the_adapter_alone(train_lora, tmp_path):
     train_lora("out", 1, "--train_conditioner")
     kept = load_file(tmp_path / "out" / "checkpoint-1" / "model.safetensors")
     assert {key.split(".")[0] for key in kept} == {"transformer", "conditioner"}
-    assert all("lora_" in key for key in kept if key.startswith("transformer."))
-    assert all(".blocks" not in key and "temporal" not in key for key in kept)
+    assert all("lora_" in key for key in kept)
 
 
 @pytest.mark.parametrize(
@@ -148,22 +146,14 @@ def test_resume_with_another_rank(train_lora):
 
 
 def test_the_conditioner_comes_with_the_adapter(train_lora, pipe, tmp_path):
-    names = [name for name, _ in conditioner_parameters(pipe)]
-    assert names == [
-        "video_proj.empty_embedding",
-        "video_proj.proj.weight",
-        "video_proj.proj.bias",
-        "audio_proj.empty_embedding",
-        "audio_proj.proj.weight",
-        "audio_proj.proj.bias",
-    ]
     before = {key: value.clone() for key, value in pipe.conditioner.state_dict().items()}
     plain = generate(pipe)
     train_lora("out", 2, "--train_conditioner", "--learning_rate", 0.01)
     pipe.load_lora_weights(tmp_path / "out", adapter_name="bells")
-    after = pipe.conditioner.state_dict()
-    assert {key for key in before if not torch.equal(after[key], before[key])} == set(names)
     assert pipe.get_list_adapters() == {"transformer": ["bells"], "conditioner": ["bells"]}
+    layers = {name: layer for name, layer in pipe.conditioner.named_modules() if hasattr(layer, "lora_B")}
+    assert list(layers) == ["video_proj.proj", "audio_proj.proj"]
+    assert all(layer.lora_B["bells"].weight.any() for layer in layers.values())
     pipe.unload_lora_weights()
     assert_equal(pipe.conditioner.state_dict(), before)
     assert torch.equal(generate(pipe), plain)

@@ -33,16 +33,14 @@ TARGETS = {
     "AudioXTransformer2DModel": ["to_q", "to_k", "to_v", "to_out.0"],
     "AudioXMMTransformer2DModel": ["to_q", "to_k", "to_v", "to_out"],
 }
-# What the conditioner makes its tokens with, apart from the blocks and the fusion inside of it.
-PROJECTIONS = re.compile(
-    r"(video|audio)_proj\.(proj|proj_sync|proj_time)\.(weight|bias)|.*\.(empty_embedding|sync_weight)"
-)
+# The projections to video and audio tokens, without the blocks and the fusion of the conditioner.
+PROJECTIONS = r"(video|audio)_proj\.(proj|proj_sync|proj_time)"
 
 
 class LoraTuning(FullTuning):
     """
-    LoRA layers (arXiv 2106.09685) in the transformer are trained, and on demand the projections and empty features of
-    the conditioner, whole. All else is frozen, in half precision or quantized where the run is.
+    Train LoRA layers (arXiv 2106.09685) in the transformer, and optionally in the conditioner's projections. All other
+    weights are frozen, in half precision with mixed precision, or quantized.
 
     Args:
         args: of the run.
@@ -122,7 +120,7 @@ class LoraTuning(FullTuning):
         dtypes = {"transformer": frozen_dtype, **frozen_dtypes((), frozen_dtype)}
         pipe = open_pipeline(args, dtypes, **options)
         # Before all that takes long.
-        check_targets(pipe.transformer, self._targets(pipe))
+        check_targets(pipe.transformer, self._targets(pipe)["transformer"])
         if args.gradient_checkpointing:
             enable_gradient_checkpointing(pipe.transformer)
         return pipe
@@ -153,31 +151,32 @@ class LoraTuning(FullTuning):
         Raises:
             ValueError: the initialisation does not go with the modules.
         """
-        args, transformer, targets = self.args, pipe.transformer, self._targets(pipe)
-        config = LoraConfig(
-            r=args.rank,
-            lora_alpha=args.rank if args.lora_alpha is None else args.lora_alpha,
-            lora_dropout=args.lora_dropout,
-            target_modules=targets,
-            init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
-            use_dora=args.use_dora,
-            use_rslora=args.use_rslora,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(args.seed)
-            try:
-                transformer.add_adapter(config, ADAPTER)
-            except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
-                raise ValueError(
-                    f"--target_modules {' '.join(targets)} and --init_lora_weights {args.init_lora_weights}: {error}"
-                ) from error
-        cast_training_params(transformer)
-        transformer.train()
-        if args.train_conditioner:
-            for _, parameter in conditioner_parameters(pipe):
-                parameter.requires_grad_(True)
-        # What was taken out of the base, and has to be taken out of the adapter in the end.
-        self._initial = self._layers(transformer) if args.init_lora_weights.startswith(CHANGES_BASE) else None
+        args, self._initial = self.args, {}
+        for component, targets in self._targets(pipe).items():
+            model = getattr(pipe, component)
+            config = LoraConfig(
+                r=args.rank,
+                lora_alpha=args.rank if args.lora_alpha is None else args.lora_alpha,
+                lora_dropout=args.lora_dropout,
+                target_modules=targets,
+                init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
+                use_dora=args.use_dora,
+                use_rslora=args.use_rslora,
+            )
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(args.seed)
+                try:
+                    model.add_adapter(config, ADAPTER)
+                except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
+                    names = targets if isinstance(targets, str) else " ".join(targets)
+                    raise ValueError(
+                        f"--target_modules {names} and --init_lora_weights {args.init_lora_weights}: {error}"
+                    ) from error
+            cast_training_params(model)
+            model.train()
+            if args.init_lora_weights.startswith(CHANGES_BASE):
+                # These layers are taken out of the base, and of the adapter when it is exported.
+                self._initial[component] = self._layers(model)
 
     def build_strategy(self, pipe: AudioXPipeline):
         strategy = super().build_strategy(pipe)
@@ -192,41 +191,46 @@ class LoraTuning(FullTuning):
         """The adapter in one file, a model card, and sounds that it makes."""
         if not accelerator.is_main_process:
             return
-        layers, config = self._plain_lora(pipe.transformer)
-        tensors = {name: parameter.detach().cpu() for name, parameter in conditioner_parameters(pipe)}
+        adapters = {}
+        for component in self._targets(pipe):
+            layers, config = self._plain_lora(component, getattr(pipe, component))
+            adapters |= {f"{component}_lora_layers": layers, f"{component}_lora_adapter_metadata": config}
         with staged(self.args.output_dir) as folder:
             with accelerator.autocast():
                 samples = make_samples(self.args, pipe, folder / SAMPLES)
             pipe.save_lora_weights(
                 folder,
-                layers,
                 weight_name=FILE,
-                transformer_lora_adapter_metadata=config,
-                conditioner_tensors=tensors if self.args.train_conditioner else None,
+                **adapters,
                 base_model_metadata=pipe.base_model_metadata(public_name(self.args.pretrained_model_name_or_path)),
             )
-            (folder / CARD).write_text(lora_card(self.args, pipe, config, samples, read_log(log)), encoding="utf-8")
+            (folder / CARD).write_text(
+                lora_card(self.args, pipe, adapters["transformer_lora_adapter_metadata"], samples, read_log(log)),
+                encoding="utf-8",
+            )
 
     def push_to_hub(self) -> None:
         upload(self.args, [FILE, f"{SAMPLES}/*"])
 
-    def _targets(self, pipe: AudioXPipeline) -> list[str]:
-        return self.args.target_modules or TARGETS[type(pipe.transformer).__name__]
+    def _targets(self, pipe: AudioXPipeline) -> dict[str, list[str] | str]:
+        """Return the modules that get layers, for each component."""
+        targets = {"transformer": self.args.target_modules or TARGETS[type(pipe.transformer).__name__]}
+        return targets | {"conditioner": PROJECTIONS} if self.args.train_conditioner else targets
 
     @staticmethod
-    def _layers(transformer: nn.Module) -> dict[str, torch.Tensor]:
-        layers = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
+    def _layers(model: nn.Module) -> dict[str, torch.Tensor]:
+        layers = get_peft_model_state_dict(model, adapter_name=ADAPTER)
         return {key: tensor.detach().cpu().clone() for key, tensor in layers.items()}
 
-    def _plain_lora(self, transformer: nn.Module) -> tuple[dict[str, torch.Tensor], dict]:
+    def _plain_lora(self, component: str, model: nn.Module) -> tuple[dict[str, torch.Tensor], dict]:
         """
         Layers and configuration of an adapter for the base as it was. Where its weights were changed to
         `W - s B0 A0`, the layers are `[A; A0]` and `[B, -B0]`, of twice the rank and the same scale `s`.
         """
-        layers, config = self._layers(transformer), transformer.peft_config[ADAPTER].to_dict()
-        if self._initial is None:
+        layers, config = self._layers(model), model.peft_config[ADAPTER].to_dict()
+        if component not in self._initial:
             return layers, config
-        for key, initial in self._initial.items():
+        for key, initial in self._initial[component].items():
             if "lora_A" in key:
                 layers[key] = torch.cat((layers[key], initial), dim=0)
             else:
@@ -257,7 +261,7 @@ def _add_adapter(group) -> None:
     group.add_argument(
         "--train_conditioner",
         action="store_true",
-        help="train the conditioner's projections and empty features too, whole; they come into the same file",
+        help="add layers to the conditioner's projections of video and audio too",
     )
     group.add_argument(
         "--quantization", choices=tuple(QUANTIZATIONS), help="of the base model's transformer; bnb needs a GPU"
@@ -293,10 +297,3 @@ def check_targets(transformer: nn.Module, targets: list[str]) -> None:
             raise ValueError(
                 f"--target_modules {target}: {type(transformer).__name__} has no such module, but {', '.join(known)}"
             )
-
-
-def conditioner_parameters(pipe: AudioXPipeline) -> list[tuple[str, nn.Parameter]]:
-    """The parameters of the conditioner that `--train_conditioner` trains, by name."""
-    return [
-        (name, parameter) for name, parameter in pipe.conditioner.named_parameters() if PROJECTIONS.fullmatch(name)
-    ]

@@ -1,0 +1,199 @@
+"""The networks of the metrics, by name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoTokenizer, ClapModel
+
+from ..loaders import convert_synchformer_state_dict
+from .networks.aesthetics import Aesthetics
+from .networks.base import AudioNetwork
+from .networks.clap import Clap
+from .networks.cnn14 import Cnn14
+from .networks.passt import Passt
+from .networks.synchformer import Synchformer
+from .networks.vggish import VGGish
+from .weights import Weights, read_checkpoint
+
+VGGISH = Weights(
+    "https://github.com/harritaylor/torchvggish/releases/download/v0.1/vggish-10086976.pth",
+    "sha256:10086976245803799d9194e9a73d9b6c1549c71d1b80106f5cade5608a561f4b",
+    "Apache-2.0",
+    275,
+)
+CNN14_16K = Weights(
+    "https://zenodo.org/records/3987831/files/Cnn14_16k_mAP=0.438.pth",
+    "sha256:e2ee543a27919542c2ea03eabaa70b24dcd4e6c8e05621de6b67a94e4c5058e6",
+    "CC-BY-4.0",
+    327,
+)
+CNN14_32K = Weights(
+    "https://zenodo.org/records/3987831/files/Cnn14_mAP=0.431.pth",
+    "sha256:0dc499e40e9761ef5ea061ffc77697697f277f6a960894903df3ada000e34b31",
+    "CC-BY-4.0",
+    327,
+)
+PASST = Weights(
+    "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset/passt-s-f128-p16-s10-ap.476-swa.pt",
+    "sha256:302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c",
+    "Apache-2.0",
+    345,
+)
+SYNCHFORMER = Weights(
+    "https://github.com/hkchengrex/MMAudio/releases/download/v0.1/synchformer_state_dict.pth",
+    "md5:5b2f5594b0730f70e41e549b7c94390c",
+    "MIT",
+    907,
+)
+CLAP_REPO, CLAP_REVISION = "laion/clap-htsat-unfused", "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"
+
+# Names that transformers gave to the parts of the audio spectrogram transformer since.
+_AST_NAMES = (
+    ("encoder.layer.", "layers."),
+    ("attention.attention.query", "attention.q_proj"),
+    ("attention.attention.key", "attention.k_proj"),
+    ("attention.attention.value", "attention.v_proj"),
+    ("attention.output.dense", "attention.o_proj"),
+    ("intermediate.dense", "mlp.fc1"),
+    ("output.dense", "mlp.fc2"),
+)
+
+
+def vggish_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
+    """Weights of [`VGGish`] from the released file."""
+    return {name: tensor for name, tensor in checkpoint.items() if name.startswith(("features.", "embeddings."))}
+
+
+def cnn14_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
+    """Weights of [`Cnn14`] from a released file, without the filter bank that it stores."""
+    weights = checkpoint.get("model", checkpoint)
+    return {name: tensor for name, tensor in weights.items() if not name.startswith(("spectrogram_", "logmel_"))}
+
+
+def passt_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
+    """Weights of [`Passt`] from the released file, without the head of distillation."""
+    return {name: tensor for name, tensor in checkpoint.items() if not name.startswith("head_dist.")}
+
+
+def synchformer_state_dict(checkpoint: dict, visual: bool = True) -> dict[str, torch.Tensor]:
+    """
+    Weights of [`Synchformer`] from the released file, under the names of this package and of transformers. Without
+    `visual`, the visual tower is left out.
+    """
+    weights = {}
+    if visual:
+        converted = convert_synchformer_state_dict(checkpoint)
+        weights = {f"vfeat_extractor.{name}": tensor for name, tensor in converted.items()}
+    for name, tensor in checkpoint.items():
+        if name.startswith("afeat_extractor."):
+            for old, new in _AST_NAMES:
+                name = name.replace(old, new)
+        if not name.startswith("vfeat_extractor."):
+            weights[name] = tensor
+    return weights
+
+
+@dataclass(frozen=True)
+class Network:
+    """
+    A network of the catalog.
+
+    Attributes:
+        build: Makes the module with random weights.
+        weights: Where its weights are.
+        state_dict: Weights of the module from the content of the file.
+    """
+
+    build: Callable[[], nn.Module]
+    weights: Weights
+    state_dict: Callable[[dict], dict[str, torch.Tensor]]
+
+    @property
+    def licence(self) -> str:
+        """Licence of the weights."""
+        return self.weights.licence
+
+    @property
+    def identity(self) -> str:
+        """Changes with the weights: part of the key of cached features, and of reports."""
+        return self.weights.digest
+
+    def load(self, folder: Path | None, device: torch.device) -> nn.Module:
+        """The network with its weights, for inference; for errors see [`Weights.find`] and [`read_checkpoint`]."""
+        path = self.weights.find(folder)
+        network = self.build()
+        try:
+            network.load_state_dict(self.state_dict(read_checkpoint(path)))
+        except (RuntimeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{path.name}: does not fit its network ({str(error).splitlines()[0]})") from None
+        return network.eval().requires_grad_(False).to(device)
+
+
+@dataclass(frozen=True)
+class ClapNetwork:
+    """LAION-CLAP from the Hub, at a fixed revision."""
+
+    repo: str = CLAP_REPO
+    revision: str = CLAP_REVISION
+    licence: str = "Apache-2.0"
+
+    @property
+    def identity(self) -> str:
+        """Repository and revision."""
+        return f"{self.repo}@{self.revision}"
+
+    def load(self, folder: Path | None, device: torch.device) -> AudioNetwork:
+        """The network with its weights, for inference, from the Hub or from `folder/<name of the repository>`."""
+        if folder is None:
+            source, options = self.repo, {"revision": self.revision}
+        else:
+            source, options = folder / self.repo.split("/")[1], {}
+            if not source.is_dir():
+                raise FileNotFoundError(f"{source}: no such folder; download {self.repo} from the Hub into it")
+        try:
+            model = ClapModel.from_pretrained(source, **options)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        except OSError as error:
+            raise FileNotFoundError(f"{self.repo} cannot be loaded: {str(error).splitlines()[0]}") from None
+        return Clap(model, tokenizer).eval().requires_grad_(False).to(device)
+
+
+@dataclass(frozen=True)
+class AestheticsNetwork:
+    """Audiobox Aesthetics from the Hub, through its package."""
+
+    repo: str = "facebook/audiobox-aesthetics"
+    licence: str = "CC-BY-4.0"
+
+    @property
+    def identity(self) -> str:
+        """Repository."""
+        return self.repo
+
+    def load(self, folder: Path | None, device: torch.device) -> Aesthetics:
+        """The network with its weights, for inference, from the Hub or from `folder/audiobox-aesthetics`."""
+        try:
+            from audiobox_aesthetics.model.aes import AesMultiOutput
+        except ImportError:
+            raise ValueError("needs audiobox-aesthetics: pip install audiox-diffusers[evaluate]") from None
+        source = self.repo if folder is None else str(folder / "audiobox-aesthetics")
+        try:
+            model = AesMultiOutput.from_pretrained(source)
+        except (OSError, HfHubHTTPError) as error:
+            raise FileNotFoundError(f"{source} cannot be loaded: {str(error).splitlines()[0]}") from None
+        return Aesthetics(model).eval().requires_grad_(False).to(device)
+
+
+NETWORKS: dict[str, Network | ClapNetwork | AestheticsNetwork] = {
+    "vggish": Network(VGGish, VGGISH, vggish_state_dict),
+    "cnn14-16k": Network(lambda: Cnn14(16_000), CNN14_16K, cnn14_state_dict),
+    "cnn14-32k": Network(lambda: Cnn14(32_000), CNN14_32K, cnn14_state_dict),
+    "passt": Network(Passt, PASST, passt_state_dict),
+    "clap": ClapNetwork(),
+    "aesthetics": AestheticsNetwork(),
+    "synchformer": Network(Synchformer, SYNCHFORMER, synchformer_state_dict),
+}

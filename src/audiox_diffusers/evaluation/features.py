@@ -1,0 +1,122 @@
+"""Features of files, computed once and kept on disk."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..atomic import replacing
+from ..media import load_audio
+from ..media.files import MediaError
+from .networks.base import Sound
+
+
+class FeatureCache:
+    """
+    Tensors by content: a file that is generated again under the same name gets features of its own.
+
+    Args:
+        folder: Folder of the cache; it is created.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def path(self, *key: object) -> Path:
+        """Where the features of a key are kept."""
+        name = hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()
+        return self.folder / name[:2] / f"{name[2:34]}.safetensors"
+
+    def get(self, *key: object) -> dict[str, torch.Tensor] | None:
+        """The features of a key; `None` if there are none, or a damaged file."""
+        path = self.path(*key)
+        try:
+            return load_file(path) if path.is_file() else None
+        except (SafetensorError, OSError):
+            return None
+
+    def put(self, features: dict[str, torch.Tensor], *key: object) -> None:
+        """Keep the features of a key."""
+        path = self.path(*key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in features.items()}, temporary)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class SoundReader:
+    """
+    Reads the sounds of an evaluation alike.
+
+    Args:
+        audio_length_in_s: Longer sounds are cut to this; `None` reads them whole.
+    """
+
+    def __init__(self, audio_length_in_s: float | None):
+        self.audio_length_in_s = audio_length_in_s
+
+    @property
+    def settings(self) -> str:
+        """What features depend on, as part of the key of cached ones."""
+        return f"length={self.audio_length_in_s}"
+
+    def read(self, path: Path) -> Sound:
+        """Waveform `[channels, samples]` at the file's own rate, and the rate."""
+        return load_audio(path, duration=self.audio_length_in_s)
+
+
+def compute_features(
+    paths: Iterable[Path],
+    embed: Callable[[list[Sound]], list[dict[str, torch.Tensor]]],
+    reader: SoundReader,
+    cache: FeatureCache,
+    identity: str,
+    batch_size: int = 16,
+) -> Iterator[tuple[Path, str | None]]:
+    """
+    Make sure that the features of every file are in the cache.
+
+    Args:
+        paths: The files.
+        embed: Gives the features of a batch of sounds.
+        reader: Reads the sounds.
+        cache: Where features are kept.
+        identity: Name and weights of the network.
+        batch_size: Sounds read and embedded at a time, which bounds memory.
+
+    Yields:
+        Each file, with `None` or why it has no features.
+    """
+    waiting: list[tuple[Path, str, Sound]] = []
+    for path in paths:
+        try:
+            digest = file_digest(path)
+            if cache.get(digest, identity, reader.settings) is not None:
+                yield path, None
+                continue
+            waiting.append((path, digest, reader.read(path)))
+        except (MediaError, OSError) as error:
+            yield path, str(error)
+        if len(waiting) == batch_size:
+            yield from _flush(waiting, embed, reader, cache, identity)
+            waiting = []
+    yield from _flush(waiting, embed, reader, cache, identity)
+
+
+def _flush(waiting, embed, reader, cache, identity) -> Iterator[tuple[Path, str | None]]:
+    if not waiting:
+        return
+    for (path, digest, _), features in zip(waiting, embed([sound for _, _, sound in waiting]), strict=True):
+        if all(torch.isfinite(tensor).all() for tensor in features.values()):
+            cache.put(features, digest, identity, reader.settings)
+            yield path, None
+        else:
+            yield path, f"{path}: its features are NaN or infinite"

@@ -1,0 +1,88 @@
+"""The metrics, by name. Importing this is cheap."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """
+    A metric of the catalog.
+
+    Attributes:
+        key: Its name in tables and JSON; those of av-benchmark where it has the metric.
+        kind: `"frechet"`, `"frechet-inf"`, `"kernel"`, `"inception"`, `"kl"`, `"clap"`,
+            `"aesthetics"` or `"desync"`.
+        network: Name of the network in `catalog.NETWORKS`.
+        better: `"lower"` or `"higher"`.
+        needs: Any of `"reference"` (a set), `"pairs"` (references of the same names), `"captions"`, `"videos"`.
+    """
+
+    key: str
+    kind: str
+    network: str
+    better: str
+    needs: tuple[str, ...] = ()
+
+
+def _frechet(key: str, network: str) -> Metric:
+    return Metric(key, "frechet", network, "lower", ("reference",))
+
+
+def _kernel(key: str, network: str) -> Metric:
+    return Metric(key, "kernel", network, "lower", ("reference",))
+
+
+METRICS: dict[str, Metric] = {
+    "fad": _frechet("FD-VGG", "vggish"),
+    "fad-inf": Metric("FAD-inf", "frechet-inf", "vggish", "lower", ("reference",)),
+    "fad-clap": _frechet("FD-CLAP", "clap"),
+    "fd": _frechet("FD-PANN", "cnn14-16k"),
+    "fd-32k": _frechet("FD-PANN-32k", "cnn14-32k"),
+    "fd-passt": _frechet("FD-PASST", "passt"),
+    "kad": _kernel("KAD-VGG", "vggish"),
+    "kad-clap": _kernel("KAD-CLAP", "clap"),
+    "kad-panns": _kernel("KAD-PANN", "cnn14-16k"),
+    "kad-passt": _kernel("KAD-PASST", "passt"),
+    "is": Metric("ISC-PANNS-mean", "inception", "cnn14-16k", "higher"),
+    "is-32k": Metric("ISC-PANNS-32k-mean", "inception", "cnn14-32k", "higher"),
+    "is-passt": Metric("ISC-PASST-mean", "inception", "passt", "higher"),
+    "kl": Metric("KL-PANNS-softmax", "kl", "cnn14-16k", "lower", ("pairs",)),
+    "kl-32k": Metric("KL-PANNS-32k-softmax", "kl", "cnn14-32k", "lower", ("pairs",)),
+    "kl-passt": Metric("KL-PASST-softmax", "kl", "passt", "lower", ("pairs",)),
+    "clap": Metric("LAION-CLAP-Score", "clap", "clap", "higher", ("captions",)),
+    "pq": Metric("PQ", "aesthetics", "aesthetics", "higher"),
+    "pc": Metric("PC", "aesthetics", "aesthetics", "higher"),
+    "ce": Metric("CE", "aesthetics", "aesthetics", "higher"),
+    "cu": Metric("CU", "aesthetics", "aesthetics", "higher"),
+    "desync": Metric("DeSync", "desync", "synchformer", "lower", ("videos",)),
+}
+
+_OPTIONS = {
+    "reference": "--reference",
+    "pairs": "--reference with files of the same names",
+    "captions": "--captions",
+    "videos": "--videos",
+}
+
+
+def choose(names: Sequence[str] | None, has: Mapping[str, bool]) -> list[str]:
+    """
+    Return the names of the metrics to run.
+
+    Args:
+        names: Metrics that were asked for; `None` for all that can run.
+        has: Which of `"reference"`, `"pairs"`, `"captions"` and `"videos"` are there.
+
+    Raises:
+        ValueError: A metric that was asked for is unknown or lacks files.
+    """
+    if names is None:
+        return [name for name, metric in METRICS.items() if all(has[need] for need in metric.needs)]
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(f"--metrics {name}: unknown, use {', '.join(METRICS)}")
+        missing = [_OPTIONS[need] for need in METRICS[name].needs if not has[need]]
+        if missing:
+            raise ValueError(f"--metrics {name} needs {missing[0]}")
+    return list(dict.fromkeys(names))

@@ -1,0 +1,158 @@
+"""The metrics' formulas against the reference implementations and against closed forms."""
+
+import numpy as np
+import pytest
+
+from audiox_diffusers.evaluation.statistics import (
+    GaussianStatistics,
+    cosine_similarity,
+    frechet_distance,
+    frechet_distance_at_infinity,
+    inception_score,
+    kernel_distance,
+    kl_divergence,
+    line_at_zero,
+    mean_of_normalized,
+    median_distance,
+    synchronization_error,
+)
+
+
+@pytest.fixture
+def embeddings(golden):
+    return golden["embeddings.gen"].numpy(), golden["embeddings.ref"].numpy()
+
+
+@pytest.fixture
+def logits(golden):
+    return golden["logits.gen"].numpy(), golden["logits.ref"].numpy()
+
+
+def frechet(a, b):
+    return frechet_distance(GaussianStatistics.of(a), GaussianStatistics.of(b))
+
+
+def test_frechet_distance_agrees_with_the_reference(embeddings, values):
+    generated, reference = embeddings
+    assert frechet(generated, reference) == pytest.approx(values["frechet.full"]["avbench"], rel=1e-6)
+
+
+def test_frechet_distance_with_a_singular_covariance(embeddings, values):
+    generated, reference = embeddings
+    expected = values["frechet.rank_deficient"]["avbench"]
+    assert frechet(generated[:8], reference) == pytest.approx(expected, rel=1e-5)
+
+
+def test_frechet_distance_of_a_set_to_itself_is_zero(embeddings):
+    assert frechet(embeddings[0], embeddings[0]) == pytest.approx(0, abs=1e-6)
+
+
+def test_frechet_distance_of_shifted_and_scaled_gaussians_has_a_closed_form():
+    x = np.random.default_rng(0).normal(size=(500, 6))
+    shift = np.arange(6.0)
+    assert frechet(x + shift, x) == pytest.approx(shift @ shift)
+    # With equal means and commuting covariances the distance is |C1^½ - C2^½|².
+    centred = x - x.mean(axis=0)
+    assert frechet(3 * centred, centred) == pytest.approx(4 * np.trace(np.cov(x.T)))
+
+
+def test_statistics_in_pieces_are_those_of_the_whole(embeddings):
+    whole = embeddings[1]
+    pieces, other = GaussianStatistics.empty(16), GaussianStatistics.empty(16)
+    for start in range(0, 50, 7):
+        pieces.update(whole[start : min(start + 7, 50)])
+    other.update(whole[50:])
+    pieces.merge(other)
+    assert pieces.count == 80
+    np.testing.assert_allclose(pieces.mean, whole.astype(np.float64).mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(pieces.covariance, np.cov(whole.astype(np.float64).T), rtol=1e-10)
+
+
+@pytest.mark.parametrize("bad", [np.full((2, 3), np.nan), np.zeros((2, 4)), np.zeros(3)])
+def test_statistics_refuse_what_is_no_embedding(bad):
+    with pytest.raises(ValueError, match="`embeddings`"):
+        GaussianStatistics.empty(3).update(bad)
+
+
+def test_one_embedding_has_no_covariance():
+    with pytest.raises(ValueError, match="at least 2"):
+        frechet(np.zeros((1, 3)), np.zeros((5, 3)))
+
+
+def test_distance_at_infinity_is_nearer_to_the_truth_than_the_plain_one(hashed_numbers):
+    generated = hashed_numbers(64_000, 7).numpy().reshape(2000, 32)
+    reference = GaussianStatistics.of(1.1 * hashed_numbers(64_000, 8).numpy().reshape(2000, 32))
+    plain = frechet_distance(GaussianStatistics.of(generated), reference)
+    extrapolated, fit = frechet_distance_at_infinity(generated, reference)
+    truth = 32 * (0.1 * np.sqrt(1 / 3)) ** 2
+    assert abs(extrapolated - truth) < 0.6 * abs(plain - truth)
+    assert fit > 0.9
+    with pytest.raises(ValueError, match="more than 500"):
+        frechet_distance_at_infinity(generated[:500], reference)
+
+
+def test_line_through_the_reference_points(golden, values):
+    n, distances = golden["fad_inf.points"].numpy().T
+    intercept, r2 = line_at_zero(1 / n, distances)
+    assert intercept == pytest.approx(values["fad_inf"]["score"], rel=1e-6)
+    assert r2 == pytest.approx(values["fad_inf"]["r2"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("is.splits10_shuffle2020", {}),
+        ("is.splits10_in_order", {"seed": None}),
+        ("is.splits1", {"num_splits": 1}),
+    ],
+)
+def test_inception_score_agrees_with_the_reference(logits, values, name, settings):
+    mean, deviation = inception_score(logits[0], **settings)
+    assert mean == pytest.approx(values[name]["mean"], rel=1e-6)
+    assert deviation == pytest.approx(values[name]["std"], abs=1e-7)
+
+
+def test_inception_score_of_one_hot_and_of_uniform_posteriors():
+    one_hot = 1e4 * np.tile(np.eye(5), (4, 1))
+    assert inception_score(one_hot, num_splits=1)[0] == pytest.approx(5)
+    assert inception_score(np.zeros((20, 5)))[0] == pytest.approx(1)
+    with pytest.raises(ValueError, match="at least 10"):
+        inception_score(np.zeros((9, 5)))
+
+
+def test_kl_divergence_agrees_with_the_reference(logits, values):
+    generated, reference = logits
+    assert kl_divergence(generated, reference).mean() == pytest.approx(values["kl.avbench"]["softmax"], rel=1e-6)
+    # The other direction, in which the reference adds 1e-6 before the logarithm.
+    opposite = kl_divergence(reference, generated).mean()
+    assert opposite == pytest.approx(values["kl.stable_audio_metrics"]["kl"], rel=1e-3)
+    assert kl_divergence(generated, generated).max() == 0
+    with pytest.raises(ValueError, match="same shape"):
+        kl_divergence(generated, reference[1:])
+
+
+def test_kernel_distance_agrees_with_the_reference(embeddings, values):
+    generated, reference = embeddings[0][:30], embeddings[1][:40]
+    expected = values["kad"]
+    assert kernel_distance(generated, reference) == pytest.approx(expected["default_float64"], rel=1e-6)
+    # The reference works in float32.
+    assert kernel_distance(generated, reference, 2.0) == pytest.approx(expected["bandwidth_2"], rel=1e-4)
+    of_reference = kernel_distance(generated, reference, median_distance(reference))
+    assert of_reference == pytest.approx(expected["bandwidth_of_reference_value"], rel=1e-4)
+    assert kernel_distance(generated, reference, block_size=7) == pytest.approx(expected["default_float64"], rel=1e-6)
+    with pytest.raises(ValueError, match="at least 2"):
+        kernel_distance(generated[:1], reference)
+
+
+def test_cosine_scores_agree_with_the_reference(golden, values):
+    each = cosine_similarity(golden["clap.text"].numpy(), golden["clap.audio"].numpy())
+    np.testing.assert_allclose(each, golden["clap.each"].numpy(), atol=1e-6)
+    assert each[-1] == 0  # the last sound's embedding is zero
+    video, audio = (mean_of_normalized(golden[f"imagebind.{name}_clips"].numpy()) for name in ("video", "audio"))
+    np.testing.assert_allclose(cosine_similarity(video, audio), golden["imagebind.each"].numpy(), atol=1e-6)
+
+
+def test_synchronization_error_takes_the_most_likely_class(golden, values):
+    error = synchronization_error(golden["desync.logits"].numpy(), golden["desync.grid"])
+    assert error.shape == (10,)
+    assert error.mean() == pytest.approx(values["desync"]["avbench"], rel=1e-6)
