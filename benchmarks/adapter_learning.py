@@ -32,7 +32,7 @@ from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.embedded import EMBEDDED_MODEL
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.scenes import random_scene
-from audiox_diffusers.training import LoraTuning
+from audiox_diffusers.training import LoraTraining
 
 CAPTION = "a zorble"
 CLIPS, NEW, OWN = 6, 16, 48
@@ -125,7 +125,7 @@ def main() -> None:
             "class_prompt": [random_scene(seed, seconds).caption() for seed in range(32)],
         }
         started = time.perf_counter()
-        create_trainer(training, ["--with_prior_preservation", *others], LoraTuning).train()
+        create_trainer(training, ["--with_prior_preservation", *others], LoraTraining).train()
         took = time.perf_counter() - started
         pipe.load_lora_weights(folder / "adapter")
         after = distances()

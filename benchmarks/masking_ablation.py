@@ -22,7 +22,7 @@ from training_runs import Clip, create_trainer, distance_to_clips, read_clips
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.scenes import write_scenes
-from audiox_diffusers.training.data.masking import TASKS
+from audiox_diffusers.training.arguments import TASKS
 from audiox_diffusers.training.objective import VelocityObjective, diffusion_loss
 
 CLASSES = ("bell", "drum", "rain", "siren")

@@ -23,7 +23,7 @@ from training_runs import Clip, create_trainer, read_clips
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.media import log_mel_distance
-from audiox_diffusers.training.data.masking import TASKS
+from audiox_diffusers.training.arguments import TASKS
 from audiox_diffusers.training.export import read_log
 from audiox_diffusers.training.log import LOG
 

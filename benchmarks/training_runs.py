@@ -10,10 +10,10 @@ import numpy as np
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import load_audio, log_mel_distance
-from audiox_diffusers.training import FullTuning, Trainer, parse_args
+from audiox_diffusers.training import FullTraining, Trainer, parse_args
 
 
-def create_trainer(options: dict[str, object], others: Sequence[str] = (), method: type = FullTuning) -> Trainer:
+def create_trainer(options: dict[str, object], others: Sequence[str] = (), method: type = FullTraining) -> Trainer:
     """
     Create a trainer that loads data in this process and writes no checkpoints.
 

@@ -1,6 +1,6 @@
 """Train a LoRA adapter for AudioX: `accelerate launch training/train_audiox_lora.py --help`."""
 
-from audiox_diffusers.training import LoraTuning, main
+from audiox_diffusers.training import LoraTraining, main
 
 if __name__ == "__main__":
-    main(tuning=LoraTuning)
+    main(method=LoraTraining)

@@ -6,7 +6,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.testing import create_small_pipeline
-from audiox_diffusers.training import FullTuning, LoraTuning, Trainer, parse_args
+from audiox_diffusers.training import FullTraining, LoraTraining, Trainer, parse_args
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def scenes(tmp_path_factory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seconds=2.0, fps=10, size=32)
 
 
-def trainer_of(tuning: type, small_model: Path, scenes: Path, folder: Path):
+def trainer_of(method: type, small_model: Path, scenes: Path, folder: Path):
     def run(output: str, steps: int, *options: object) -> dict[int, float]:
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
@@ -39,7 +39,7 @@ def trainer_of(tuning: type, small_model: Path, scenes: Path, folder: Path):
             "--shuffle_buffer_size": 4,
         }
         arguments = [str(word) for pair in usual.items() for word in pair]
-        Trainer(parse_args([*arguments, *map(str, options)], tuning), tuning).train()
+        Trainer(parse_args([*arguments, *map(str, options)], method), method).train()
         lines = (folder / output / "log.jsonl").read_text().splitlines()
         return {report["step"]: report["loss"] for report in map(json.loads, lines)}
 
@@ -52,10 +52,10 @@ def train(small_model, scenes, tmp_path):
     Train in this process: `train(output, steps, *options)` -> the losses of the run, by step. Options that are given
     come after the usual ones, and so replace them.
     """
-    return trainer_of(FullTuning, small_model, scenes, tmp_path)
+    return trainer_of(FullTraining, small_model, scenes, tmp_path)
 
 
 @pytest.fixture
 def train_lora(small_model, scenes, tmp_path):
     """The same for an adapter."""
-    return trainer_of(LoraTuning, small_model, scenes, tmp_path)
+    return trainer_of(LoraTraining, small_model, scenes, tmp_path)

@@ -10,8 +10,8 @@ from huggingface_hub.utils import filter_repo_objects
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.training import export, parse_args
+from audiox_diffusers.training.cards import training_card
 from audiox_diffusers.training.export import export_pipeline, push_to_hub
-from audiox_diffusers.training.model_card import training_card
 
 TOKEN = "hf_secret"
 COMPONENTS = {"conditioner", "image_encoder", "scheduler", "text_encoder", "tokenizer", "transformer", "vae"}
@@ -99,7 +99,7 @@ def test_the_model_that_was_there_is_replaced_when_the_new_one_is_complete(expor
     with pytest.raises(OSError, match="no space left"):
         exported()
     assert (folder / "transformer" / "diffusion_pytorch_model.safetensors").read_bytes() == before
-    assert (folder / "transformer" / "old.bin").exists() and not (folder / ".model").exists()
+    assert (folder / "transformer" / "old.bin").exists() and not list(folder.glob(".*"))
     monkeypatch.undo()
     exported()
     assert not (folder / "transformer" / "old.bin").exists() and (folder / "checkpoint-1").exists()
@@ -136,11 +136,11 @@ def test_card(pipe, tmp_path):
     assert made.text.lstrip().startswith("# my-audiox\n")
     for said in (
         "from `someone/audiox`",
-        f"makes up to 2 s of 1-channel sound at {pipe.vae.config.sampling_rate} Hz",
+        f"generates up to 2 s of 1-channel audio at {pipe.vae.config.sampling_rate} Hz",
         'from_pretrained("my-audiox")',
         "- data: `someone/sounds` (1)",
         "- steps: 12",
-        "- batch: 3 for each device, 2 accumulated",
+        "- batch size: 3 per device, 2 accumulated",
         "- learning rate: 1e-05, cosine",
         "- averaged weights: decay 0.99",
         "- task weights: text=2, image=0",

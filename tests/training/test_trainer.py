@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXPipeline
 from audiox_diffusers.scenes import write_scenes
-from audiox_diffusers.training import FullTuning, LoraTuning, Trainer, parse_args
+from audiox_diffusers.training import FullTraining, LoraTraining, Trainer, parse_args
 from audiox_diffusers.training.validation import Validation
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,9 +228,9 @@ def test_frozen_encoders_are_in_half_precision_as_when_sounds_are_made(small_mod
 
     half = AudioXPipeline.from_pretrained(small_model, dtype=torch.float16)
     options = ["--pretrained_model_name_or_path", small_model, "--dataset", "data", "--output_dir", "out"]
-    for tuning in (FullTuning, LoraTuning):
-        args = parse_args([*map(str, options), "--max_train_steps", "1"], tuning)
-        pipe = tuning(args).load_pipeline(torch.float16)
+    for method in (FullTraining, LoraTraining):
+        args = parse_args([*map(str, options), "--max_train_steps", "1"], method)
+        pipe = method(args).load_pipeline(torch.float16)
         for name in ("text_encoder", "image_encoder"):
             assert dtypes(pipe, name) == dtypes(half, name)
         assert len(set(dtypes(pipe, "text_encoder").values())) == 2

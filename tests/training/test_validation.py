@@ -118,7 +118,7 @@ def test_the_same_sounds_at_every_step(validation, prompts, pipe, accelerator):
 
 def test_defaults_are_those_of_the_pipeline(validation, prompts, pipe, accelerator):
     made = validation(prompts({"prompt": "a bell", "length": 0.1}))
-    made.options = {"num_inference_steps": None, "guidance_scale": None}
+    made.args.validation_inference_steps = None
     (file,) = made.run(pipe, accelerator, 1)
     (sound,) = pipe("a bell", audio_length_in_s=0.1, generator=[torch.Generator().manual_seed(0)]).audios
     assert np.abs(sound_of(file) - np.clip(sound, -1, 1)).max() < 1e-4
@@ -178,8 +178,8 @@ def test_wandb_is_given_sounds_and_pictures(validation, prompts, pipe, accelerat
         ({"seed": 3, "negative_prompt": "noise"}, "give at least one of prompt, video, image and audio"),
         ({"video": "clip.mp4", "image": "red.png"}, "give either video or image, not both"),
         ({"promt": "a"}, "unknown key 'promt'"),
-        ({"prompt": "a", "length": 0}, "`length` must be a finite number above 0, got 0"),
-        ({"prompt": "a", "length": float("nan")}, "`length` must be a finite number above 0, got nan"),
+        ({"prompt": "a", "length": 0}, "length must be above 0 and at most 86400 seconds, got 0"),
+        ({"prompt": "a", "length": float("nan")}, "length must be above 0 and at most 86400 seconds, got nan"),
         ({"prompt": "a", "seed": -1}, r"seed must be in 0..2\*\*64 - 1, got -1"),
         ({"prompt": "a", "seed": 2**64}, "seed must be in"),
         ({"video": "missing.mp4"}, "missing.mp4: no such file"),

@@ -1,7 +1,7 @@
 """
 Write the pipeline that audiox-tiny is trained from:
 
-    python training/audiox_tiny/make_model.py base --data data.parquet --vae vae/vae
+    python training/audiox_tiny/make_model.py base --data data.parquet --vae vae/both/vae
 
 It has a trained VAE, a tokenizer, a T5 and a CLIP trained here, and a conditioner and a transformer with random weights,
 except for the position code of `positions.py`.

@@ -6,10 +6,10 @@ import torch
 from positions import hold_positions
 
 from audiox_diffusers import AudioXPipeline
-from audiox_diffusers.training import FullTuning, main
+from audiox_diffusers.training import FullTraining, main
 
 
-class HeldPositions(FullTuning):
+class HeldPositions(FullTraining):
     """Full training, except for the position code of [`positions.build_in_positions`]."""
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
@@ -19,4 +19,4 @@ class HeldPositions(FullTuning):
 
 
 if __name__ == "__main__":
-    main(tuning=HeldPositions)
+    main(method=HeldPositions)

@@ -1,27 +1,29 @@
-"""Training: what all training scripts share."""
+"""Training of AudioX: `parse_args`, `main`, [`Trainer`] and the training methods."""
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 
-from . import arguments
-from .methods.full import FullTuning
-from .methods.lora import LoraTuning
+from .arguments import TrainingArguments, parse
+from .methods.full import FullTraining
+from .methods.lora import LoraTraining
 from .trainer import Trainer
 
-__all__ = ["FullTuning", "LoraTuning", "Trainer", "main", "parse_args"]
+__all__ = ["FullTraining", "LoraTraining", "Trainer", "main", "parse_args"]
+
+# Names of earlier versions.
+FullTuning, LoraTuning = FullTraining, LoraTraining
 
 
-def parse_args(argv: Sequence[str] | None = None, tuning: type = FullTuning) -> Namespace:
-    """The arguments of a script; what is wrong is reported as argparse does, naming the argument."""
-    return arguments.parse_args(argv, tuning)
+def parse_args(argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining) -> TrainingArguments:
+    """Parse the options of a training script. An error is printed as argparse prints its own, and ends the process."""
+    return parse(method.arguments, method.description, argv)
 
 
-def main(argv: Sequence[str] | None = None, tuning: type = FullTuning) -> None:
-    """Train as the arguments say. What is wrong with them, or with what they name, is told in a line."""
-    args = parse_args(argv, tuning)
+def main(argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining) -> None:
+    """Run a training script. Wrong options, and errors in what they name, end the process with one line."""
+    args = parse_args(argv, method)
     try:
-        trainer = Trainer(args, tuning)
+        trainer = Trainer(args, method)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     trainer.train()

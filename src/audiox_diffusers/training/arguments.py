@@ -1,351 +1,352 @@
-"""The arguments that the training scripts share, and what may change when a run is resumed."""
+"""Options of the training scripts, as dataclasses that `transformers.HfArgumentParser` reads."""
 
-import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from accelerate.utils import is_tensorboard_available, is_wandb_available
+from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from ..pipelines.prompts import VIDEO_PROMPT
-from .data.masking import TASKS, MaskingConfig
-from .data.records import COLUMNS
 from .lr_schedules import LR_SCHEDULERS
 
-MASKING_RATES = {
-    "drop_text_rate": "share of captions that are dropped",
-    "drop_video_rate": "share of videos and pictures that are dropped",
-    "drop_audio_rate": "share of audio prompts that are dropped",
-    "mask_text_rate": "share of the text tokens that are masked",
-    "mask_video_rate": "share of the video patches that are masked",
-    "audio_mask_min": "least share of an audio prompt that is silenced for inpainting",
-    "audio_mask_max": "greatest share of an audio prompt that is silenced for inpainting",
-    "drop_context_rate": "share of samples whose whole context is zeroed, for guidance",
-}
 
+class Range(NamedTuple):
+    """Allowed values of an option, as text and as a check."""
+
+    allowed: str
+    contains: Callable[[Any], bool]
+
+
+Count = Annotated[int, Range("at least 1", lambda value: value >= 1)]
+CountOrZero = Annotated[int, Range("at least 0", lambda value: value >= 0)]
+Seed = Annotated[int, Range("in 0..2**32 - 1", lambda value: 0 <= value < 2**32)]
+Finite = Annotated[float, Range("a finite number", math.isfinite)]
+Positive = Annotated[float, Range("a finite number above 0", lambda value: 0 < value < math.inf)]
+NotNegative = Annotated[float, Range("a finite number, 0 or more", lambda value: 0 <= value < math.inf)]
+Decay = Annotated[float, Range("in 0..1, below 1", lambda value: 0 <= value < 1)]
+Rate = Annotated[float, Range("in 0..1", lambda value: 0 <= value <= 1)]
+Folder = Annotated[Path, Range("a folder, not a file", lambda value: not value.is_file())]
+
+TASKS = ("text", "video", "text_video", "image", "inpainting", "completion")
 TRACKERS = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
 
-# Everything else decides what is computed, and an exact resume needs it as it was.
-MAY_CHANGE = {
-    "output_dir",
-    "max_train_steps",
-    "checkpointing_steps",
-    "checkpoints_total_limit",
-    "resume_from_checkpoint",
-    "report_to",
-    "tracker_project_name",
-    "logging_dir",
-    "validation_prompts",
-    "validation_steps",
-    "validation_inference_steps",
-    "validation_guidance_scale",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_token",
-    "max_bad_records",
-    "cache_dir",
-    "gradient_checkpointing",
-    "enable_tiling",
-    "vae_config",  # what is in it is compared, as the config of the network
-}
 
-# Folders that are in the output folder by default, and are moved with it.
-FOLDERS = ("cache_latents", "class_data_dir")
+@dataclass(kw_only=True)
+class Arguments:
+    """
+    Base of all options. Checks the ranges that the annotations declare.
+
+    Raises:
+        ValueError: An option is out of range. The message names the option, the value and the range.
+    """
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self), include_extras=True).items():
+            value = getattr(self, name)
+            for allowed, contains in _ranges(hint):
+                for item in value if isinstance(value, list) else [value]:
+                    if item is not None and not contains(item):
+                        raise ValueError(f"--{name} must be {allowed}, got {item}")
 
 
-def build_parser(tuning: type) -> argparse.ArgumentParser:
-    """The arguments that all scripts share, and those of a way of training, such as [`FullTuning`]."""
-    parser = argparse.ArgumentParser(description=tuning.description, allow_abbrev=False)
-    _add_model(parser.add_argument_group("model"))
-    _add_data(parser.add_argument_group("data"))
-    _add_tasks(parser.add_argument_group("tasks and masking"))
-    _add_objective(parser.add_argument_group("objective"))
-    _add_loop(parser.add_argument_group("loop"))
-    _add_optimizer(parser.add_argument_group("optimizer"))
-    _add_checkpoints(parser.add_argument_group("checkpoints"))
-    _add_reports(parser.add_argument_group("reports"))
-    tuning.add_arguments(parser)
+def _ranges(hint: Any) -> Iterator[Range]:
+    """Find the ranges anywhere in a type such as `list[Positive] | None`."""
+    yield from (item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Range))
+    for part in get_args(hint):
+        yield from _ranges(part)
+
+
+@dataclass(kw_only=True)
+class ModelArguments(Arguments):
+    _argument_group_name = "model"
+
+    pretrained_model_name_or_path: str = HfArg(
+        help="Pipeline to start from, on the Hub or in a folder. Frozen components come from it too."
+    )
+    revision: str | None = HfArg(default=None, help="Revision of the pipeline on the Hub.")
+    variant: str | None = HfArg(default=None, help="Variant of the pipeline's weight files, such as fp16.")
+    gradient_checkpointing: bool = HfArg(default=False, help="Use less memory and about a third more time.")
+    enable_tiling: bool = HfArg(default=False, help="Encode audio in tiles, which uses less memory.")
+
+
+@dataclass(kw_only=True)
+class DataArguments(Arguments):
+    _argument_group_name = "data"
+
+    dataset: list[str] = HfArg(
+        help="Datasets that `datasets.load_dataset` can stream: Hub ids, folders of media with metadata.jsonl or .csv,"
+        " and files or globs of Parquet or WebDataset tars. Several datasets are mixed."
+    )
+    dataset_weights: list[Positive] | None = HfArg(
+        default=None, help="Weight of each dataset in the mixture. Equal weights if omitted."
+    )
+    dataset_config_name: str | None = HfArg(default=None, help="Configuration of the datasets.")
+    dataset_split: str = HfArg(default="train", help="Split of the datasets.")
+    dataset_revision: str | None = HfArg(default=None, help="Revision of the datasets on the Hub.")
+    cache_dir: str | None = HfArg(default=None, help="Download cache of `datasets` and `huggingface_hub`.")
+    audio_column: str | None = HfArg(default=None, help="Column with the audio. Defaults to audio, if present.")
+    video_column: str | None = HfArg(default=None, help="Column with the video. Defaults to video, if present.")
+    image_column: str | None = HfArg(default=None, help="Column with the image. Defaults to image, if present.")
+    caption_column: str | None = HfArg(default=None, help="Column with the caption. Defaults to caption, if present.")
+    audio_prompt_column: str | None = HfArg(
+        default=None, help="Column with the audio prompt. Defaults to audio_prompt, if present."
+    )
+    task_column: str | None = HfArg(default=None, help="Column with the task. Defaults to task, if present.")
+    start_column: str | None = HfArg(
+        default=None, help="Column with the first second to use. Defaults to start, if present."
+    )
+    end_column: str | None = HfArg(
+        default=None, help="Column with the last second to use. Defaults to end, if present."
+    )
+    crop: Literal["random", "start"] = HfArg(default="random", help="Position of the window in a longer record.")
+    min_seconds: Positive = HfArg(default=1.0, help="Skip records shorter than this.")
+    shuffle_buffer_size: Count = HfArg(default=1000, help="Rows to shuffle at a time. 1 keeps their order.")
+    max_bad_records: Count = HfArg(default=100, help="Stop after this many unusable records in a row.")
+    dataloader_num_workers: CountOrZero = HfArg(default=2, help="Decoding processes for each device.")
+    cache_latents: Folder | None = HfArg(
+        default=None,
+        help="Encode the data once into this folder, and train from there. Reuses an existing cache.",
+        metadata={"metavar": "DIR"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset_weights is not None and len(self.dataset_weights) != len(self.dataset):
+            raise ValueError(
+                f"--dataset_weights must have one weight for each --dataset, got {len(self.dataset_weights)} weights"
+                f" for {len(self.dataset)} datasets"
+            )
+
+
+# What a row of a dataset can hold.
+COLUMNS = tuple(
+    field.name.removesuffix("_column") for field in fields(DataArguments) if field.name.endswith("_column")
+)
+
+
+@dataclass(kw_only=True)
+class MaskingRates(Arguments):
+    """
+    Rates of multi-modal masked training (arXiv 2503.10522). The paper does not publish its rates, except
+    `drop_context_rate`. The range of the silenced span is that of AudioX-Turbo (arXiv 2606.12555).
+    """
+
+    drop_text_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their caption.")
+    drop_video_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their video or image.")
+    drop_audio_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their audio prompt.")
+    mask_text_rate: Rate = HfArg(default=0.1, help="Share of text tokens to mask.")
+    mask_video_rate: Rate = HfArg(default=0.1, help="Share of video patches to mask.")
+    audio_mask_min: Rate = HfArg(default=0.25, help="Smallest share of an audio prompt to silence for inpainting.")
+    audio_mask_max: Rate = HfArg(default=0.75, help="Largest share of an audio prompt to silence for inpainting.")
+    drop_context_rate: Rate = HfArg(default=0.1, help="Share of samples with zeroed context, for guidance.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.audio_mask_min > self.audio_mask_max:
+            raise ValueError(
+                f"--audio_mask_min must be at most --audio_mask_max, got {self.audio_mask_min} and"
+                f" {self.audio_mask_max}"
+            )
+
+
+@dataclass(kw_only=True)
+class MaskingConfig(MaskingRates):
+    """
+    Weights of the tasks, and rates of masking.
+
+    Args:
+        task_weights (`dict[str, float]`): How often to draw each of `TASKS`, relative to the others that a sample
+            allows. A task that is missing is never drawn.
+
+    Raises:
+        ValueError: A field is out of range. The message names it.
+    """
+
+    task_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for task, weight in self.task_weights.items():
+            if task not in TASKS:
+                raise ValueError(f"--task_weights takes {', '.join(TASKS)}, got {task!r}")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"--task_weights must be finite and at least 0, got {weight} for {task!r}")
+        if not sum(self.task_weights.values()) > 0:
+            raise ValueError(f"--task_weights must have a weight above 0, got {self.task_weights}")
+
+
+@dataclass(kw_only=True)
+class TaskArguments(MaskingRates):
+    _argument_group_name = "tasks and masking"
+
+    task_weights: list[str] = HfArg(
+        default_factory=list,
+        help=f"How often to draw each of the tasks that a record allows: {', '.join(TASKS)}. The default weight is 1.",
+        metadata={"metavar": "TASK=WEIGHT"},
+    )
+    video_prompt: str = HfArg(default=VIDEO_PROMPT, help="Text for videos and images without a caption.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.masking()
+
+    def masking(self) -> MaskingConfig:
+        """
+        Parse the task weights.
+
+        Raises:
+            ValueError: A weight is malformed or out of range.
+        """
+        weights = dict.fromkeys(TASKS, 1.0)
+        for item in self.task_weights:
+            task, _, weight = item.partition("=")
+            try:
+                weights[task] = float(weight)
+            except ValueError:
+                raise ValueError(f"--task_weights takes TASK=WEIGHT, got {item!r}") from None
+        return MaskingConfig(
+            task_weights=weights, **{rate.name: getattr(self, rate.name) for rate in fields(MaskingRates)}
+        )
+
+
+@dataclass(kw_only=True)
+class ObjectiveArguments(Arguments):
+    _argument_group_name = "objective"
+
+    weighting_scheme: Literal["uniform", "logit_normal"] = HfArg(
+        default="uniform", help="Distribution of the timesteps, drawn from a Sobol sequence."
+    )
+    logit_mean: Finite = HfArg(default=0.0, help="Mean of logit_normal.")
+    logit_std: Positive = HfArg(default=1.0, help="Standard deviation of logit_normal.")
+    snr_gamma: Positive | None = HfArg(default=None, help="Gamma of min-SNR loss weighting (arXiv 2303.09556).")
+
+
+@dataclass(kw_only=True)
+class RunArguments(Arguments):
+    """Options of every training run, the VAE's included."""
+
+    _argument_group_name = "run"
+
+    output_dir: Folder = HfArg(help="Folder for the checkpoints, the log and the trained model.")
+    seed: Seed = HfArg(default=0, help="Seed of everything that is drawn.")
+    train_batch_size: Count = HfArg(default=4, help="Samples per device in a forward pass.")
+    max_train_steps: Count = HfArg(help="Optimizer steps, including those before a resume.")
+    learning_rate: Positive = HfArg(default=1e-5, help="Peak learning rate.")
+    lr_warmup_steps: CountOrZero = HfArg(default=0, help="Steps of linear warm-up.")
+    max_grad_norm: Positive = HfArg(default=1.0, help="Clip gradients to this norm.")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = HfArg(
+        default=None, help="Precision of the forward pass. Defaults to accelerate's configuration."
+    )
+    checkpointing_steps: Count = HfArg(default=500, help="Steps between checkpoints.")
+    checkpoints_total_limit: Count | None = HfArg(default=None, help="Number of checkpoints to keep, the newest.")
+    resume_from_checkpoint: str | None = HfArg(
+        default=None, help="latest, or the name of a checkpoint in the output folder."
+    )
+
+
+@dataclass(kw_only=True)
+class OptimizerArguments(Arguments):
+    _argument_group_name = "optimizer"
+
+    gradient_accumulation_steps: Count = HfArg(default=1, help="Forward passes for each optimizer step.")
+    scale_lr: bool = HfArg(
+        default=False, help="Multiply the learning rate by batch size, accumulation steps and processes."
+    )
+    lr_scheduler: str = HfArg(
+        default="constant",
+        help="Learning rate schedule. inverse_sqrt is the paper's, the others are diffusers'.",
+        metadata={"choices": LR_SCHEDULERS},
+    )
+    lr_num_cycles: Count = HfArg(default=1, help="Cycles of cosine_with_restarts.")
+    lr_power: Positive = HfArg(default=1.0, help="Power of polynomial.")
+    lr_inv_gamma: Positive = HfArg(default=1e6, help="Steps after which inverse_sqrt has fallen to 1 / sqrt(2).")
+    lr_warmup_decay: Decay = HfArg(default=0.99, help="Warm-up of inverse_sqrt. Larger is slower, 0 is none.")
+    use_8bit_adam: bool = HfArg(default=False, help="Use AdamW in 8 bits. Needs bitsandbytes.")
+    adam_beta1: Decay = HfArg(default=0.9, help="First beta of AdamW.")
+    adam_beta2: Decay = HfArg(default=0.999, help="Second beta of AdamW.")
+    adam_weight_decay: NotNegative = HfArg(default=1e-3, help="Weight decay of AdamW.")
+    adam_epsilon: Positive = HfArg(default=1e-8, help="Epsilon of AdamW.")
+    use_ema: bool = HfArg(default=False, help="Keep a moving average of the weights, and save the average.")
+    ema_decay: Decay = HfArg(default=0.9999, help="Decay of the moving average.")
+    allow_tf32: bool = HfArg(default=False, help="Allow TF32 matrix products, which are faster on Ampere and later.")
+
+
+@dataclass(kw_only=True)
+class ReportArguments(Arguments):
+    _argument_group_name = "reports"
+
+    report_to: Literal["none", "tensorboard", "wandb"] = HfArg(
+        default="none", help="Tracker for the losses and the validation audio."
+    )
+    logging_dir: str = HfArg(default="logs", help="TensorBoard folder inside the output folder.")
+    tracker_project_name: str = HfArg(default="audiox", help="Project name for the tracker.")
+    validation_prompts: Path | None = HfArg(
+        default=None,
+        help="JSON lines with prompt, video, image, audio, negative_prompt, length and seed. Paths are relative to the"
+        " file.",
+    )
+    validation_steps: Count = HfArg(default=500, help="Steps between validations.")
+    validation_inference_steps: Count | None = HfArg(
+        default=None, help="Inference steps for validation. Defaults to the pipeline's."
+    )
+    validation_guidance_scale: Finite | None = HfArg(
+        default=None, help="Guidance scale for validation. Defaults to the pipeline's."
+    )
+    push_to_hub: bool = HfArg(default=False, help="Upload the trained model to the Hub.")
+    hub_model_id: str | None = HfArg(default=None, help="Repository on the Hub. Defaults to the output folder's name.")
+    hub_token: str | None = HfArg(default=None, help="Token for the Hub.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.report_to in TRACKERS and not TRACKERS[self.report_to]():
+            raise ValueError(f"--report_to {self.report_to} needs {self.report_to}: pip install {self.report_to}")
+
+
+@dataclass(kw_only=True)
+class TrainingArguments(
+    ModelArguments,
+    DataArguments,
+    TaskArguments,
+    ObjectiveArguments,
+    RunArguments,
+    OptimizerArguments,
+    ReportArguments,
+):
+    """Options of all training methods of the transformer."""
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+def build_parser(arguments: type[Arguments], description: str) -> HfArgumentParser:
+    """Build a parser with one option for each field of `arguments`, grouped by the class that declares it."""
+    groups = [base for base in arguments.__mro__ if "_argument_group_name" in vars(base)]
+    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
+    parser.set_defaults(**{field.name: field.default for field in fields(arguments) if field.default is not MISSING})
     return parser
 
 
-def _add_model(group) -> None:
-    group.add_argument(
-        "--pretrained_model_name_or_path",
-        required=True,
-        help="a pipeline, from the Hub or a folder: what is trained starts from it, what is frozen comes from it",
-    )
-    group.add_argument("--revision", help="of the pipeline on the Hub")
-    group.add_argument("--variant", help="of the pipeline's files, such as fp16")
-
-
-def _add_data(group) -> None:
-    group.add_argument(
-        "--dataset",
-        nargs="+",
-        required=True,
-        help="what `datasets.load_dataset` streams: Hub ids, folders of media with metadata.jsonl or .csv, files or globs"
-        " of Parquet or WebDataset tars; several are mixed",
-    )
-    group.add_argument("--dataset_weights", nargs="+", type=float, help="how much of each; by default all the same")
-    group.add_argument("--dataset_config_name", help="configuration of the datasets")
-    group.add_argument("--dataset_split", default="train", help="split of the datasets")
-    group.add_argument("--dataset_revision", help="revision of the datasets on the Hub")
-    group.add_argument("--cache_dir", help="where `datasets` and `huggingface_hub` keep what they download")
-    for name in COLUMNS:
-        group.add_argument(
-            f"--{name}_column", help=f"name of the column {name}; by default {name}, where there is one"
-        )
-    group.add_argument(
-        "--crop", choices=("random", "start"), default="random", help="where in a longer record the window is"
-    )
-    group.add_argument("--min_seconds", type=float, default=1.0, help="shorter records are passed over")
-    group.add_argument(
-        "--shuffle_buffer_size", type=int, default=1000, help="rows that are shuffled at a time; 1 keeps their order"
-    )
-    group.add_argument(
-        "--max_bad_records", type=int, default=100, help="so many records in a row that cannot be used end the run"
-    )
-    group.add_argument("--dataloader_num_workers", type=int, default=2, help="processes that decode, for each device")
-    group.add_argument(
-        "--cache_latents",
-        type=Path,
-        metavar="DIR",
-        help="encode the data once into this folder, and train from there; an existing cache is used",
-    )
-
-
-def _add_tasks(group) -> None:
-    defaults = MaskingConfig()
-    group.add_argument(
-        "--task_weights",
-        nargs="+",
-        metavar="TASK=WEIGHT",
-        default=[],
-        help=f"how often each task is drawn where a record allows it: {', '.join(TASKS)}; 1 unless given",
-    )
-    for name, what in MASKING_RATES.items():
-        default = getattr(defaults, name)
-        group.add_argument(f"--{name}", type=float, default=default, help=f"{what}; {default:g} by default")
-    group.add_argument("--video_prompt", default=VIDEO_PROMPT, help="text of a picture that has none")
-
-
-def _add_objective(group) -> None:
-    group.add_argument(
-        "--weighting_scheme",
-        choices=("uniform", "logit_normal"),
-        default="uniform",
-        help="distribution of the times, drawn from a Sobol sequence",
-    )
-    group.add_argument("--logit_mean", type=float, default=0.0, help="of logit_normal")
-    group.add_argument("--logit_std", type=float, default=1.0, help="of logit_normal")
-    group.add_argument("--snr_gamma", type=float, help="weigh the loss by min-SNR (arXiv 2303.09556) with this gamma")
-
-
-def _add_loop(group) -> None:
-    group.add_argument("--output_dir", type=Path, required=True, help="where the checkpoints and the model go")
-    group.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    group.add_argument("--train_batch_size", type=int, default=4, help="samples of a device in a forward pass")
-    group.add_argument("--gradient_accumulation_steps", type=int, default=1)
-    group.add_argument("--max_train_steps", type=int, required=True, help="optimizer steps, those before a resume too")
-    group.add_argument("--gradient_checkpointing", action="store_true", help="save memory, take a third more time")
-    group.add_argument("--enable_tiling", action="store_true", help="encode sound in tiles, with less memory")
-    group.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="by default as accelerate is set up")
-    group.add_argument("--allow_tf32", action="store_true", help="faster matrix products on Ampere and later")
-
-
-def _add_optimizer(group) -> None:
-    group.add_argument("--learning_rate", type=float, default=1e-5)
-    group.add_argument("--scale_lr", action="store_true", help="multiply it by batch, accumulation and processes")
-    group.add_argument(
-        "--lr_scheduler",
-        choices=LR_SCHEDULERS,
-        default="constant",
-        help="inverse_sqrt is the paper's, the others are those of diffusers",
-    )
-    group.add_argument("--lr_warmup_steps", type=int, default=0)
-    group.add_argument("--lr_num_cycles", type=int, default=1, help="of cosine_with_restarts")
-    group.add_argument("--lr_power", type=float, default=1.0, help="of polynomial")
-    group.add_argument("--lr_inv_gamma", type=float, default=1e6, help="of inverse_sqrt")
-    group.add_argument("--lr_warmup_decay", type=float, default=0.99, help="of inverse_sqrt")
-    group.add_argument("--use_8bit_adam", action="store_true", help="with bitsandbytes")
-    group.add_argument("--adam_beta1", type=float, default=0.9)
-    group.add_argument("--adam_beta2", type=float, default=0.999)
-    group.add_argument("--adam_weight_decay", type=float, default=1e-3)
-    group.add_argument("--adam_epsilon", type=float, default=1e-8)
-    group.add_argument("--max_grad_norm", type=float, default=1.0)
-    group.add_argument("--use_ema", action="store_true", help="keep a moving average of the weights, and save that")
-    group.add_argument("--ema_decay", type=float, default=0.9999)
-
-
-def _add_checkpoints(group) -> None:
-    group.add_argument("--checkpointing_steps", type=int, default=500)
-    group.add_argument("--checkpoints_total_limit", type=int, help="keep so many, the newest")
-    group.add_argument("--resume_from_checkpoint", help="latest, or the name of a checkpoint in the output folder")
-
-
-def _add_reports(group) -> None:
-    group.add_argument(
-        "--report_to", choices=("none", *TRACKERS), default="none", help="where the losses and the sounds go"
-    )
-    group.add_argument("--logging_dir", default="logs", help="folder of TensorBoard, in the output folder")
-    group.add_argument("--tracker_project_name", default="audiox")
-    group.add_argument(
-        "--validation_prompts",
-        type=Path,
-        help="JSON lines with prompt, video, image, audio, negative_prompt, length and seed, paths relative to the file",
-    )
-    group.add_argument("--validation_steps", type=int, default=500)
-    group.add_argument("--validation_inference_steps", type=int, help="by default those of the pipeline")
-    group.add_argument("--validation_guidance_scale", type=float, help="by default that of the pipeline")
-    group.add_argument("--push_to_hub", action="store_true")
-    group.add_argument("--hub_model_id", help="by default the name of the output folder")
-    group.add_argument("--hub_token")
-
-
-def parse_args(argv: Sequence[str] | None, tuning: type) -> argparse.Namespace:
-    """Parse and check; what is wrong is reported as argparse does, naming the argument."""
-    parser = build_parser(tuning)
-    args = parser.parse_args(argv)
+def parse(arguments: type[A], description: str, argv: Sequence[str] | None = None) -> A:
+    """Parse and check `argv`. An error is printed as argparse prints its own, and ends the process."""
+    parser = build_parser(arguments, description)
+    namespace = parser.parse_args(argv)
     try:
-        check(args)
-        tuning.check_arguments(args)
+        return arguments(**vars(namespace))
     except ValueError as error:
         parser.error(str(error))
-    return args
 
 
-def check(args: argparse.Namespace) -> None:
-    """Raise `ValueError` naming the argument that is out of range or does not go with another."""
-    _check_numbers(args)
-    weights = args.dataset_weights
-    if weights is not None and (len(weights) != len(args.dataset) or not all(0 < w < math.inf for w in weights)):
-        raise ValueError(f"--dataset_weights needs a finite weight above 0 for each --dataset, got {weights}")
-    for name in ("output_dir", "cache_latents"):
-        check_folder(args, name)
-    if args.report_to in TRACKERS and not TRACKERS[args.report_to]():
-        raise ValueError(f"--report_to {args.report_to} needs {args.report_to}: pip install {args.report_to}")
-    masking_config(args)
-
-
-def _check_numbers(args: argparse.Namespace) -> None:
-    for name in (
-        "train_batch_size",
-        "gradient_accumulation_steps",
-        "max_train_steps",
-        "lr_num_cycles",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "validation_steps",
-        "validation_inference_steps",
-        "shuffle_buffer_size",
-        "max_bad_records",
-    ):
-        check_at_least(args, name, 1)
-    for name in ("dataloader_num_workers", "lr_warmup_steps"):
-        check_at_least(args, name, 0)
-    check_seed(args)
-    for name in (
-        "learning_rate",
-        "adam_epsilon",
-        "max_grad_norm",
-        "min_seconds",
-        "logit_std",
-        "lr_power",
-        "lr_inv_gamma",
-        "snr_gamma",
-    ):
-        check_above_0(args, name)
-    check_not_negative(args, "adam_weight_decay")
-    for name in ("logit_mean", "validation_guidance_scale"):
-        value = getattr(args, name)
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"--{name} must be a finite number, got {value:g}")
-    for name in ("ema_decay", "adam_beta1", "adam_beta2", "lr_warmup_decay"):
-        check_share(args, name)
-
-
-def check_at_least(args: argparse.Namespace, name: str, least: int) -> None:
-    """`ValueError` if an argument is given and smaller."""
-    value = getattr(args, name)
-    if value is not None and value < least:
-        raise ValueError(f"--{name} must be at least {least}, got {value}")
-
-
-def check_above_0(args: argparse.Namespace, name: str) -> None:
-    """`ValueError` if an argument is given and not a finite number above 0."""
-    value = getattr(args, name)
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"--{name} must be a finite number above 0, got {value:g}")
-
-
-def check_not_negative(args: argparse.Namespace, name: str) -> None:
-    """`ValueError` if an argument is not a finite number, 0 or more."""
-    if not 0 <= getattr(args, name) < math.inf:
-        raise ValueError(f"--{name} must be a finite number, 0 or more, got {getattr(args, name):g}")
-
-
-def check_share(args: argparse.Namespace, name: str) -> None:
-    """`ValueError` if an argument is not in 0..1, or 1."""
-    if not 0 <= getattr(args, name) < 1:
-        raise ValueError(f"--{name} must be in 0..1, below 1, got {getattr(args, name):g}")
-
-
-def check_seed(args: argparse.Namespace) -> None:
-    """`ValueError` if the seed is none that NumPy takes."""
-    if not 0 <= args.seed < 2**32:
-        raise ValueError(f"--seed must be in 0..2**32 - 1, got {args.seed}")
-
-
-def check_folder(args: argparse.Namespace, name: str) -> None:
-    """`ValueError` if an argument is given and a file."""
-    folder = getattr(args, name)
-    if folder is not None and folder.is_file():
-        raise ValueError(f"--{name} {folder} is a file")
-
-
-def masking_config(args: argparse.Namespace) -> MaskingConfig:
-    """The tasks and rates; `ValueError` names what is out of range."""
-    weights = {}
-    for item in args.task_weights:
-        task, _, weight = item.partition("=")
-        try:
-            weights[task] = float(weight)
-        except ValueError:
-            raise ValueError(f"--task_weights takes TASK=WEIGHT, got {item!r}") from None
-    rates = {name: getattr(args, name) for name in MASKING_RATES}
-    return MaskingConfig(task_weights={**MaskingConfig().task_weights, **weights}, **rates)
-
-
-def as_json(args: argparse.Namespace) -> dict[str, Any]:
-    """Arguments as JSON holds them, without what is secret."""
+def as_json(args: Arguments) -> dict[str, Any]:
+    """Return the arguments as JSON values, without secrets."""
     values = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
     values.pop("hub_token", None)
     return values
 
 
-def check_resumed(args: dict, saved: dict) -> None:
-    """
-    Raise `ValueError` naming the arguments that differ from those of the checkpoint and may not.
-
-    Args:
-        args, saved: arguments as JSON holds them.
-    """
-    changed = [
-        f"--{name} was {saved.get(name)!r} and is {value!r}"
-        for name, value in args.items()
-        if name not in MAY_CHANGE and _kept(saved, name) != _kept(args, name)
-    ]
-    if changed:
-        raise ValueError(f"--resume_from_checkpoint needs the arguments that the run began with: {'; '.join(changed)}")
-
-
-def _kept(args: dict, name: str) -> Any:
-    value = args.get(name)
-    return place(value, args["output_dir"]) if name in FOLDERS and value is not None else value
-
-
-def place(folder: str, output_dir: str) -> str:
-    """Where a folder is: inside of the output folder, which may be moved, its place there."""
+def relative_to_output(folder: str, output_dir: str) -> str:
+    """Describe a folder inside the output folder independently of where that is. Other folders stay as they are."""
     inside = Path(folder).is_relative_to(output_dir)
     return f"<output_dir>/{Path(folder).relative_to(output_dir)}" if inside else folder

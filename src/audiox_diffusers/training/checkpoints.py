@@ -1,6 +1,5 @@
-"""Checkpoints of a run: written whole or not at all."""
+"""Checkpoints of a run, each written whole or not at all."""
 
-import argparse
 import json
 import os
 import re
@@ -10,15 +9,45 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from diffusers import ModelMixin
+from transformers import PreTrainedModel
 
-from .arguments import as_json, check_resumed
+from ..loaders import architecture
+from .arguments import RunArguments, as_json, relative_to_output
 
 STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 
+# All other options decide what is computed, and must stay the same for an exact resume.
+MAY_CHANGE = {
+    "output_dir",
+    "max_train_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "resume_from_checkpoint",
+    "report_to",
+    "tracker_project_name",
+    "logging_dir",
+    "validation_prompts",
+    "validation_steps",
+    "validation_inference_steps",
+    "validation_guidance_scale",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "max_bad_records",
+    "cache_dir",
+    "gradient_checkpointing",
+    "enable_tiling",
+    "vae_config",  # its contents are compared as the config of the network
+}
+
+# Options with folders that may be inside the output folder, and then move with it.
+FOLDERS = ("cache_latents", "class_data_dir")
+
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
-    """The complete checkpoints of a run by their step, in order."""
+    """Find the complete checkpoints of a run, by step and in order."""
     found = {}
     for path in output_dir.glob("checkpoint-*"):
         if match := NAME.fullmatch(path.name):
@@ -28,10 +57,10 @@ def checkpoints(output_dir: Path) -> dict[int, Path]:
 
 def find_checkpoint(output_dir: Path, name: str) -> Path | None:
     """
-    The checkpoint of that name, or the newest for `"latest"`: `None` if there is none yet.
+    Find a checkpoint by name. `"latest"` is the newest one, or `None` if there is none yet.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: There is no checkpoint of that name.
     """
     found = checkpoints(output_dir)
     if name == "latest":
@@ -47,18 +76,17 @@ def save_checkpoint(
     accelerator: Accelerator, output_dir: Path, step: int, write: Callable[[Path], None], limit: int | None
 ) -> Path:
     """
-    Write `checkpoint-{step}` under another name, give it its own when it is complete, and only then remove the oldest
-    ones. What a write that was cut short has left is removed before.
+    Write `checkpoint-{step}` under a temporary name, rename it when it is complete, then remove the oldest ones.
 
     Args:
-        accelerator: of the run; all processes call this.
-        output_dir: where the checkpoints are.
-        step: optimizer steps taken.
-        write: writes everything into the folder that it is given, on every process.
-        limit: how many checkpoints to keep, `None` for all.
+        accelerator: Accelerator of the run. All processes call this.
+        output_dir: Folder of the checkpoints.
+        step: Number of optimizer steps taken.
+        write: Writes the state into a folder, on every process.
+        limit: Number of checkpoints to keep, `None` for all.
 
     Raises:
-        OSError: it could not be written, because the disk is full, say. What was there before is left.
+        OSError: Writing failed, for example on a full disk. Earlier checkpoints are still there.
     """
     path = output_dir / f"checkpoint-{step}"
     temporary = output_dir / f".{path.name}"
@@ -77,62 +105,64 @@ def save_checkpoint(
         raise OSError(f"{path} could not be written ({error}). Complete checkpoints: {kept}.") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        replaced = output_dir / f".{path.name}-replaced"
-        # Removed under its own name, it would be there in half for a while.
         if path.exists():
-            os.replace(path, replaced)
+            _remove(path)
         os.replace(temporary, path)
-        shutil.rmtree(replaced, ignore_errors=True)
-        # Those of a run that was here before may be of later steps than the one just written, which stays.
+        # An earlier run in this folder may have left checkpoints of later steps.
         others = [other for other in checkpoints(output_dir).values() if other != path]
         surplus = 0 if limit is None else max(0, len(others) + 1 - limit)
         for old in others[:surplus]:
-            shutil.rmtree(old)
+            _remove(old)
     accelerator.wait_for_everyone()
     return path
 
 
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint under a hidden name, so that a kill leaves no half of it under its own name."""
+    hidden = checkpoint.with_name(f".{checkpoint.name}-old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(checkpoint, hidden)
+    shutil.rmtree(hidden)
+
+
 def _is_write_error(error: Exception) -> bool:
-    """torch and safetensors raise errors of their own where a file cannot be written."""
+    """torch and safetensors raise their own exceptions when a file cannot be written."""
     text = str(error)
     return "PytorchStreamWriter" in text or "I/O error" in text or "No space left" in text
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Plain JSON, indented."""
     path.write_text(json.dumps(value, indent=1))
 
 
-def write_run(
-    folder: Path, step: int, args: argparse.Namespace, configs: dict[str, dict], accelerator: Accelerator
-) -> None:
+def write_run(folder: Path, step: int, args: RunArguments, configs: dict[str, dict], accelerator: Accelerator) -> None:
     """
-    Write what [`open_checkpoint`] asks of a checkpoint.
+    Write the description of a run that [`open_checkpoint`] checks.
 
     Args:
-        folder: of the checkpoint.
-        step: optimizer steps taken.
-        args: of the run.
-        configs: of the networks that are trained, by name, as JSON holds them.
-        accelerator: of the run.
+        folder: Folder of the checkpoint.
+        step: Number of optimizer steps taken.
+        args: Options of the run.
+        configs: Configs of the trained networks by name, see [`config_of`].
+        accelerator: Accelerator of the run.
     """
     state = {"step": step, "args": as_json(args), "configs": configs, "num_processes": accelerator.num_processes}
     write_json(folder / STATE, state)
 
 
-def open_checkpoint(
-    args: argparse.Namespace, configs: dict[str, dict], accelerator: Accelerator
-) -> tuple[Path | None, int]:
+def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: Accelerator) -> tuple[Path | None, int]:
     """
-    The checkpoint that `--resume_from_checkpoint` names, and the optimizer steps before it: `None` and 0 if none is
-    named, or the latest and there is none yet.
+    Find the checkpoint that `--resume_from_checkpoint` names.
 
     Args:
-        args, configs, accelerator: as of [`write_run`].
+        args, configs, accelerator: See [`write_run`].
+
+    Returns:
+        The checkpoint and its step. `None` and 0 if none is named, or the latest is asked for and there is none yet.
 
     Raises:
-        ValueError: there is none of that name, or it is one of another run: with other arguments that decide what is
-            computed, other networks, another number of processes.
+        ValueError: There is no checkpoint of that name. Or its run had other options that decide what is computed,
+            other networks, or another number of processes.
     """
     if args.resume_from_checkpoint is None:
         return None, 0
@@ -141,8 +171,8 @@ def open_checkpoint(
         accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
         return None, 0
     state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-    check_resumed(as_json(args), state["args"])
-    check_configs(configs, state["configs"])
+    _check_arguments(as_json(args), state["args"])
+    _check_configs(configs, state["configs"])
     if accelerator.num_processes != state["num_processes"]:
         raise ValueError(
             f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not {accelerator.num_processes}"
@@ -150,13 +180,22 @@ def open_checkpoint(
     return folder, state["step"]
 
 
-def check_configs(configs: dict[str, dict], saved: dict[str, dict]) -> None:
-    """
-    Raise `ValueError` naming what differs between the configs of the networks and those of the checkpoint.
+def _check_arguments(args: dict[str, Any], saved: dict[str, Any]) -> None:
+    changed = [
+        f"--{name} was {saved.get(name)!r} and is {value!r}"
+        for name, value in args.items()
+        if name not in MAY_CHANGE and _resolved(saved, name) != _resolved(args, name)
+    ]
+    if changed:
+        raise ValueError(f"--resume_from_checkpoint needs the options that the run began with: {'; '.join(changed)}")
 
-    Args:
-        configs, saved: by name of the component, as JSON holds them.
-    """
+
+def _resolved(args: dict[str, Any], name: str) -> Any:
+    value = args.get(name)
+    return relative_to_output(value, args["output_dir"]) if name in FOLDERS and value is not None else value
+
+
+def _check_configs(configs: dict[str, dict], saved: dict[str, dict]) -> None:
     changed = []
     for name in {**saved, **configs}:
         now, then = configs.get(name, {}), saved.get(name, {})
@@ -166,4 +205,10 @@ def check_configs(configs: dict[str, dict], saved: dict[str, dict]) -> None:
             if then.get(key) != now.get(key)
         ]
     if changed:
-        raise ValueError(f"--resume_from_checkpoint: the checkpoint is of another model: {'; '.join(changed)}")
+        raise ValueError(f"--resume_from_checkpoint: the checkpoint has another model: {'; '.join(changed)}")
+
+
+def config_of(model: ModelMixin | PreTrainedModel) -> dict[str, Any]:
+    """Return a network's [`architecture`] as JSON values."""
+    config = json.loads(model.config.to_json_string()) if isinstance(model, PreTrainedModel) else dict(model.config)
+    return json.loads(json.dumps(architecture(config)))

@@ -1,10 +1,7 @@
-"""What a step of training computes: the seam at which other objectives, such as distillation, take over."""
-
-from typing import Any
+"""Training loss. Subclass it for other objectives."""
 
 import torch
 import torch.nn as nn
-from accelerate import Accelerator
 
 from .data.batches import Batch
 from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjective, diffusion_loss
@@ -13,10 +10,6 @@ from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjectiv
 class DiffusionStrategy:
     """
     The loss of diffusion training: noise the latents to drawn times, predict the velocity, compare.
-
-    Another strategy has the same methods. It owns the networks that it needs beside the trained model, such as a
-    teacher, and whatever optimizers they have: `prepare` is where it wraps them, and what `state_dict` returns is kept
-    in every checkpoint.
 
     Args:
         objective: the path from data to noise.
@@ -33,16 +26,6 @@ class DiffusionStrategy:
         self.objective = objective
         self.timesteps = timesteps
         self.snr_gamma = snr_gamma
-
-    def prepare(self, accelerator: Accelerator) -> None:
-        """Wrap networks of its own; there are none."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What has to be kept in a checkpoint; nothing, as the times depend on the number of the sample alone."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
 
     def loss(self, model: nn.Module, batch: Batch, first_sample: int) -> torch.Tensor:
         """

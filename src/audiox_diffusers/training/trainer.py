@@ -1,11 +1,11 @@
-"""The loop: batches, steps, checkpoints, reports."""
+"""Training loop of the transformer: batches, steps, checkpoints and reports."""
 
-import argparse
 import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,30 +21,25 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
-from .arguments import as_json, masking_config
-from .checkpoints import open_checkpoint, save_checkpoint, write_json, write_run
+from ..pipelines import AudioXPipeline
+from .arguments import TrainingArguments, as_json
+from .checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
 from .data.batches import Batch, BatchMaker, Sample
-from .data.encoding import RecordEncoder
+from .data.encoding import ENCODERS, RecordEncoder
 from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
+from .data.records import RecordReader, WindowSpec
+from .data.sources import MixedDataset
 from .interruption import Interruption, stopped_at
 from .log import LOG, SKIPPED, cut_log, write_report
 from .lr_schedules import get_lr_scheduler
-from .methods.full import FullTuning
+from .methods.full import FullTraining
 from .methods.model import AudioXTrainingModel
-from .parts import (
-    ENCODERS,
-    build_optimizer,
-    build_reader,
-    cache_description,
-    configs_of,
-)
 from .validation import Validation
 
 DATA = "data-{}.json"
 EMA = "ema.bin"
 EMA_SHARD = "ema-{}.bin"
-STRATEGY = "strategy.bin"
 EARLY_STOPPING = "early-stopping.bin"
 
 
@@ -53,34 +48,34 @@ class Trainer:
     A training run.
 
     Args:
-        args: of [`parse_args`].
-        tuning: what is trained, and what is made of it.
+        args: Options, as parsed by [`parse_args`].
+        method: Training method: which weights are trained, and what is exported.
 
     Attributes:
-        step (`int`): optimizer steps taken.
+        step (`int`): Number of optimizer steps taken.
 
     Raises:
-        ValueError: naming the argument that is wrong.
+        ValueError: An option is wrong. The message names it.
     """
 
-    def __init__(self, args: argparse.Namespace, tuning: type = FullTuning):
+    def __init__(self, args: TrainingArguments, method: type[FullTraining] = FullTraining):
         self.args = args
-        self.tuning = tuning(args)
+        self.method = method(args)
         self.step = 0
         self.skipped = 0
         self.interruption = Interruption()
         self.stopped = self.finished = False
-        self.accelerator = build_accelerator(args, self.tuning)
+        self.accelerator = build_accelerator(args, self.method)
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.sharded and args.validation_prompts is not None:
-            raise ValueError("--validation_prompts needs whole weights; with FSDP and DeepSpeed leave it out")
-        self.tuning.check_devices(self.accelerator)
+            raise ValueError("--validation_prompts needs whole weights; leave it out with FSDP and DeepSpeed")
+        self.method.check_devices(self.accelerator)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
 
-        self.pipe = self.tuning.load_pipeline(half_dtype(self.accelerator) or torch.float32)
+        self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
         self.validation = None if args.validation_prompts is None else Validation(args)
         self._prepare_data()
         self._prepare_model()
@@ -89,18 +84,18 @@ class Trainer:
     def _prepare_data(self) -> None:
         args, accelerator, pipe = self.args, self.accelerator, self.pipe
         self._move_encoders(accelerator.device)
-        self.tuning.prepare_data(pipe, accelerator)
-        datasets = self.tuning.open_datasets()
+        self.method.prepare_data(pipe, accelerator)
+        datasets = self.method.open_datasets()
         sources = [dataset.source for dataset in datasets]
-        reader = build_reader(args, pipe, datasets)
-        self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.tuning.encoders)
+        columns = [dataset.columns for dataset in datasets]
+        reader = RecordReader(WindowSpec.of(pipe), columns, args.masking(), args.crop, args.min_seconds, args.seed)
+        self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.method.encoders)
         if args.cache_latents is None:
             null_embeddings = self.encoder.null_embeddings()
         else:
-            description = {**cache_description(args, pipe, datasets), **self.tuning.cache_description()}
             sources = write_cache(
                 args.cache_latents,
-                description,
+                {**cache_description(args, pipe, datasets), **self.method.cache_description()},
                 sources,
                 reader,
                 self.encoder,
@@ -108,8 +103,8 @@ class Trainer:
                 accelerator,
             )
             reader, null_embeddings = CacheReader(reader), read_null_embeddings(args.cache_latents)
-        self.strategy = self.tuning.build_strategy(pipe)
-        self.early_stopping = self.tuning.build_early_stopping(
+        self.strategy = self.method.build_strategy(pipe)
+        self.early_stopping = self.method.build_early_stopping(
             pipe, self.encoder, null_embeddings, self.strategy, accelerator.device
         )
         if args.cache_latents is not None:
@@ -118,7 +113,7 @@ class Trainer:
             pipe.conditioner.config,
             (pipe.transformer.config.in_channels, pipe.transformer.config.sample_size),
             null_embeddings,
-            masking_config(args),
+            args.masking(),
             args.seed,
             accelerator.device,
         )
@@ -141,7 +136,7 @@ class Trainer:
 
     @contextmanager
     def _encoders_on_device(self) -> Iterator[None]:
-        """While the pipeline makes sounds. They are elsewhere where the data is cached."""
+        """Move the encoders to the device to generate audio. With cached data they are on the CPU otherwise."""
         self._move_encoders(self.accelerator.device)
         yield
         if self.args.cache_latents is not None:
@@ -149,17 +144,16 @@ class Trainer:
 
     def _prepare_model(self) -> None:
         args, accelerator = self.args, self.accelerator
-        self.tuning.prepare_model(self.pipe)
-        self.strategy.prepare(accelerator)
+        self.method.prepare_model(self.pipe)
         model = AudioXTrainingModel(self.encoder, half_dtype(accelerator))
         if accelerator.is_fsdp2:
-            # It refuses parameters without an axis to shard, such as the gates of the fusion. With one they do the same.
+            # FSDP2 cannot shard parameters without dimensions, such as the gates of the fusion. [1] computes the same.
             for parameter in model.parameters():
                 if parameter.dim() == 0:
                     parameter.data = parameter.data[None]
         optimizer = build_optimizer(args, model, accelerator.num_processes)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        # Not prepared: accelerate would take a step of it for each process.
+        # Not prepared: accelerate would step it once for each process.
         self.lr_scheduler = get_lr_scheduler(
             args.lr_scheduler,
             optimizer,
@@ -171,23 +165,23 @@ class Trainer:
             warmup_decay=args.lr_warmup_decay,
         )
         accelerator.register_for_checkpointing(self.lr_scheduler)
-        accelerator.register_save_state_pre_hook(_leave_out_frozen)
+        accelerator.register_save_state_pre_hook(_remove_frozen)
         self.ema = EMAModel(self._local_parameters(), decay=args.ema_decay) if args.use_ema else None
 
     def _trained_parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def _local_parameters(self) -> list[torch.Tensor]:
-        """What this process holds of them: shares their memory, and can be averaged without the other processes."""
+        """Return this process's part of the trained parameters. They share memory with the parameters."""
         return [
             parameter.to_local() if isinstance(parameter, DTensor) else parameter
             for parameter in self._trained_parameters()
         ]
 
-    # The loop
+    # Loop
 
     def train(self) -> None:
-        """Train to the last step, or until SIGTERM; then save the model."""
+        """Train to the last step and save the model. SIGTERM stops the run after a checkpoint."""
         accelerator = self.accelerator
         with self.interruption:
             self._start_trackers()
@@ -196,7 +190,7 @@ class Trainer:
             accelerator.print(stopped_at(self.step))
         else:
             if self.finished:
-                accelerator.print(f"stopped at step {self.step}: the held-out loss falls no more")
+                accelerator.print(f"stopped at step {self.step}: the held-out loss no longer falls")
             self._save_model()
         accelerator.end_training()
 
@@ -229,8 +223,8 @@ class Trainer:
                 if self.validation is not None and (last or self.step % args.validation_steps == 0):
                     self._validate()
 
-    def _train_step(self, batches) -> dict[str, float]:
-        """One step of the optimizer; what is to be reported of it."""
+    def _train_step(self, batches: Iterator[LoadedBatch]) -> dict[str, float]:
+        """Take one optimizer step and return its report."""
         args, accelerator = self.args, self.accelerator
         total, norm = torch.zeros((), device=accelerator.device), None
         for _ in range(args.gradient_accumulation_steps):
@@ -253,13 +247,13 @@ class Trainer:
                 self.ema.step(self._local_parameters())
         local = torch.tensor([total, self.skipped, self.interruption.signalled], device=accelerator.device)
         every = accelerator.gather(local[None])
-        # All processes stop at the same step, though the signal may come to one of them, or between two steps.
+        # All processes stop at the same step, even if only one of them got the signal.
         self.stopped = bool(every[:, 2].any())
         report = {"loss": every[:, 0].mean().item(), "lr": learning_rate, "skipped": int(every[:, 1].sum())}
         return report if norm is None else {**report, "grad_norm": float(norm)}
 
     def _batch(self, loaded: LoadedBatch) -> Batch:
-        """Encode what a worker loaded, and note where its stream stands."""
+        """Encode a loaded batch, and remember the position of its stream."""
         self.records.batches += 1
         self.records.states[loaded.stream] = loaded.state
         self.skipped += len(loaded.skipped)
@@ -300,7 +294,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
-        """With the averaged weights, where they are kept. The other processes wait."""
+        """Validate on the main process, with averaged weights if there are any. The other processes wait."""
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             with self._averaged(), self._encoders_on_device():
@@ -310,7 +304,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
     def _measure_held_out(self) -> float:
-        """Of the averaged weights, where they are kept. What the main process finds goes for all of them."""
+        """Measure the held-out loss on the main process, with averaged weights if there are any."""
         accelerator = self.accelerator
         found = torch.zeros(2, device=accelerator.device)
         if accelerator.is_main_process:
@@ -323,24 +317,37 @@ class Trainer:
         self.finished = bool(found[1])
         return found[0].item()
 
-    # What is kept
+    # Checkpoints and export
 
-    def _averaged(self):
-        return _Averaged(self.ema, self._local_parameters())
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Use the averaged weights, if there are any."""
+        if self.ema is None:
+            yield
+            return
+        parameters = self._local_parameters()
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self.ema.restore(parameters)
 
     def _ema_file(self) -> str:
         fsdp = self.accelerator.distributed_type == DistributedType.FSDP
         return EMA_SHARD.format(self.accelerator.process_index) if fsdp else EMA
 
+    def _configs(self) -> dict[str, dict[str, Any]]:
+        return {name: config_of(getattr(self.pipe, name)) for name in self.method.names}
+
     def _write_state(self, folder: Path) -> None:
-        """Everything that an exact resume needs."""
+        """Write everything that an exact resume needs."""
         accelerator, records = self.accelerator, self.records
         accelerator.save_state(str(folder))
         data = {"batches": records.batches, "skipped": self.skipped, "streams": records.states}
         write_json(folder / DATA.format(accelerator.process_index), data)
         if accelerator.is_main_process:
-            write_run(folder, self.step, self.args, configs_of(self.pipe, self.tuning.names), accelerator)
-            torch.save(self.strategy.state_dict(), folder / STRATEGY)
+            write_run(folder, self.step, self.args, self._configs(), accelerator)
             if self.early_stopping is not None:
                 torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
         if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
@@ -355,18 +362,17 @@ class Trainer:
         accelerator.wait_for_everyone()
 
     def _load_state(self) -> None:
-        args, accelerator = self.args, self.accelerator
-        folder, step = open_checkpoint(args, configs_of(self.pipe, self.tuning.names), accelerator)
+        accelerator = self.accelerator
+        folder, step = open_checkpoint(self.args, self._configs(), accelerator)
         if folder is None:
             return
-        # What is frozen is not in it.
+        # Checkpoints do not contain frozen weights.
         accelerator.load_state(str(folder), **({} if self.sharded else {"strict": False}))
         self.step = step
         data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
         self.skipped = data["skipped"]
         self.records.batches = data["batches"]
         self.records.states = {int(stream): position for stream, position in data["streams"].items()}
-        self.strategy.load_state_dict(torch.load(folder / STRATEGY, weights_only=True))
         if self.early_stopping is not None:
             self.early_stopping.load_state_dict(torch.load(folder / EARLY_STOPPING, weights_only=True))
             self.finished = self.early_stopping.exhausted
@@ -376,7 +382,7 @@ class Trainer:
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:
-        """What was trained: with the best weights of early stopping, or the averaged ones, where either is kept."""
+        """Export the model, with the best weights of early stopping or the averaged weights, if there are any."""
         accelerator = self.accelerator
         with self._averaged(), self._encoders_on_device():
             if self.early_stopping is not None and self.early_stopping.weights is not None:
@@ -384,31 +390,14 @@ class Trainer:
                     for parameter, best in zip(self._trained_parameters(), self.early_stopping.weights, strict=True):
                         parameter.copy_(best)
             self.model.eval()
-            self.tuning.export(self.pipe, self.model, accelerator, self.args.output_dir / LOG)
+            self.method.export(self.pipe, self.model, accelerator, self.args.output_dir / LOG)
         if accelerator.is_main_process and self.args.push_to_hub:
-            self.tuning.push_to_hub()
+            self.method.push_to_hub()
         accelerator.wait_for_everyone()
 
 
-class _Averaged:
-    """The averaged weights in the place of the last ones."""
-
-    def __init__(self, ema: EMAModel | None, parameters: list[torch.Tensor]):
-        self.ema = ema
-        self.parameters = parameters
-
-    def __enter__(self) -> None:
-        if self.ema is not None:
-            self.ema.store(self.parameters)
-            self.ema.copy_to(self.parameters)
-
-    def __exit__(self, *error: object) -> None:
-        if self.ema is not None:
-            self.ema.restore(self.parameters)
-
-
-def build_accelerator(args: argparse.Namespace, tuning: FullTuning) -> Accelerator:
-    """As the command line and `accelerate launch` say."""
+def build_accelerator(args: TrainingArguments, method: FullTraining) -> Accelerator:
+    """Set up accelerate as the options and `accelerate launch` say."""
     set_seed(args.seed)
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -416,17 +405,16 @@ def build_accelerator(args: argparse.Namespace, tuning: FullTuning) -> Accelerat
         log_with=None if args.report_to == "none" else args.report_to,
         project_config=ProjectConfiguration(str(args.output_dir), logging_dir=str(args.output_dir / args.logging_dir)),
         # Encoders have layers whose outputs are not used.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(tuning.encoders))],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(method.encoders))],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        # Otherwise read off a data loader, which accelerate is not given here.
+        # accelerate reads this off a prepared data loader, which there is none of here.
         config = accelerator.state.deepspeed_plugin.deepspeed_config
         config["train_micro_batch_size_per_gpu"] = args.train_batch_size
-        # DeepSpeed clips by itself.
+        # DeepSpeed clips gradients itself.
         config["gradient_clipping"] = args.max_grad_norm
     if accelerator.is_fsdp2 and half_dtype(accelerator) is not None:
-        # Weights are gathered in half precision; the rest is as it is under autocast elsewhere: gradients are summed in
-        # float32, and times and rotations stay in float32.
+        # Gather weights in half precision. Gradients, timesteps and rotations stay in float32, as under autocast.
         accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
             param_dtype=half_dtype(accelerator), reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -435,8 +423,52 @@ def build_accelerator(args: argparse.Namespace, tuning: FullTuning) -> Accelerat
     return accelerator
 
 
-def _leave_out_frozen(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
-    """Of a checkpoint: what the pipeline is loaded with again."""
+def build_optimizer(args: TrainingArguments, model: AudioXTrainingModel, num_processes: int) -> torch.optim.Optimizer:
+    """Build AdamW for the trained parameters."""
+    learning_rate = args.learning_rate
+    if args.scale_lr:
+        learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
+    optimizer_class: Any = torch.optim.AdamW
+    if args.use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit as optimizer_class
+        except ImportError:
+            raise ValueError("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from None
+    return optimizer_class(
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=learning_rate,
+        betas=(args.adam_beta1, args.adam_beta2),
+        weight_decay=args.adam_weight_decay,
+        eps=args.adam_epsilon,
+    )
+
+
+def cache_description(args: TrainingArguments, pipe: AudioXPipeline, datasets: list[MixedDataset]) -> dict[str, Any]:
+    """Return all settings that decide the contents of a latent cache."""
+    names = (
+        "dataset",
+        "dataset_config_name",
+        "dataset_split",
+        "dataset_revision",
+        "crop",
+        "min_seconds",
+        "video_prompt",
+    )
+    components = [name for name in ENCODERS if getattr(pipe, name) is not None]
+    return {
+        **{name: getattr(args, name) for name in names},
+        # Only random crops depend on the seed.
+        "seed": args.seed if args.crop == "random" else None,
+        "columns": datasets[0].columns,
+        "model": args.pretrained_model_name_or_path,
+        "revision": args.revision,
+        "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},
+        "configs": {name: config_of(getattr(pipe, name)) for name in (*components, "conditioner")},
+    }
+
+
+def _remove_frozen(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
+    """Remove frozen weights from a checkpoint. They are loaded with the pipeline."""
     for model, state_dict in zip(models, weights):
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -444,5 +476,5 @@ def _leave_out_frozen(models: list[torch.nn.Module], weights: list[dict[str, tor
 
 
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:
-    """Of mixed precision, `None` without."""
+    """Return the dtype of mixed precision, `None` without."""
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)

@@ -20,9 +20,10 @@ from audiox_diffusers.testing import (
     SAMPLING_RATE,
     create_small_pipeline,
 )
+from audiox_diffusers.training.arguments import MaskingConfig
 from audiox_diffusers.training.data.batches import Batch, BatchMaker, Sample
 from audiox_diffusers.training.data.encoding import RecordEncoder
-from audiox_diffusers.training.data.masking import MaskingConfig, TaskSpec
+from audiox_diffusers.training.data.masking import TaskSpec
 from audiox_diffusers.training.data.records import Record, RecordReader, WindowSpec
 from audiox_diffusers.training.data.streaming import RowKey
 from audiox_diffusers.training.methods.model import AudioXTrainingModel

@@ -12,8 +12,8 @@ from helpers import refused
 from PIL import Image
 
 from audiox_diffusers.media import save_audio, save_video
-from audiox_diffusers.training.data.masking import MaskingConfig
-from audiox_diffusers.training.data.records import COLUMNS, RecordReader, WindowSpec
+from audiox_diffusers.training.arguments import COLUMNS, MaskingConfig
+from audiox_diffusers.training.data.records import RecordReader, WindowSpec
 from audiox_diffusers.training.data.sources import DatasetSource
 from audiox_diffusers.training.data.streaming import RowKey, Unreadable
 

@@ -12,10 +12,10 @@ from PIL import Image
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import save_audio
+from audiox_diffusers.training.arguments import MaskingConfig
 from audiox_diffusers.training.data import latent_cache
 from audiox_diffusers.training.data.encoding import RecordEncoder
 from audiox_diffusers.training.data.latent_cache import CacheReader, Parts, read_null_embeddings, write_cache
-from audiox_diffusers.training.data.masking import MaskingConfig
 from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
 from audiox_diffusers.training.data.sources import DatasetSource
 from audiox_diffusers.training.data.streaming import RowKey, read_shard

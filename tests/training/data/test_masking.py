@@ -269,7 +269,7 @@ def test_a_masked_span_takes_the_same_positions_of_silence():
 @pytest.mark.parametrize("name", RATES)
 @pytest.mark.parametrize("value", [-0.01, 1.01, math.nan])
 def test_rates_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"`{name}` must be in 0..1, got {value}"):
+    with pytest.raises(ValueError, match=f"--{name} must be in 0..1, got {value}"):
         MaskingConfig(**{name: value})
 
 
@@ -280,15 +280,15 @@ def test_rates_at_the_ends_of_the_range():
 
 @pytest.mark.parametrize("weights", [{"music": 1.0}, {"text": -1.0}, {"text": math.inf}, {"text": math.nan}, {}])
 def test_weights_out_of_range(weights):
-    with pytest.raises(ValueError, match="`task_weights`"):
+    with pytest.raises(ValueError, match="--task_weights"):
         MaskingConfig(task_weights=weights)
 
 
 def test_weights_that_are_all_zero():
-    with pytest.raises(ValueError, match="`task_weights` must have a weight above 0"):
+    with pytest.raises(ValueError, match="--task_weights must have a weight above 0"):
         MaskingConfig(task_weights=dict.fromkeys(TASKS, 0.0))
 
 
 def test_audio_mask_min_above_max():
-    with pytest.raises(ValueError, match="`audio_mask_min` must be at most `audio_mask_max`, got 0.8 and 0.75"):
+    with pytest.raises(ValueError, match="--audio_mask_min must be at most --audio_mask_max, got 0.8 and 0.75"):
         MaskingConfig(audio_mask_min=0.8)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from audiox_diffusers.media import save_audio, save_video
+from audiox_diffusers.training.arguments import MaskingConfig
 from audiox_diffusers.training.data import records
-from audiox_diffusers.training.data.masking import MaskingConfig
 from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
 from audiox_diffusers.training.data.streaming import RowKey
 

@@ -13,11 +13,12 @@ from safetensors.torch import load_file
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXPipeline
 from audiox_diffusers.media import load_audio
-from audiox_diffusers.training import LoraTuning, Trainer, export, main, parse_args
-from audiox_diffusers.training.arguments import build_parser
+from audiox_diffusers.training import LoraTraining, Trainer, export, main, parse_args
+from audiox_diffusers.training.arguments import TrainingArguments, build_parser
+from audiox_diffusers.training.cards import lora_card
 from audiox_diffusers.training.methods import lora, quantization
 from audiox_diffusers.training.methods.early_stopping import EarlyStopping
-from audiox_diffusers.training.methods.lora_card import lora_card
+from audiox_diffusers.training.methods.lora_arguments import LoraArguments
 
 FILE = "pytorch_lora_weights.safetensors"
 NEEDED = ["--pretrained_model_name_or_path", "someone/audiox", "--dataset", "someone/sounds"]
@@ -25,7 +26,7 @@ NEEDED += ["--output_dir", "out", "--max_train_steps", "10"]
 
 
 def parse(*options: object):
-    return parse_args([*NEEDED, *map(str, options)], LoraTuning)
+    return parse_args([*NEEDED, *map(str, options)], LoraTraining)
 
 
 def generate(pipe: AudioXPipeline, prompt: str = "a bell", **options) -> torch.Tensor:
@@ -259,7 +260,7 @@ def test_prior_sounds_that_are_there_are_used(train_lora, tmp_path):
     options = ["--with_prior_preservation", "--class_data_dir", tmp_path / "class", "--validation_inference_steps", 2]
     train_lora("one", 1, *options, "--class_prompt", "rain", "--num_class_sounds", 1)
     first = (tmp_path / "class" / "00000.wav").read_bytes()
-    with pytest.raises(ValueError, match="has 1 of --num_class_sounds 2 sounds; name the captions of the others with"):
+    with pytest.raises(ValueError, match="has 1 of --num_class_sounds 2 files; give captions for the others with"):
         train_lora("two", 1, *options, "--num_class_sounds", 2)
     train_lora("two", 1, *options, "--class_prompt", "rain", "--num_class_sounds", 2)
     assert (tmp_path / "class" / "00000.wav").read_bytes() == first and (tmp_path / "class" / "00001.wav").exists()
@@ -319,7 +320,7 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert exported == {tensor.sum().item() for tensor in kept[1]}
     assert exported != {tensor.sum().item() for tensor in kept[3]}
 
-    said = "- steps: 4; the weights are those after 2, the best on clips held out"
+    said = "- steps: 4; weights of step 2, the best on held-out clips"
     assert said in (tmp_path / "out" / "README.md").read_text()
 
     # A run that goes on knows the best and how long it has waited.
@@ -359,7 +360,7 @@ def test_nothing_held_out(train_lora, tmp_path, scenes):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="--held_out .*empty"):
         train_lora("out", 1, "--held_out", tmp_path / "empty")
-    with pytest.raises(ValueError, match="--held_out .* has no clip that can be used: is too short"):
+    with pytest.raises(ValueError, match="--held_out .* has no usable clip: is too short"):
         train_lora("out", 1, "--held_out", scenes, "--min_seconds", 3, "--no_cache_latents")
 
 
@@ -386,12 +387,12 @@ def test_what_goes_up(train_lora, hub, small_model, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "out" / "samples").iterdir()) == ["000.wav", "001.wav"]
     text = (tmp_path / "out" / "README.md").read_text()
     for said in (
-        "A LoRA adapter of rank 2 for [AudioX](https://arxiv.org/abs/2503.10522) as in `audiox-small`",
+        "A LoRA adapter of rank 2 for [AudioX](https://arxiv.org/abs/2503.10522), trained on `audiox-small`",
         "Trigger words: `zorble`, `a quux`.",
         'pipe.load_lora_weights("someone/out")',
         'audio = pipe(prompt="zorble").audios[0]',
         'zorble:\n\n<audio controls src="samples/000.wav"></audio>',
-        "Of the data: CC0-1.0.",
+        "Data: CC0-1.0.",
         "- alpha: 2",
         "- modules: `to_k`, `to_out.0`, `to_q`, `to_v`",
         "| 1 |",
@@ -424,26 +425,26 @@ def test_a_sample_that_fails_costs_no_adapter(train_lora, tmp_path, caplog):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a bell", "length": 1e-6}\n')
     train_lora("out", 1, "--validation_prompts", tmp_path / "prompts.jsonl", "--validation_inference_steps", 1)
     assert (tmp_path / "out" / FILE).exists() and not list((tmp_path / "out" / "samples").iterdir())
-    assert any("sounds of the model card: `audio_length" in record.getMessage() for record in caplog.records)
+    assert any("samples of the model card: `audio_length" in record.getMessage() for record in caplog.records)
 
 
-def test_card_of_a_base_on_the_hub(pipe, tmp_path):
+def test_card_of_a_base_on_the_hub(tmp_path):
     config = {"r": 4, "lora_alpha": 8, "use_dora": True, "use_rslora": False, "target_modules": {"to_q"}}
     args = parse("--trigger_words", 'a "zorble"', "--with_prior_preservation", "--class_data_dir", tmp_path)
-    made = ModelCard(lora_card(args, pipe, config, [], [{"step": 1, "loss": 0.5}]))
+    made = ModelCard(lora_card(args, config, [], [{"step": 1, "loss": 0.5}]))
     assert (made.data.base_model, made.data.base_model_relation) == ("someone/audiox", "adapter")
     assert made.data.instance_prompt == 'a "zorble"' and made.data.datasets == ["someone/sounds"]
     assert "lora" in made.data.tags and made.data.library_name == "diffusers"
-    assert "- kind: DoRA\n" in made.text and "- prior preservation: weight 1, 50 sounds" in made.text
+    assert "- kind: DoRA\n" in made.text and "- prior preservation: weight 1, 50 files" in made.text
     (code,) = re.findall(r"```python\n(.*?)```", made.text, re.S)
     compile(code, "card", "exec")
-    assert "Of the data: not stated." in made.text and "## Samples" not in made.text
+    assert "Data: not stated." in made.text and "## Samples" not in made.text
 
 
-def test_card_of_the_embedded_base(pipe):
+def test_card_of_the_embedded_base():
     config = {"r": 4, "lora_alpha": 8, "use_dora": False, "use_rslora": False, "target_modules": {"to_q"}}
     args = parse("--pretrained_model_name_or_path", "audiox-tiny")
-    made = ModelCard(lora_card(args, pipe, config, [], [{"step": 1, "loss": 0.5}]))
+    made = ModelCard(lora_card(args, config, [], [{"step": 1, "loss": 0.5}]))
     assert not {"base_model", "base_model_relation"} & made.data.to_dict().keys()
     assert 'AudioXPipeline.from_pretrained("audiox-tiny")' in made.text
 
@@ -476,13 +477,10 @@ def test_bad_numbers_are_refused_by_name(capsys, name):
 
 
 def test_every_number_is_checked():
-    parser = build_parser(LoraTuning)
+    parser = build_parser(LoraArguments, "")
     numbers = {action.dest for action in parser._actions if action.type in (int, float)}
-    shared = {action.dest for action in build_parser(type("Plain", (), _PLAIN))._actions}
+    shared = {action.dest for action in build_parser(TrainingArguments, "")._actions}
     assert numbers - shared == set(BAD_VALUES)
-
-
-_PLAIN = {"description": "", "add_arguments": staticmethod(lambda parser: None)}
 
 
 @pytest.mark.parametrize(
@@ -491,7 +489,10 @@ _PLAIN = {"description": "", "add_arguments": staticmethod(lambda parser: None)}
         (["--init_lora_weights", "best"], "--init_lora_weights must be one of default, .*got 'best'"),
         (["--init_lora_weights", "pissa", "--use_dora"], "leave out --use_dora"),
         (["--init_lora_weights", "orthogonal", "--rank", 3], "needs an even --rank, got 3"),
-        (["--no_cache_latents", "--cache_latents", "there"], "--no_cache_latents does not go with --cache_latents"),
+        (
+            ["--no_cache_latents", "--cache_latents", "there"],
+            "--no_cache_latents cannot be combined with --cache_latents",
+        ),
         (["--from_scratch"], "unrecognized arguments: --from_scratch"),
         (["--train_vae"], "unrecognized arguments: --train_vae"),
         (["--quantization", "2bit"], "--quantization: invalid choice: '2bit'"),
@@ -523,7 +524,7 @@ def test_quantization_reaches_the_pipeline(monkeypatch, pipe):
     monkeypatch.setitem(quantization.QUANTIZATIONS, "bnb_8bit", ("bitsandbytes", lambda: True))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(AudioXPipeline, "from_pretrained", lambda name, **options: asked.update(options) or pipe)
-    LoraTuning(parse("--quantization", "bnb_8bit")).load_pipeline(torch.bfloat16)
+    LoraTraining(parse("--quantization", "bnb_8bit")).load_pipeline(torch.bfloat16)
     half = dict.fromkeys(("transformer", "text_encoder", "image_encoder", "sync_encoder"), torch.bfloat16)
     assert asked["dtype"] == {**half, "default": torch.float32}
     mapping = asked["quantization_config"].quant_mapping
@@ -569,7 +570,7 @@ def test_no_data(train_lora, small_model, tmp_path, scenes, capsys):
     (tmp_path / "empty").mkdir()
     options = ["--pretrained_model_name_or_path", str(small_model), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="^error: `--dataset .*empty` cannot be opened"):
-        main([*options, "--dataset", str(tmp_path / "empty"), "--max_train_steps", "1"], LoraTuning)
+        main([*options, "--dataset", str(tmp_path / "empty"), "--max_train_steps", "1"], LoraTraining)
     with pytest.raises(ValueError, match="--max_bad_records 5.*is too short"):
         train_lora("short", 1, "--min_seconds", 3, "--max_bad_records", 5)
 
@@ -584,4 +585,4 @@ def test_an_export_that_fails_leaves_what_was_there(train_lora, tmp_path, monkey
     monkeypatch.setattr("audiox_diffusers.training.methods.lora.lora_card", fail)
     with pytest.raises(OSError, match="no space left"):
         train_lora("out", 1, "--rank", 3)
-    assert (tmp_path / "out" / FILE).read_bytes() == before and not (tmp_path / "out" / ".model").exists()
+    assert (tmp_path / "out" / FILE).read_bytes() == before and not list((tmp_path / "out").glob(".*"))

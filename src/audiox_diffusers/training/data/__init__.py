@@ -1,1 +1,1 @@
-"""Data: from a record to a batch."""
+"""Training data: from datasets to batches."""

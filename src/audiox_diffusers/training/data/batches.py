@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..arguments import MaskingConfig
 from .encoding import Encoded, NullEmbeddings
-from .masking import MaskingConfig, TaskSpec, draw_masks, mask_audio_latents
+from .masking import TaskSpec, draw_masks, mask_audio_latents
 from .records import Record
 from .seeds import generator_for
 from .streaming import RowKey

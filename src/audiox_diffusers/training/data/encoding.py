@@ -7,6 +7,8 @@ import torch
 from ...pipelines import AudioXPipeline
 from .records import Pictures, Record
 
+ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
+
 
 @dataclass
 class Encoded:

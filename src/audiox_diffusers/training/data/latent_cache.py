@@ -19,11 +19,11 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ...atomic import replacing
-from ...errors import first_line
+from ...messages import first_line
+from ..arguments import MaskingConfig
 from .batches import Sample
 from .encoding import Encoded, NullEmbeddings, RecordEncoder
 from .loading import load_batches
-from .masking import MaskingConfig
 from .records import BadRecord, Record, RecordReader, bad_records, needs
 from .streaming import Row, RowKey, RowSource, Unreadable, read_shard
 

@@ -1,10 +1,12 @@
 """Multi-modal masked training (arXiv 2503.10522): the task of a sample, and which of its inputs are hidden."""
 
 from bisect import bisect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+
+from ..arguments import TASKS, MaskingConfig
 
 # Modalities that a task requires, and those it uses if the sample has them.
 _NEEDS = {
@@ -24,64 +26,6 @@ _USES = {
     "completion": {"caption", "video"},
 }
 _AUDIO = {"inpainting": "target", "completion": "previous"}
-TASKS = tuple(_NEEDS)
-
-
-@dataclass(frozen=True)
-class MaskingConfig:
-    """
-    How tasks are drawn and what is hidden. The ratios of AudioX are unpublished, except `drop_context_rate` and the
-    span of the audio prompt, which is that of AudioX-Turbo (arXiv 2606.12555).
-
-    Attributes:
-        task_weights: how often each of `TASKS` is drawn, in relation to the others that a sample allows; one that is
-            not named is never drawn.
-        drop_text_rate, drop_video_rate, drop_audio_rate: share of samples that are presented without the caption, the
-            video or picture, the audio prompt.
-        mask_text_rate: share of the text tokens that are zeroed.
-        mask_video_rate: share of the video patches that are zeroed.
-        audio_mask_min, audio_mask_max: length of the span of an audio prompt that is silenced, as share of the prompt.
-        drop_context_rate: share of samples whose whole context is zeroed, for guidance.
-
-    Raises:
-        ValueError: a field is out of range; the message names it.
-    """
-
-    task_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TASKS, 1.0))
-    drop_text_rate: float = 0.1
-    drop_video_rate: float = 0.1
-    drop_audio_rate: float = 0.1
-    mask_text_rate: float = 0.1
-    mask_video_rate: float = 0.1
-    audio_mask_min: float = 0.25
-    audio_mask_max: float = 0.75
-    drop_context_rate: float = 0.1
-
-    def __post_init__(self):
-        for task, weight in self.task_weights.items():
-            if task not in TASKS:
-                raise ValueError(f"`task_weights` takes {', '.join(TASKS)}, got {task!r}.")
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"`task_weights` must be finite and at least 0, got {weight} for {task!r}.")
-        if not sum(self.task_weights.values()) > 0:
-            raise ValueError(f"`task_weights` must have a weight above 0, got {self.task_weights}.")
-        for name in (
-            "drop_text_rate",
-            "drop_video_rate",
-            "drop_audio_rate",
-            "mask_text_rate",
-            "mask_video_rate",
-            "audio_mask_min",
-            "audio_mask_max",
-            "drop_context_rate",
-        ):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in 0..1, got {getattr(self, name)}.")
-        if self.audio_mask_min > self.audio_mask_max:
-            raise ValueError(
-                f"`audio_mask_min` must be at most `audio_mask_max`, got {self.audio_mask_min} and"
-                f" {self.audio_mask_max}."
-            )
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,13 @@ import fsspec
 import torch
 import torch.nn.functional as F
 
-from ...errors import first_line
 from ...media import MediaBytes, load_audio, load_image, load_video, media_duration, resize_frames
+from ...messages import first_line
 from ...pipelines import AudioXPipeline
-from .masking import MaskingConfig, TaskSpec, draw_task_spec
+from ..arguments import MaskingConfig
+from .masking import TaskSpec, draw_task_spec
 from .seeds import generator_for
 from .streaming import Row, RowKey, Unreadable
-
-COLUMNS = ("audio", "video", "image", "caption", "audio_prompt", "task", "start", "end")
 
 # Peaks below -60 dB of full scale count as silence.
 SILENCE = 1e-3

@@ -3,10 +3,12 @@
 import glob
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import Audio, Image, IterableDataset, Video, load_dataset
 
-from ...errors import first_line
+from ...messages import first_line
+from ..arguments import COLUMNS, DataArguments
 from .folders import MediaFolder, kind_of
 from .streaming import Row
 
@@ -98,3 +100,59 @@ def as_stored(dataset: IterableDataset) -> IterableDataset:
         for name, feature in dataset.features.items()
     }
     return dataset.cast(type(dataset.features)(stored))
+
+
+class MixedDataset(NamedTuple):
+    """A dataset, the names of its columns for `COLUMNS`, and its weight in the mixture."""
+
+    source: DatasetSource
+    columns: dict[str, str]
+    weight: float
+
+
+def open_datasets(args: DataArguments) -> list[MixedDataset]:
+    """
+    Open the datasets of `--dataset`.
+
+    Raises:
+        ValueError: See [`DatasetSource`] and [`find_columns`].
+    """
+    sources = [
+        DatasetSource(name, args.dataset_config_name, args.dataset_split, args.dataset_revision, args.cache_dir)
+        for name in args.dataset
+    ]
+    columns = find_columns(args, sources)
+    weights = args.dataset_weights or [1.0] * len(sources)
+    return [MixedDataset(source, columns, weight) for source, weight in zip(sources, weights, strict=True)]
+
+
+def find_columns(args: DataArguments, sources: list[DatasetSource], option: str = "--dataset") -> dict[str, str]:
+    """
+    Return the datasets' name for each of `COLUMNS` that at least one of them has.
+
+    Args:
+        args: Options that may name columns.
+        sources: The datasets.
+        option: Option that named the datasets, for messages.
+
+    Raises:
+        ValueError: A column that an option names is missing, or a dataset has neither audio nor video.
+    """
+    columns = {}
+    for name in COLUMNS:
+        given = getattr(args, f"{name}_column")
+        column = given or name
+        lacking = [source for source in sources if column.split(".")[0] not in source.columns]
+        if given and lacking:
+            raise ValueError(
+                f"--{name}_column {given}: {lacking[0].name} has no such column, but {', '.join(lacking[0].columns)}"
+            )
+        if len(lacking) < len(sources):
+            columns[name] = column
+    for source in sources:
+        if not {columns.get("audio"), columns.get("video")} & set(column.split(".")[0] for column in source.columns):
+            raise ValueError(
+                f"{option} {source.name} has neither a column audio nor a column video, but"
+                f" {', '.join(source.columns)}; name one with --audio_column or --video_column"
+            )
+    return columns

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ...errors import first_line
+from ...messages import first_line
 from .seeds import derive_seed
 
 

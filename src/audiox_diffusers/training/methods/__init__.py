@@ -1,1 +1,1 @@
-"""Training methods: what is trained, and how."""
+"""Training methods: which weights are trained, and what is exported."""

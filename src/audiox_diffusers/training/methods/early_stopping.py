@@ -1,40 +1,41 @@
-"""Ending a run when it gets no better on clips that it is not trained on."""
+"""Early stopping on held-out clips."""
 
-import argparse
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from diffusers.utils import logging
 
 from ...pipelines import AudioXPipeline
+from ..arguments import MaskingConfig, MaskingRates
 from ..data.batches import BatchMaker, Sample
 from ..data.encoding import NullEmbeddings, RecordEncoder
-from ..data.masking import MaskingConfig
 from ..data.records import BadRecord, RecordReader, WindowSpec
-from ..data.sources import DatasetSource
+from ..data.sources import DatasetSource, find_columns
 from ..data.streaming import RowKey, read_shard
-from ..parts import find_columns
 from ..strategy import DiffusionStrategy
+from .lora_arguments import LoraArguments
 from .model import AudioXTrainingModel
 
 logger = logging.get_logger(__name__)
 
-# Clips that are used at most, and noises and times that each of them is measured with.
+# Most clips to use, and draws of noise and timestep for each clip.
 CLIPS, DRAWS = 16, 8
 
 
 class EarlyStopping:
     """
-    Measures the loss of held-out clips, always with the same noises and times and with nothing hidden, keeps the best
-    weights, and tells when it is time to end.
+    Measure the loss of held-out clips without masking, keep the best weights, and stop when the loss no longer falls.
+
+    Noise and timesteps are the same in every measurement.
 
     Args:
-        samples: the clips, encoded, one for each draw.
-        maker: makes batches of them.
-        strategy: of the run, whose loss it is.
-        batch_size: samples in a batch.
-        patience: so many measurements in a row that are no better than the best end the run.
+        samples: Encoded clips, one sample for each draw.
+        maker: Makes batches of them.
+        strategy: Loss of the run.
+        batch_size: Samples in a batch.
+        patience: Number of measurements in a row without improvement that stop the run.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class EarlyStopping:
 
     @torch.no_grad()
     def measure(self, model: AudioXTrainingModel) -> float:
-        """The mean loss of the held-out clips."""
+        """Return the mean loss of the held-out clips."""
         losses = []
         for first in range(0, len(self.samples), self.batch_size):
             batch = self.maker.make(self.samples[first : first + self.batch_size])
@@ -57,7 +58,7 @@ class EarlyStopping:
         return torch.cat(losses).mean().item()
 
     def update(self, loss: float, parameters: list[torch.Tensor]) -> bool:
-        """Keep the weights if the loss is the lowest so far; whether to end."""
+        """Keep the weights if the loss is the lowest so far. Returns whether to stop."""
         if loss < self.best:
             self.best, self.waited = loss, 0
             self.weights = [parameter.detach().cpu().clone() for parameter in parameters]
@@ -67,20 +68,18 @@ class EarlyStopping:
 
     @property
     def exhausted(self) -> bool:
-        """Whether it is time to end."""
+        """Whether the patience has run out."""
         return self.waited >= self.patience
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
         return {"best": self.best, "weights": self.weights, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
         self.best, self.weights, self.waited = state["best"], state["weights"], state["waited"]
 
 
 def build_early_stopping(
-    args: argparse.Namespace,
+    args: LoraArguments,
     pipe: AudioXPipeline,
     encoder: RecordEncoder,
     null_embeddings: NullEmbeddings,
@@ -88,22 +87,19 @@ def build_early_stopping(
     device: torch.device,
 ) -> EarlyStopping:
     """
-    With the clips of `--held_out`, encoded.
+    Encode the clips of `--held_out` and build early stopping on them.
 
     Raises:
-        ValueError: there are none.
+        ValueError: There is no usable clip.
     """
     source = DatasetSource(args.held_out, cache_dir=args.cache_dir, option="--held_out")
-    rates = dict.fromkeys(
-        ("drop_text_rate", "drop_video_rate", "drop_audio_rate", "mask_text_rate", "mask_video_rate"), 0.0
-    )
-    masking = MaskingConfig(**rates, drop_context_rate=0.0)
+    masking = MaskingConfig(**{name: 0.0 for name in vars(MaskingRates()) if not name.startswith("audio_mask")})
     columns = find_columns(args, [source], "--held_out")
     reader = RecordReader(WindowSpec.of(pipe), [columns], masking, "start", args.min_seconds, args.seed)
     clips, reason = [], "it has no rows"
     for key, row in _rows(source):
         if len(clips) == CLIPS:
-            logger.warning(f"--held_out {args.held_out}: only its first {CLIPS} clips are used")
+            logger.warning(f"--held_out {args.held_out}: only the first {CLIPS} clips are used")
             break
         try:
             record = reader.read(key, row)
@@ -115,7 +111,7 @@ def build_early_stopping(
             setattr(encoded, name, tensor.cpu())
         clips.append(Sample(key, record.task_spec, encoded, record))
     if not clips:
-        raise ValueError(f"--held_out {args.held_out} has no clip that can be used: {reason}")
+        raise ValueError(f"--held_out {args.held_out} has no usable clip: {reason}")
     samples = [
         Sample(clip.key._replace(epoch=draw), clip.task_spec, clip.encoded, clip.record)
         for draw in range(DRAWS)
@@ -126,7 +122,7 @@ def build_early_stopping(
     return EarlyStopping(samples, maker, strategy, args.train_batch_size, args.early_stopping_patience)
 
 
-def _rows(source: DatasetSource):
+def _rows(source: DatasetSource) -> Iterator[tuple[RowKey, Any]]:
     for shard in range(source.num_shards):
         for number, row in enumerate(read_shard(source, shard)):
             yield RowKey(0, 0, shard, number), row

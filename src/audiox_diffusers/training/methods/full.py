@@ -1,6 +1,6 @@
-"""What of the pipeline a run trains, and what it makes of it: the seam at which adapters take over."""
+"""Training of the whole transformer and conditioner."""
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,85 +8,86 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
+from diffusers import ModelMixin
+from transformers.hf_argparser import HfArg
 
+from ...messages import first_line
 from ...pipelines import AudioXPipeline
+from ..arguments import Arguments, ModelArguments, TrainingArguments
+from ..data.encoding import ENCODERS
+from ..data.sources import MixedDataset, open_datasets
 from ..export import export_pipeline, push_to_hub
 from ..objective import TimestepSampler, objective_for
-from ..parts import (
-    ENCODERS,
-    MixedDataset,
-    enable_gradient_checkpointing,
-    frozen_dtypes,
-    open_datasets,
-    open_pipeline,
-)
 from ..strategy import DiffusionStrategy
 from .early_stopping import EarlyStopping
 
 
-class FullTuning:
-    """
-    All weights of transformer and conditioner are trained, and of the encoders that the arguments name.
+@dataclass(kw_only=True)
+class TrainedArguments(Arguments):
+    _argument_group_name = "trained components"
 
-    Another way of training has the same methods; [`LoraTuning`] is one. The trainer calls them in the order in which
-    they stand here.
+    from_scratch: bool = HfArg(
+        default=False,
+        help="Start transformer and conditioner from random weights. Encoders and VAE keep their weights.",
+    )
+    train_text_encoder: bool = HfArg(default=False, help="Train T5 too.")
+    train_image_encoder: bool = HfArg(default=False, help="Train CLIP too.")
+    train_sync_encoder: bool = HfArg(default=False, help="Train Synchformer too.")
+    train_vae: bool = HfArg(default=False, help="Train the VAE's encoder too, through audio prompts.")
+
+    @property
+    def trained_encoders(self) -> tuple[str, ...]:
+        return tuple(name for name in ENCODERS if getattr(self, f"train_{name}"))
+
+
+@dataclass(kw_only=True)
+class FullArguments(TrainingArguments, TrainedArguments):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cache_latents is not None and self.trained_encoders:
+            raise ValueError(
+                f"--cache_latents caches the output of frozen encoders; leave out --train_{self.trained_encoders[0]}"
+            )
+
+
+class FullTraining:
+    """
+    Train all weights of transformer and conditioner, and of the encoders that the options name.
+
+    Other training methods, such as [`LoraTraining`], override these methods. The trainer calls them in the order in
+    which they are defined.
 
     Args:
-        args: of the run.
+        args: Options of the run.
 
     Attributes:
-        names (`tuple[str, ...]`): components that are trained or hold what is trained.
-        encoders (`tuple[str, ...]`): those of them that encode the data, too.
+        names (`tuple[str, ...]`): Components with trained weights.
+        encoders (`tuple[str, ...]`): Those of them that encode the data.
     """
 
     description = "Train AudioX on all its tasks."
+    arguments = FullArguments
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: FullArguments):
         self.args = args
-        self.encoders = tuple(name for name in ENCODERS if getattr(args, f"train_{name}"))
+        self.encoders = args.trained_encoders
         self.names = ("transformer", "conditioner", *self.encoders)
 
-    @staticmethod
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        """What no other way of training has."""
-        group = parser.add_argument_group("what is trained")
-        group.add_argument(
-            "--from_scratch",
-            action="store_true",
-            help="start transformer and conditioner from random weights; the encoders and the VAE stay as they are",
-        )
-        for name, what in (
-            ("text_encoder", "T5"),
-            ("image_encoder", "CLIP"),
-            ("sync_encoder", "Synchformer"),
-            ("vae", "the encoder of the VAE, through audio prompts"),
-        ):
-            group.add_argument(
-                f"--train_{name}", action="store_true", help=f"train {what} too, which is frozen otherwise"
-            )
-
-    @staticmethod
-    def check_arguments(args: argparse.Namespace) -> None:
-        """`ValueError` naming what is wrong with them. What depends on others is filled in."""
-        trained = [name for name in ENCODERS if getattr(args, f"train_{name}")]
-        if args.cache_latents is not None and trained:
-            raise ValueError(f"--cache_latents keeps what frozen encoders give; leave out --train_{trained[0]}")
-
     def check_devices(self, accelerator: Accelerator) -> None:
-        """`ValueError` for a way of spreading the run over devices that it does not go with."""
+        """Raise `ValueError` if the method does not support how the run is distributed."""
         if accelerator.distributed_type == DistributedType.FSDP and self.encoders:
-            # They encode the data too, outside of the step for which FSDP gathers them.
-            raise ValueError(f"--train_{self.encoders[0]} needs whole weights; with FSDP leave it out")
+            # They also encode the data, outside of the step for which FSDP gathers their weights.
+            raise ValueError(f"--train_{self.encoders[0]} needs whole weights, which FSDP does not keep; leave it out")
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
         """
-        The pipeline to train: what is trained in float32, other encoders in `frozen_dtype`, the VAE in float32.
+        Load the pipeline, with trained components in float32, frozen encoders in `frozen_dtype` and the VAE in float32.
 
         Raises:
-            ValueError: it cannot be loaded, or lacks what is to be trained.
+            ValueError: The pipeline cannot be loaded, or lacks a component to train.
         """
         args = self.args
-        pipe = open_pipeline(args, frozen_dtypes(self.encoders, frozen_dtype))
+        pipe = open_pipeline(args, args.cache_dir, frozen_dtypes(self.encoders, frozen_dtype))
         for name in self.names:
             if getattr(pipe, name) is None:
                 raise ValueError(f"--train_{name}: the model has no {name}")
@@ -100,36 +101,35 @@ class FullTuning:
             getattr(pipe, name).requires_grad_(True).train()
             if args.gradient_checkpointing:
                 enable_gradient_checkpointing(getattr(pipe, name))
-        # Nothing that is trained on goes through the decoder.
+        # The loss does not use the decoder.
         pipe.vae.decoder.requires_grad_(False)
         return pipe
 
     def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
-        """Make data that the run needs and that is not there; there is none."""
+        """Generate data that the run needs."""
 
     def open_datasets(self) -> list[MixedDataset]:
-        """What records are drawn from: first the datasets that the arguments name."""
+        """Open all datasets, those of `--dataset` first."""
         return open_datasets(self.args)
 
     def cache_description(self) -> dict[str, Any]:
-        """What else decides what is in a cache; nothing."""
+        """Return further settings that decide the contents of a latent cache."""
         return {}
 
     def build_strategy(self, pipe: AudioXPipeline) -> DiffusionStrategy:
-        """The loss."""
         args = self.args
         timesteps = TimestepSampler(args.weighting_scheme, args.seed, args.logit_mean, args.logit_std)
         return DiffusionStrategy(objective_for(pipe.scheduler), timesteps, args.snr_gamma)
 
     def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
-        """What ends the run before its last step; nothing does."""
+        """Build early stopping, `None` to train to the last step. For `parts` see [`build_early_stopping`]."""
         return None
 
     def prepare_model(self, pipe: AudioXPipeline) -> None:
-        """Add to the networks what is trained of them; all of it is there."""
+        """Add trained layers to the networks."""
 
     def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
-        """Write what was trained into the output folder. All processes call this."""
+        """Write the trained model into the output folder. All processes call this."""
         state_dict = accelerator.get_state_dict(model)
         if accelerator.is_main_process:
             export_pipeline(self.args, pipe, self.names, state_dict, log)
@@ -137,3 +137,53 @@ class FullTuning:
     def push_to_hub(self) -> None:
         """Upload what `export` wrote."""
         push_to_hub(self.args)
+
+
+def open_pipeline(
+    args: ModelArguments, cache_dir: str | None, dtype: dict[str, torch.dtype], **options: Any
+) -> AudioXPipeline:
+    """
+    Load the pipeline that training starts from, with all networks frozen and in evaluation mode.
+
+    Args:
+        args: Names the pipeline.
+        cache_dir, dtype, options: Arguments of `from_pretrained`.
+
+    Raises:
+        ValueError: The pipeline cannot be loaded.
+    """
+    try:
+        pipe = AudioXPipeline.from_pretrained(
+            args.pretrained_model_name_or_path,
+            revision=args.revision,
+            variant=args.variant,
+            cache_dir=cache_dir,
+            dtype=dtype,
+            **options,
+        )
+    except OSError as error:
+        reason = first_line(error)
+        raise ValueError(f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path}: {reason}") from error
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            component.requires_grad_(False).eval()
+    if args.enable_tiling:
+        pipe.vae.enable_tiling()
+    return pipe
+
+
+def frozen_dtypes(trained: tuple[str, ...], dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """
+    Return `from_pretrained` dtypes that load frozen encoders in `dtype` and everything else in float32.
+
+    Loading keeps layers that overflow in `dtype` in float32. So the dtype is set there, not afterwards.
+    """
+    return {"default": torch.float32, **{name: dtype for name in ENCODERS if name not in (*trained, "vae")}}
+
+
+def enable_gradient_checkpointing(model: nn.Module) -> None:
+    """Enable gradient checkpointing in a model of diffusers or transformers, if it supports it."""
+    if not isinstance(model, ModelMixin):
+        model.gradient_checkpointing_enable()
+    elif model._supports_gradient_checkpointing:
+        model.enable_gradient_checkpointing()

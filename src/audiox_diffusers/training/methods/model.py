@@ -1,24 +1,25 @@
-"""Everything that is trained, as one module: what accelerate wraps, shards and counts."""
+"""All trained networks as one module, which accelerate wraps and shards."""
 
 import torch
 import torch.nn as nn
 
 from ..data.batches import Batch
 from ..data.encoding import RecordEncoder
-from ..data.records import Record
+from ..data.records import Pictures, Record
 
 
 class AudioXTrainingModel(nn.Module):
     """
-    Conditioner and transformer, and the encoders that are trained with them.
+    Conditioner, transformer and the trained encoders.
+
+    The VAE is trained through audio prompts only: the latents in the loss must not follow it.
 
     Args:
-        encoder: of the records; its pipeline holds the networks, and those that it calls trained are trained too. The
-            VAE is trained through the audio prompts: latents that the loss itself is measured on must not follow it.
-        autocast_dtype: of mixed precision, `None` for none. accelerate autocasts neither with FSDP2 nor with DeepSpeed.
+        encoder: Encodes the records. Its pipeline holds the networks.
+        autocast_dtype: Dtype of mixed precision, `None` without. accelerate does not autocast with FSDP2 and DeepSpeed.
 
     Raises:
-        ValueError: the VAE is to be trained, and the model reads audio prompts without it.
+        ValueError: The VAE is trained, but the model does not encode audio prompts with it.
     """
 
     def __init__(self, encoder: RecordEncoder, autocast_dtype: torch.dtype | None = None):
@@ -31,19 +32,21 @@ class AudioXTrainingModel(nn.Module):
         self.encoders = nn.ModuleDict({name: getattr(pipe, name) for name in encoder.trained})
         self.autocast_dtype = autocast_dtype
         self._encoder = encoder
-        # What FSDP shards one by one where its config names nothing. accelerate refuses names that are not in the model.
+        # FSDP shards these blocks if its config names none. accelerate refuses names that the model does not have.
         names = {*self.transformer._no_split_modules, *self.conditioner._no_split_modules}
         self._no_split_modules = sorted(names & {type(module).__name__ for module in self.modules()})
 
     def forward(self, noised_latents: torch.Tensor, timestep: torch.Tensor, batch: Batch) -> torch.Tensor:
         """
+        Predict the velocity.
+
         Args:
-            noised_latents (`torch.Tensor` of shape `[B, C, L]`): what to denoise.
-            timestep (`torch.Tensor` of shape `[B]`): times in 0..1.
-            batch: the conditions, and what is masked of them.
+            noised_latents (`torch.Tensor` of shape `[B, C, L]`): Latents to denoise.
+            timestep (`torch.Tensor` of shape `[B]`): Timesteps in 0..1.
+            batch: Conditions and their masks.
 
         Returns:
-            The predicted velocity, `[B, C, L]`.
+            The velocity, `[B, C, L]`.
         """
         with torch.autocast(noised_latents.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
             return self._predict(noised_latents, timestep, batch)
@@ -57,7 +60,7 @@ class AudioXTrainingModel(nn.Module):
         return self.transformer(noised_latents, timestep, condition_embeds, return_dict=False)[0]
 
     def _encode(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """What the trained encoders make of the batch, with gradients."""
+        """Encode the batch with the trained encoders, with gradients."""
         embeds, samples = {}, batch.samples
         if "text_encoder" in self.encoders:
             embeds["text_embeds"] = self._encoder.texts([self._text(sample.record) for sample in samples])
@@ -82,13 +85,13 @@ class AudioXTrainingModel(nn.Module):
         return self._encoder.video_prompt if record.task_spec.video or record.task_spec.image else ""
 
     @staticmethod
-    def _pictures(record: Record):
+    def _pictures(record: Record) -> Pictures | None:
         if record.task_spec.video:
             return record.video
         return record.image if record.task_spec.image else None
 
     def _audio_latents(self, batch: Batch, index: int) -> torch.Tensor:
-        """The prompt encoded anew, from sound whose masked span is silent."""
+        """Encode the audio prompt, with its masked span silenced first."""
         record, null = batch.samples[index].record, batch.embeds["audio_latents"][index]
         if record.task_spec.audio is None:
             return null

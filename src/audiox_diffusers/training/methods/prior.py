@@ -1,6 +1,5 @@
-"""Prior preservation (arXiv 2208.12242, section 3.2): the base model's own sounds, so that they are not forgotten."""
+"""Prior preservation (arXiv 2208.12242, section 3.2): training on audio of the base model, so that it forgets less."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,24 @@ from tqdm.auto import tqdm
 from ...atomic import replacing
 from ...media import save_audio
 from ...pipelines import AudioXPipeline
+from ..arguments import COLUMNS
 from ..data.batches import Batch
-from ..data.records import COLUMNS
 from ..data.seeds import generator_for
-from ..data.sources import DatasetSource
-from ..parts import MixedDataset
+from ..data.sources import DatasetSource, MixedDataset
 from ..strategy import DiffusionStrategy
+from .lora_arguments import LoraArguments
 
 METADATA = "metadata.jsonl"
 
 
 class PriorPreservationStrategy(DiffusionStrategy):
     """
-    A strategy with the losses of one dataset's samples weighed.
+    Weight the loss of the samples of one dataset.
 
     Args:
-        strategy: whose losses they are.
-        source: number of the dataset.
-        weight: of its samples.
+        strategy: Unweighted loss.
+        source: Number of the dataset.
+        weight: Weight of its samples.
     """
 
     def __init__(self, strategy: DiffusionStrategy, source: int, weight: float):
@@ -46,28 +45,28 @@ class PriorPreservationStrategy(DiffusionStrategy):
         return loss * loss.new_tensor(weights)
 
 
-def write_prior_sounds(args: argparse.Namespace, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
+def write_prior_data(args: LoraArguments, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
     """
-    Make the sounds that `--class_data_dir` lacks, for the captions of `--class_prompt` in turn; a folder that is there
-    is gone on with. The main process makes them, the others wait.
+    Generate the files that `--class_data_dir` lacks, for the captions of `--class_prompt` in turn. Resumes an existing
+    folder. The main process generates, the others wait.
 
     Raises:
-        ValueError: there are no captions to make them for.
+        ValueError: Files are missing and there is no `--class_prompt`.
     """
     folder = args.class_data_dir
-    there = _read(folder / METADATA)
-    if len(there) < args.num_class_sounds and args.class_prompt is None:
+    rows = _read(folder / METADATA)
+    if len(rows) < args.num_class_sounds and args.class_prompt is None:
         raise ValueError(
-            f"--class_data_dir {folder} has {len(there)} of --num_class_sounds {args.num_class_sounds} sounds; name"
-            " the captions of the others with --class_prompt"
+            f"--class_data_dir {folder} has {len(rows)} of --num_class_sounds {args.num_class_sounds} files; give"
+            " captions for the others with --class_prompt"
         )
     if accelerator.is_main_process:
-        _make(args, pipe, accelerator, folder, there)
+        _generate(args, pipe, accelerator, rows)
     accelerator.wait_for_everyone()
 
 
-def open_prior_sounds(args: argparse.Namespace, weight: float) -> MixedDataset:
-    """What `--class_data_dir` holds; the arguments that tell of `--dataset`, such as its columns, are not for it."""
+def open_prior_data(args: LoraArguments, weight: float) -> MixedDataset:
+    """Open `--class_data_dir`. Options about `--dataset`, such as column names, do not apply to it."""
     source = DatasetSource(str(args.class_data_dir), cache_dir=args.cache_dir, option="--class_data_dir")
     return MixedDataset(source, {name: name for name in COLUMNS if name in source.columns}, weight)
 
@@ -78,9 +77,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def _make(
-    args: argparse.Namespace, pipe: AudioXPipeline, accelerator: Accelerator, folder: Path, rows: list[dict[str, Any]]
-) -> None:
+def _generate(args: LoraArguments, pipe: AudioXPipeline, accelerator: Accelerator, rows: list[dict[str, Any]]) -> None:
+    folder = args.class_data_dir
     folder.mkdir(parents=True, exist_ok=True)
     device = pipe.transformer.device
     moved = [pipe.transformer, pipe.conditioner] if args.quantization is None else [pipe.conditioner]
@@ -88,13 +86,13 @@ def _make(
         model.to(accelerator.device)
     pipe.set_progress_bar_config(leave=False, desc="prior")
     rate = pipe.vae.config.sampling_rate
-    for number in tqdm(range(len(rows), args.num_class_sounds), desc="prior sounds", unit="sound"):
+    for number in tqdm(range(len(rows), args.num_class_sounds), desc="prior preservation", unit="file"):
         caption = args.class_prompt[number % len(args.class_prompt)]
         generator = [generator_for(args.seed, "class", number)]
         with accelerator.autocast():
-            sound = pipe(caption, generator=generator, num_inference_steps=args.validation_inference_steps).audios[0]
+            audio = pipe(caption, generator=generator, num_inference_steps=args.validation_inference_steps).audios[0]
         name = f"{number:05}.wav"
-        save_audio(folder / name, np.clip(sound, -1, 1), rate)
+        save_audio(folder / name, np.clip(audio, -1, 1), rate)
         rows.append({"file_name": name, "caption": caption})
         with replacing(folder / METADATA) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

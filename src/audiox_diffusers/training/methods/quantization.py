@@ -1,12 +1,10 @@
-"""The base model's transformer in fewer bits, while an adapter is trained beside it."""
-
-import argparse
+"""Quantization of the frozen base model under an adapter."""
 
 import torch
 from diffusers import PipelineQuantizationConfig
 from diffusers.utils import is_bitsandbytes_available, is_torchao_available
 
-# The package that each needs, and whether it is there.
+# The package that each quantization needs, and its availability check.
 QUANTIZATIONS = {
     "bnb_8bit": ("bitsandbytes", is_bitsandbytes_available),
     "bnb_4bit": ("bitsandbytes", is_bitsandbytes_available),
@@ -14,27 +12,25 @@ QUANTIZATIONS = {
 }
 
 
-def check_quantization(args: argparse.Namespace) -> None:
-    """`ValueError` if `--quantization` cannot be had here."""
-    if args.quantization is None:
+def check_quantization(name: str | None) -> None:
+    """Raise `ValueError` if a quantization is not available on this machine."""
+    if name is None:
         return
-    package, is_available = QUANTIZATIONS[args.quantization]
+    package, is_available = QUANTIZATIONS[name]
     if not is_available():
-        raise ValueError(
-            f"--quantization {args.quantization} needs {package}: pip install 'audiox-diffusers[quantization]'"
-        )
-    # diffusers loads with bitsandbytes on a GPU alone.
+        raise ValueError(f"--quantization {name} needs {package}: pip install 'audiox-diffusers[quantization]'")
+    # diffusers needs a GPU to load with bitsandbytes.
     if package == "bitsandbytes" and not torch.cuda.is_available():
-        raise ValueError(f"--quantization {args.quantization} needs a GPU")
+        raise ValueError(f"--quantization {name} needs a GPU")
 
 
 def quantization_config(name: str, compute_dtype: torch.dtype) -> PipelineQuantizationConfig:
     """
-    For `from_pretrained`: the linear layers of the transformer quantized.
+    Return a `from_pretrained` config that quantizes the linear layers of the transformer.
 
     Args:
-        name: one of `QUANTIZATIONS`.
-        compute_dtype: what products are computed in.
+        name: One of `QUANTIZATIONS`.
+        compute_dtype: Dtype of matrix products with `"bnb_4bit"`.
     """
     if name == "torchao_int8":
         from diffusers import TorchAoConfig
@@ -46,7 +42,7 @@ def quantization_config(name: str, compute_dtype: torch.dtype) -> PipelineQuanti
 
         bits = {"load_in_8bit": True}
         if name == "bnb_4bit":
-            # As in QLoRA (arXiv 2305.14314).
+            # NF4, as in QLoRA (arXiv 2305.14314).
             bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": compute_dtype}
         config = BitsAndBytesConfig(**bits)
     return PipelineQuantizationConfig(quant_mapping={"transformer": config})

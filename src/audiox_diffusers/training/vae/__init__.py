@@ -1,1 +1,1 @@
-"""Training of the autoencoder."""
+"""Training of the VAE."""

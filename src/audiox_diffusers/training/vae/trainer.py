@@ -1,244 +1,99 @@
-"""The training of a VAE on sounds: what `training/train_vae.py` runs."""
+"""Training loop of the VAE."""
 
-import argparse
 import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from tqdm.auto import tqdm
+from transformers.hf_argparser import HfArg
 
+from ...atomic import filling
 from ...mdct import initialize_with_mdct
-from ...media import MediaError, load_audio
 from ...models import AudioXAutoencoderOobleck
-from ..arguments import check_above_0, check_at_least, check_folder, check_not_negative, check_seed
-from ..checkpoints import open_checkpoint, save_checkpoint, write_run
-from ..data.records import BadRecord, stored_media
-from ..data.seeds import generator_for
-from ..data.sources import DatasetSource
-from ..data.streaming import Row, Unreadable, read_shard
-from ..export import staged
+from ..arguments import Arguments, Count, CountOrZero, NotNegative, Positive, RunArguments, parse
+from ..checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
 from ..interruption import Interruption, stopped_at
 from ..log import LOG, SKIPPED, cut_log, write_report
 from ..lr_schedules import get_lr_scheduler
-from ..parts import config_of
-from .loss import LONGEST_WINDOW, spectral_loss
+from .loss import LONGEST_WINDOW, VaeLoss, spectral_loss
+from .segments import HELD_OUT_SEGMENTS, draw_segments, hold_out, load_recordings
 
-FIRST_SCALE = -4.0  # of the posterior, before the softplus: a little noise to begin with
-HELD_OUT = 10  # of so many sounds the first one is not trained on, but measured
-HELD_OUT_SEGMENTS = 64
-
-
-class SegmentLoss(torch.nn.Module):
-    """
-    Encode, sample, decode and compare.
-
-    Args:
-        vae: to be trained.
-        kl_weight: of the Kullback-Leibler divergence of the posterior from a standard normal distribution, as
-            diffusers' `OobleckDiagonalGaussianDistribution.kl` gives it.
-        l1_weight: of the mean absolute difference of the waveforms.
-    """
-
-    def __init__(self, vae: AudioXAutoencoderOobleck, kl_weight: float, l1_weight: float):
-        super().__init__()
-        self.vae = vae
-        self.kl_weight = kl_weight
-        self.l1_weight = l1_weight
-
-    def forward(self, sound: torch.Tensor) -> dict[str, torch.Tensor]:
-        """
-        Args:
-            sound (`torch.Tensor` of shape `[B, channels, samples]`): a multiple of the VAE's hop long.
-
-        Returns:
-            Scalars: `loss`, and what it is made of: `spectral`, `l1` and `kl`.
-        """
-        posterior = self.vae.encode(sound).latent_dist
-        reconstruction = self.vae.decode(posterior.sample()).sample.float()
-        report = {
-            "spectral": spectral_loss(reconstruction, sound),
-            "l1": F.l1_loss(reconstruction, sound),
-            "kl": posterior.kl(),
-        }
-        loss = report["spectral"] + self.l1_weight * report["l1"] + self.kl_weight * report["kl"]
-        return {"loss": loss, **report}
+INITIAL_SCALE = -4.0  # of the posterior, before the softplus: little noise at first
+DESCRIPTION = "Train the VAE of AudioX with a multi-resolution spectral loss and KL divergence."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The arguments of the script. Those that the other scripts have are called as there."""
-    parser = argparse.ArgumentParser(
-        description="Train the VAE of AudioX on sounds, by multi-resolution spectral loss and KL divergence.",
-        allow_abbrev=False,
+@dataclass(kw_only=True)
+class VaeOptions(Arguments):
+    _argument_group_name = "VAE"
+
+    vae_config: Path = HfArg(help="config.json of the VAE.")
+    dataset: list[str] = HfArg(
+        help="Datasets that `datasets.load_dataset` can stream, with a column audio or video. All audio is held in"
+        " memory."
     )
-    parser.add_argument("--vae_config", type=Path, required=True, help="config.json of the VAE to make")
-    parser.add_argument(
-        "--dataset",
-        nargs="+",
-        required=True,
-        help="what `datasets.load_dataset` streams, with a column audio or video",
-    )
-    parser.add_argument("--output_dir", type=Path, required=True, help="where the checkpoints and the VAE go")
-    parser.add_argument("--segment_frames", type=int, default=32, help="latent frames of a training sample")
-    parser.add_argument("--train_batch_size", type=int, default=8, help="samples of a device in a step")
-    parser.add_argument("--max_train_steps", type=int, required=True, help="those before a resume too")
-    parser.add_argument("--learning_rate", type=float, default=5e-4, help="at its peak; it falls to 0 as a cosine")
-    parser.add_argument("--lr_warmup_steps", type=int, default=200)
-    parser.add_argument("--max_grad_norm", type=float, default=1.0)
-    parser.add_argument("--kl_weight", type=float, default=3e-5, help="of the KL divergence in the loss")
-    parser.add_argument("--l1_weight", type=float, default=1.0, help="of the waveforms' difference in the loss")
-    parser.add_argument("--mixed_precision", choices=("no", "fp16", "bf16"), help="by default as accelerate is set up")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-    parser.add_argument("--checkpointing_steps", type=int, default=500)
-    parser.add_argument("--checkpoints_total_limit", type=int, default=2, help="keep so many, the newest")
-    parser.add_argument("--resume_from_checkpoint", help="latest, or the name of a checkpoint in the output folder")
-    return parser
+    segment_frames: Count = HfArg(default=32, help="Latent frames of a training segment.")
+    kl_weight: NotNegative = HfArg(default=3e-5, help="Weight of the KL divergence in the loss.")
+    l1_weight: NotNegative = HfArg(default=1.0, help="Weight of the waveform difference in the loss.")
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse and check; what is wrong is reported as argparse does, naming the argument."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        check(args)
-    except ValueError as error:
-        parser.error(str(error))
-    return args
-
-
-def check(args: argparse.Namespace) -> None:
-    """Raise `ValueError` naming the argument that is out of range."""
-    for name in (
-        "segment_frames",
-        "train_batch_size",
-        "max_train_steps",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-    ):
-        check_at_least(args, name, 1)
-    check_at_least(args, "lr_warmup_steps", 0)
-    for name in ("learning_rate", "max_grad_norm"):
-        check_above_0(args, name)
-    for name in ("kl_weight", "l1_weight"):
-        check_not_negative(args, name)
-    check_seed(args)
-    check_folder(args, "output_dir")
+@dataclass(kw_only=True)
+class VaeArguments(VaeOptions, RunArguments):
+    train_batch_size: Count = 8
+    learning_rate: Positive = 5e-4
+    lr_warmup_steps: CountOrZero = 200
+    checkpoints_total_limit: Count | None = 2
 
 
 def create_vae(path: Path) -> AudioXAutoencoderOobleck:
     """
-    The VAE of a config file, with the weights that training begins with.
+    Build a VAE from a config file, initialized for training.
 
     Raises:
-        ValueError: the file cannot be read, holds what is no setting of the VAE, or one that makes none.
+        ValueError: The file cannot be read, or its settings make no VAE.
     """
     try:
         config = {key: value for key, value in json.loads(path.read_text("utf-8")).items() if key[0] != "_"}
         vae = AudioXAutoencoderOobleck(**config)
         initialize_with_mdct(vae)
-    except Exception as error:  # what is raised depends on the setting
+    except Exception as error:  # the exception depends on the setting
         raise ValueError(f"--vae_config {path}: {error}") from error
-    torch.nn.init.constant_(vae.encoder.conv2.bias[vae.config.decoder_input_channels :], FIRST_SCALE)
+    torch.nn.init.constant_(vae.encoder.conv2.bias[vae.config.decoder_input_channels :], INITIAL_SCALE)
     return vae
-
-
-def load_sounds(
-    names: Sequence[str], sampling_rate: int, channels: int
-) -> tuple[list[torch.Tensor], list[dict[str, str | int]]]:
-    """
-    All sounds of some datasets, decoded, in half precision: what trains a small VAE fits into memory.
-
-    Args:
-        names: of the datasets. Of a row that has no `audio` the sound track of its `video` is taken.
-        sampling_rate, channels: of the sounds.
-
-    Returns:
-        The sounds, `[channels, samples]`, in order, and of each row that was left out as silent or not readable
-        `dataset`, `shard`, `row` and `reason`.
-
-    Raises:
-        ValueError: a dataset cannot be opened, or has no sounds.
-    """
-    sounds, skipped = [], []
-    for name in names:
-        source, before = DatasetSource(name), len(sounds)
-        if not {"audio", "video"} & set(source.columns):
-            columns = ", ".join(source.columns)
-            raise ValueError(f"--dataset {name} has neither a column audio nor a column video, but {columns}")
-        for shard in range(source.num_shards):
-            for number, row in enumerate(read_shard(source, shard)):
-                try:
-                    sounds.append(read_sound(row, sampling_rate, channels))
-                except (BadRecord, MediaError, OSError) as error:
-                    skipped.append({"dataset": name, "shard": shard, "row": number, "reason": str(error)})
-        if len(sounds) == before:
-            raise ValueError(f"--dataset {name} has no sounds that can be used; the last one: {skipped[-1]['reason']}")
-    return sounds, skipped
-
-
-def read_sound(row: Row, sampling_rate: int, channels: int) -> torch.Tensor:
-    """`[channels, samples]`, float16; `BadRecord`, `MediaError` or `OSError` where there is none."""
-    if isinstance(row, Unreadable):
-        raise BadRecord(row.reason)
-    media = stored_media(row.get("audio"), "audio") or stored_media(row.get("video"), "video")
-    if media is None:
-        raise BadRecord("has neither audio nor video")
-    sound, _ = load_audio(media, sampling_rate, channels)
-    if not torch.isfinite(sound).all():
-        raise BadRecord("holds NaN or infinite samples")
-    if not sound.any():
-        raise BadRecord("is silent")
-    return sound.half()
-
-
-def hold_out(sounds: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The sounds to train on, and those that are only measured."""
-    return [sound for index, sound in enumerate(sounds) if index % HELD_OUT], sounds[::HELD_OUT]
-
-
-def draw_segments(sounds: list[torch.Tensor], length: int, count: int, *seeds: int) -> torch.Tensor:
-    """`[count, channels, length]`: pieces of sounds from anywhere, silence after their end, at levels of -12 to 0 dB."""
-    generator = generator_for(*seeds)
-    segments = torch.zeros(count, sounds[0].shape[0], length)
-    for segment in segments:
-        sound = sounds[int(torch.randint(len(sounds), (), generator=generator))]
-        start = int(torch.randint(max(1, sound.shape[1] - length + 1), (), generator=generator))
-        piece = sound[:, start : start + length]
-        gain = 10 ** (-12 * float(torch.rand((), generator=generator)) / 20)
-        segment[:, : piece.shape[1]] = gain * piece.float()
-    return segments
 
 
 class VaeTrainer:
     """
-    A training run. Every process holds all sounds and the whole VAE.
+    A training run of a VAE. Every process holds all recordings and the whole VAE.
+
+    Subclasses may override `create_vae`, `build_loss`, `held_out_loss` and `export`.
 
     Args:
-        args: of [`parse_args`].
+        args: Options, as parsed by [`parse_args`].
 
     Attributes:
-        step (`int`): optimizer steps taken.
+        step (`int`): Number of optimizer steps taken.
 
     Raises:
-        ValueError: naming the argument that is wrong.
+        ValueError: An option is wrong. The message names it.
     """
 
-    def __init__(self, args: argparse.Namespace):
+    def __init__(self, args: VaeArguments):
         self.args = args
         self.step = 0
         self.stopped = False
         self.interruption = Interruption()
         self.accelerator = accelerator = Accelerator(mixed_precision=args.mixed_precision)
         if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise ValueError("a VAE is trained with whole weights: launch it without FSDP and DeepSpeed")
-        # Each process draws other noise of the posteriors. All begin with the weights of the first.
+            raise ValueError("VAE training does not support FSDP and DeepSpeed")
+        # Each process draws different noise. All start with the weights of the first.
         set_seed(args.seed, device_specific=True)
-        self.vae = create_vae(args.vae_config)
+        self.vae = self.create_vae()
         self.length = args.segment_frames * self.vae.hop_length
         if self.length <= LONGEST_WINDOW // 2:
             raise ValueError(
@@ -249,24 +104,40 @@ class VaeTrainer:
         self._prepare_model()
         self._resume()
 
+    def create_vae(self) -> AudioXAutoencoderOobleck:
+        return create_vae(self.args.vae_config)
+
+    def build_loss(self) -> torch.nn.Module:
+        """Build a module that maps segments `[B, channels, samples]` to a dict of scalars with a `loss`."""
+        return VaeLoss(self.vae, self.args.kl_weight, self.args.l1_weight)
+
+    def held_out_loss(self, segments: torch.Tensor) -> torch.Tensor:
+        """Compute the spectral loss of held-out segments, without sampling the posterior."""
+        return spectral_loss(self.vae.decode(self.vae.encode(segments).latent_dist.mode()).sample, segments)
+
+    def export(self, folder: Path) -> None:
+        """Write the trained VAE."""
+        self.vae.save_pretrained(folder / "vae")
+
     def _prepare_data(self) -> None:
         args, config = self.args, self.vae.config
-        sounds, skipped = load_sounds(args.dataset, config.sampling_rate, config.audio_channels)
-        if len(sounds) < 2:
-            raise ValueError("--dataset has one sound that can be used: at least two are needed, one to be held out")
-        self.sounds, self.held_out = hold_out(sounds)
+        recordings, skipped = load_recordings(args.dataset, config.sampling_rate, config.audio_channels)
+        if len(recordings) < 2:
+            raise ValueError("--dataset has only one usable recording; at least two are needed, one of them held out")
+        self.recordings, self.held_out = hold_out(recordings)
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
             if skipped:
                 lines = "".join(f"{json.dumps(row)}\n" for row in skipped)
                 (args.output_dir / SKIPPED).write_text(lines, encoding="utf-8")
-                print(f"{len(skipped)} rows cannot be used: {args.output_dir / SKIPPED} says why")
+                print(f"{len(skipped)} rows cannot be used, see {args.output_dir / SKIPPED}")
 
     def _prepare_model(self) -> None:
         args = self.args
-        model = SegmentLoss(self.vae, args.kl_weight, args.l1_weight)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, betas=(0.8, 0.99))
-        # Not prepared: accelerate would take a step of it for each process.
+        model = self.build_loss()
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, betas=(0.8, 0.99))
+        # Not prepared: accelerate would step it once for each process.
         self.lr_scheduler = get_lr_scheduler(
             "cosine", optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=args.max_train_steps
         )
@@ -274,7 +145,7 @@ class VaeTrainer:
         self.accelerator.register_for_checkpointing(self.lr_scheduler)
 
     def train(self) -> None:
-        """Train to the last step, or until SIGTERM; then save the VAE."""
+        """Train to the last step and save the VAE. SIGTERM stops the run after a checkpoint."""
         args, accelerator = self.args, self.accelerator
         progress = tqdm(
             total=args.max_train_steps,
@@ -286,12 +157,14 @@ class VaeTrainer:
             while self.step < args.max_train_steps and not self.stopped:
                 started = time.perf_counter()
                 report = self._train_step()
+                progress.update()
+                progress.set_postfix({name: f"{value:.4f}" for name, value in report.items()})
                 self.step += 1
                 due = self.step == args.max_train_steps or self.step % args.checkpointing_steps == 0
                 if due:
                     report["held_out"] = self._measure_held_out()
                 report["seconds"] = time.perf_counter() - started
-                self._report(report, progress)
+                self._report(report)
                 if due or self.stopped:
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
@@ -299,16 +172,16 @@ class VaeTrainer:
         if self.stopped:
             accelerator.print(stopped_at(self.step))
         elif accelerator.is_main_process:
-            with staged(args.output_dir) as folder:
-                self.vae.save_pretrained(folder / "vae")
+            with filling(args.output_dir) as folder:
+                self.export(folder)
         accelerator.wait_for_everyone()
         accelerator.end_training()
 
     def _train_step(self) -> dict[str, float]:
-        """One step of the optimizer; what is to be reported of it, as a mean over the processes."""
+        """Take one optimizer step and return its report, averaged over the processes."""
         args, accelerator = self.args, self.accelerator
         segments = draw_segments(
-            self.sounds, self.length, args.train_batch_size, args.seed, self.step, accelerator.process_index
+            self.recordings, self.length, args.train_batch_size, args.seed, self.step, accelerator.process_index
         )
         report = self.model(segments.to(accelerator.device))
         accelerator.backward(report["loss"])
@@ -321,25 +194,22 @@ class VaeTrainer:
         values = [value.detach() for value in report.values()]
         local = torch.tensor([*values, self.interruption.signalled], device=accelerator.device)
         every = accelerator.gather(local[None])
-        # All processes stop at the same step, though the signal may come to one of them.
+        # All processes stop at the same step, even if only one of them got the signal.
         self.stopped = bool(every[:, -1].any())
         return {**dict(zip(report, every.mean(dim=0).tolist())), "lr": learning_rate, "grad_norm": float(norm)}
 
     @torch.no_grad()
     def _measure_held_out(self) -> float:
-        """The spectral loss of sounds that are not trained on, the same segments every time, without noise."""
+        """Measure the loss of held-out segments, the same every time."""
         segments = draw_segments(self.held_out, self.length, HELD_OUT_SEGMENTS, self.args.seed, -1)
-        segments = segments.to(self.accelerator.device)
-        return spectral_loss(self.vae.decode(self.vae.encode(segments).latent_dist.mode()).sample, segments).item()
+        return self.held_out_loss(segments.to(self.accelerator.device)).item()
 
-    def _report(self, report: dict[str, float], progress: tqdm) -> None:
-        progress.update()
-        progress.set_postfix({name: f"{report[name]:.4f}" for name in ("loss", "spectral", "l1", "kl")})
+    def _report(self, report: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
             write_report(self.args.output_dir, self.step, report)
 
     def _write_state(self, folder: Path) -> None:
-        """Everything that an exact resume needs: segments depend on the step alone."""
+        """Write everything that an exact resume needs. Segments depend only on the step."""
         self.accelerator.save_state(str(folder))
         if self.accelerator.is_main_process:
             write_run(folder, self.step, self.args, {"vae": config_of(self.vae)}, self.accelerator)
@@ -356,8 +226,13 @@ class VaeTrainer:
         accelerator.print(f"resumed from {folder} at step {step}")
 
 
+def parse_args(argv: Sequence[str] | None = None) -> VaeArguments:
+    """Parse the options of `training/train_vae.py`. An error is printed as argparse prints its own."""
+    return parse(VaeArguments, DESCRIPTION, argv)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the arguments say. What is wrong with them, or with what they name, is told in a line."""
+    """Run `training/train_vae.py`. Wrong options, and errors in what they name, end the process with one line."""
     args = parse_args(argv)
     try:
         trainer = VaeTrainer(args)

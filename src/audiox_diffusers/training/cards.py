@@ -1,0 +1,204 @@
+"""Model cards of trained pipelines and adapters."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from ..card_text import TAGS, code, plain, string
+from ..loaders import on_hub, public_name
+from ..messages import one_line
+from ..pipelines import AudioXPipeline
+from .arguments import MaskingRates, TrainingArguments
+
+CARD = "README.md"
+EXAMPLE_PROMPT = "waves on a pebble beach"
+# Most rows in the table of losses.
+ROWS = 10
+
+TEMPLATE = """\
+---
+{metadata}
+---
+
+# {title}
+
+{introduction}
+
+## Usage
+
+```python
+{usage}
+save_audio("sound.wav", audio, pipe.vae.config.sampling_rate)
+```
+{samples}
+## Training
+
+{settings}
+
+| step | loss |
+|---|---|
+{losses}
+
+Each row gives the mean loss since the row above.
+
+## Licence
+
+{licence}
+"""
+
+PIPELINE_USAGE = """\
+import audiox_diffusers
+from audiox_diffusers.media import save_audio
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained({name})
+audio = pipe(prompt={prompt}).audios[0]"""
+
+LORA_USAGE = """\
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.media import save_audio
+
+pipe = AudioXPipeline.from_pretrained({base})
+pipe.load_lora_weights({name})
+audio = pipe(prompt={prompt}).audios[0]"""
+
+
+def model_name(args: TrainingArguments) -> str:
+    """Return the model's name on the Hub."""
+    return args.hub_model_id or args.output_dir.resolve().name
+
+
+def training_card(args: TrainingArguments, pipe: AudioXPipeline, log: list[dict[str, Any]]) -> str:
+    """
+    Write the card of a trained pipeline.
+
+    Args:
+        args: Options of the run.
+        pipe: The trained pipeline.
+        log: Report of each step, in order.
+    """
+    base = args.pretrained_model_name_or_path
+    origin = "trained from scratch, with the encoders of" if args.from_scratch else "trained from"
+    seconds = pipe.window_samples / pipe.vae.config.sampling_rate
+    return _fill(
+        args,
+        {"base_model": base if on_hub(base) and not args.from_scratch else None, "tags": TAGS},
+        log,
+        introduction=f"[AudioX](https://arxiv.org/abs/2503.10522), {origin} {code(public_name(base))} with"
+        " `training/train_audiox.py` of the package `audiox-diffusers`, which it needs.\n\n"
+        f"A call generates up to {seconds:.4g} s of {pipe.vae.config.audio_channels}-channel audio"
+        f" at {pipe.vae.config.sampling_rate} Hz.",
+        usage=PIPELINE_USAGE.format(name=string(model_name(args)), prompt=string(EXAMPLE_PROMPT)),
+        samples="",
+        settings=_settings(args, log),
+        licence="The licences of the base model and of the data apply.",
+    )
+
+
+def lora_card(
+    args: TrainingArguments, config: dict[str, Any], samples: list[tuple[str, str]], log: list[dict[str, Any]]
+) -> str:
+    """
+    Write the card of an adapter.
+
+    Args:
+        args: Options of the run, a [`LoraArguments`].
+        config: peft's configuration of the adapter.
+        samples: File name and caption of each sample.
+        log: Report of each step, in order.
+    """
+    base, words = args.pretrained_model_name_or_path, args.trigger_words or []
+    trigger = f"\n\nTrigger words: {', '.join(map(code, words))}." if words else ""
+    players = "".join(
+        f'\n{plain(caption) or "No caption"}:\n\n<audio controls src="samples/{name}"></audio>\n'
+        for name, caption in samples
+    )
+    prompt = next((caption for _, caption in samples if caption), (words or [EXAMPLE_PROMPT])[0])
+    return _fill(
+        args,
+        {
+            "base_model": base if on_hub(base) else None,
+            "base_model_relation": "adapter" if on_hub(base) else None,
+            "instance_prompt": one_line(", ".join(words)) or None,
+            "tags": [*TAGS, "lora"],
+        },
+        log,
+        introduction=f"A LoRA adapter of rank {config['r']} for [AudioX](https://arxiv.org/abs/2503.10522), trained on"
+        f" {code(public_name(base))} with `training/train_audiox_lora.py` of the package"
+        f" `audiox-diffusers`, which it needs.{trigger}",
+        usage=LORA_USAGE.format(base=string(public_name(base)), name=string(model_name(args)), prompt=string(prompt)),
+        samples=f"\n## Samples\n{players}" if players else "",
+        settings={**_lora_settings(args, config), **_settings(args, log)},
+        licence=f"Data: {plain(args.data_license or 'not stated')}. The licence of the base model applies too.",
+    )
+
+
+def _fill(
+    args: TrainingArguments,
+    metadata: dict[str, Any],
+    log: list[dict[str, Any]],
+    settings: dict[str, Any],
+    **texts: str,
+) -> str:
+    data = ModelCardData(
+        library_name="diffusers",
+        pipeline_tag="text-to-audio",
+        datasets=[name for name in args.dataset if on_hub(name)] or None,
+        **metadata,
+    )
+    return TEMPLATE.format(
+        metadata=data.to_yaml(),
+        title=plain(args.output_dir.resolve().name),
+        settings="\n".join(f"- {name}: {value}" for name, value in settings.items()),
+        losses="\n".join(f"| {step} | {loss:.4f} |" for step, loss in _mean_losses(log)),
+        **texts,
+    )
+
+
+def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the settings that all training methods share."""
+    names = [code(public_name(name)) for name in args.dataset]
+    weights = args.dataset_weights or [1.0] * len(names)
+    rates = {rate.name.replace("_", " "): getattr(args, rate.name) for rate in fields(MaskingRates)}
+    return {
+        "data": ", ".join(f"{name} ({weight:g})" for name, weight in zip(names, weights, strict=True)),
+        "steps": _steps(log) if log else args.max_train_steps,
+        "batch size": f"{args.train_batch_size} per device, {args.gradient_accumulation_steps} accumulated",
+        "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler}",
+        "averaged weights": f"decay {args.ema_decay:g}" if args.use_ema else "no",
+        "task weights": plain(", ".join(args.task_weights)) or "equal",
+        "masking": ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
+        "seed": args.seed,
+    }
+
+
+def _lora_settings(args: TrainingArguments, config: dict[str, Any]) -> dict[str, Any]:
+    kinds = {"DoRA": config["use_dora"], "rsLoRA": config["use_rslora"]}
+    prior = f"weight {args.prior_loss_weight:g}, {args.num_class_sounds} files"
+    return {
+        "rank": config["r"],
+        "alpha": f"{config['lora_alpha']:g}",
+        "kind": ", ".join(name for name, used in kinds.items() if used) or "LoRA",
+        "modules": ", ".join(map(code, sorted(config["target_modules"]))),
+        "dropout": f"{args.lora_dropout:g}",
+        "initialization": args.init_lora_weights,
+        "quantization of the base": args.quantization or "none",
+        "conditioner projections": "trained" if args.train_conditioner else "frozen",
+        "prior preservation": prior if args.with_prior_preservation else "no",
+    }
+
+
+def _steps(log: list[dict[str, Any]]) -> str:
+    """Return the number of steps. Early stopping keeps the weights of an earlier step."""
+    measured = [(report["held_out_loss"], report["step"]) for report in log if "held_out_loss" in report]
+    kept = f"; weights of step {min(measured)[1]}, the best on held-out clips" if measured else ""
+    return f"{log[-1]['step']}{kept}"
+
+
+def _mean_losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Return last step and mean loss of at most `ROWS` parts of the run, of equal length except for the last."""
+    size = max(1, math.ceil(len(log) / ROWS))
+    parts = [log[first : first + size] for first in range(0, len(log), size)]
+    return [(part[-1]["step"], sum(report["loss"] for report in part) / len(part)) for part in parts]
