@@ -1,5 +1,7 @@
 """Opening and decoding of sound and video files with FFmpeg."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,8 +62,8 @@ def open_media(source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> Itera
                 container_options=options,
                 options={"max_pixels": str(max_pixels)},
             )
-        except av.FFmpegError as error:
-            raise MediaError(f"{source}: {_reason(file, error)}") from None
+        except av.FFmpegError:
+            raise MediaError(f"{source}: {_reason(file)}") from None
         with container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
@@ -74,29 +76,26 @@ class _Input:
 
     def __init__(self, file: BinaryIO, suffix: str) -> None:
         self.name = f"input{suffix}" if suffix[1:].isalnum() else "input"
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self._file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):  # a damaged file points before its own start
+            return -errno.EINVAL
 
 
-def _reason(file: BinaryIO, error: av.FFmpegError) -> str:
+def _reason(file: BinaryIO) -> str:
     """Say why FFmpeg refused a file."""
-    # FFmpeg reports a format outside the whitelist as an invalid argument.
-    if not isinstance(error, av.error.ArgumentError):
-        return f"not a media file, or cut off ({error.strerror})"
     file.seek(0)
-    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
-    for name, marks in PLAYLISTS.items():
-        if start.startswith(marks):
-            return f"{name}; playlists are not read because they lead to other files"
-    return "not in a supported media format"
+    start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(PLAYLISTS):
+        return "a playlist, which is not read because it leads to other files"
+    return "not a sound or video file of a supported format, or cut off"
 
 
-# Starts of the usual playlists, for a clear message. The whitelist of formats is what keeps them out.
-PLAYLISTS = {
-    "an HLS playlist": b"#EXTM3U",
-    "an FFmpeg concat list": (b"ffconcat", b"file "),
-    "a DASH manifest": (b"<?xml", b"<MPD"),
-    "an SDP session": b"v=0",
-}
+# How playlists start, for a clear message. What keeps them out is the list of formats.
+PLAYLISTS = (b"#extm3u", b"ffconcat", b"file ", b"v=0", b"<?xml", b"<mpd", b"<asx", b"[playlist]", b"http:", b"https:")
 
 
 def sound_stream(container: InputContainer, source: MediaSource) -> AudioStream:
@@ -158,7 +157,7 @@ def decode(container: InputContainer, stream: Stream, source: MediaSource) -> It
         yield None
 
     for packet in packets():
-        if packet is not None and packet.is_corrupt:
+        if packet is not None and packet.is_corrupt and not _ends_anywhere(stream, source):
             warn()
         try:
             frames = stream.decode(packet)
@@ -171,3 +170,19 @@ def decode(container: InputContainer, stream: Stream, source: MediaSource) -> It
                     warn()
                 expected = frame.pts + frame.samples / frame.sample_rate / stream.time_base
             yield frame
+
+
+def _ends_anywhere(stream: Stream, source: MediaSource) -> bool:
+    """
+    Tell whether a file of PCM sound was written to a pipe, so that its header could not give a size.
+
+    FFmpeg takes the last packet of a WAV or CAF file for corrupt then, although nothing is missing.
+    """
+    if not stream.codec_context.name.startswith("pcm_"):
+        return False
+    with open_file(source) as file:
+        head = file.read(2**16)
+    at = head.find(b"data") + 4
+    order = "big" if head.startswith(b"caff") else "little"
+    size = int.from_bytes(head[at : at + 4], order)
+    return at >= 4 and (size == 0 or size >= 0x7FFF0000)

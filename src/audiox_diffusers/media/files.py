@@ -152,5 +152,7 @@ class _IndependentReader(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: os.fstat(self._descriptor).st_size}
+        if start[whence] + offset < 0:
+            raise ValueError("negative position")
         self._position = start[whence] + offset
         return self._position

@@ -4,18 +4,20 @@ import heapq
 import itertools
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
 import torch
+from av.container import OutputContainer
 from diffusers.utils import logging
 
 from ..atomic import check_target, replacing
 from .containers import open_media
-from .files import check_positive, check_sampling_rate
+from .files import MediaError, check_positive, check_sampling_rate
 from .formats import AUDIO_FORMATS, VIDEO_FORMATS
 from .image import frame_rate, open_image
 from .resample import LAYOUTS
@@ -141,12 +143,42 @@ def save_video(
             except av.FFmpegError as error:
                 raise does_not_fit(video, path.suffix.lower()) from error
         for packet in heapq.merge(*tracks, key=lambda packet: packet.dts * packet.time_base):
-            target.mux(packet)
+            try:
+                target.mux(packet)
+            except av.ArgumentError as error:
+                raise MediaError(f"{video}: the file is damaged, its picture cannot be copied") from error
 
 
-def _create(path: Path, muxer: str) -> av.container.OutputContainer:
-    # FFmpeg takes a relative name with a colon for a URL.
-    return av.open(str(path.absolute()), "w", format=muxer)
+@contextmanager
+def _create(path: Path, muxer: str) -> Iterator[OutputContainer]:
+    """Open a new file for writing. FFmpeg gets the open file: it would take a name with a colon for a URL."""
+    output = None
+    try:
+        with open(path, "wb") as file:
+            output = _Output(file)
+            with av.open(output, "w", format=muxer) as target:
+                yield target
+    except Exception as error:
+        # PyAV may report something else by now, such as a failure to close the file.
+        cause = output.error if output is not None and output.error is not None else error
+        if not isinstance(cause, OSError) or cause.errno is None or cause.filename is not None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from cause
+
+
+class _Output:
+    """A file as PyAV writes it, which keeps its error."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.error = file, None
+        self.seek, self.tell = file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 def _format(path: Path, formats: dict) -> tuple[str, str] | str:
