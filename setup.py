@@ -25,7 +25,7 @@ setup(
     license_files=["LICENSE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"audiox_diffusers.embedded": ["audiox-tiny/**"]},
+    package_data={"audiox_diffusers.embedded": ["audiox-tiny/**"], "audiox_diffusers.loaders": ["configs/*.json"]},
     python_requires=">=3.11",
     # Ranges, for people who install the package next to others. The exact versions that
     # the tests run with are in constraints.txt.

@@ -1,7 +1,7 @@
 """
-Compute the parameters and memory of the four released models from the shapes of their tensors, without their weights.
+Parameters and memory of the four releases, by component, from the lists of their tensors: no weights are needed.
 
-Memory is that of the weights in bfloat16, except for those that stay in float32.
+Memory is that of the weights in bfloat16, with what stays in float32 counted as such.
 """
 
 import json
@@ -17,19 +17,17 @@ from audiox_diffusers import (
     AudioXTransformer2DModel,
     SynchformerVisionModel,
 )
-from audiox_diffusers.loaders import component_configs
+from audiox_diffusers.loaders import component_configs, published_config
 
 MANIFESTS = Path(__file__).parents[1] / "tests" / "fixtures" / "manifest"
 T5_BASE = T5Config(vocab_size=32128, d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
 
 
 def components(release: str, device: str = "meta") -> dict[str, torch.nn.Module]:
-    """Create the networks of a release with random weights. AudioX-Turbo has those of AudioX-MAF-MMDiT, but for one matrix."""
-    manifest = release.replace("audiox-turbo", "audiox-maf-mmdit")
-    config = json.loads((MANIFESTS / f"{manifest}.config.json").read_text())
-    shapes = json.loads((MANIFESTS / f"{manifest}.keys.json").read_text())
+    """Return the networks of a release, with random weights."""
+    shapes = json.loads((MANIFESTS / f"{release}.keys.json").read_text())
     state_dict = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
-    configs = component_configs(config, state_dict)
+    configs = component_configs(published_config(release), state_dict)
     mmdit = "num_context_tokens" in configs["transformer"]
     with torch.device(device):
         networks = {

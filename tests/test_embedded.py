@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import audiox_diffusers.embedded
 from audiox_diffusers import AudioXInpaintPipeline, AudioXPipeline
 from audiox_diffusers.cli import main
-from audiox_diffusers.embedded import find_model
 from audiox_diffusers.loaders import on_hub, public_name
+from audiox_diffusers.pipelines.release_cache import find_model
 
 FOLDER = Path(audiox_diffusers.embedded.__file__).parent / "audiox-tiny"
 COMPONENTS = ("transformer", "conditioner", "vae", "text_encoder", "image_encoder")
@@ -54,7 +54,7 @@ def test_the_name_may_be_a_path():
     assert find_model(Path("some") / "folder") == "some/folder"
 
 
-@pytest.mark.parametrize("name", ["audiox-tinny", "audiox", "someone/audiox-tiny", "./audiox-tiny", ""])
+@pytest.mark.parametrize("name", ["audiox-tinny", "audiox-large", "someone/audiox-tiny", "./audiox-tiny", ""])
 def test_other_names_stay_as_they_are(name):
     assert find_model(name) == name
 

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from . import _torchaudio
 from ._imports import lazy_names, when_imported
-from .diffusers_registry import register_cached_block, register_classes, register_single_file
+from .diffusers_registry import (
+    register_cached_block,
+    register_classes,
+    register_model_names,
+    register_single_file,
+    register_text_to_audio,
+)
+from .loaders.releases import is_known
 from .version import __version__
 
 _MODULES = {
@@ -60,5 +67,13 @@ def _read_config(transformer_class: type, *args) -> dict:
     return transformer_config(transformer_class, *args)
 
 
+def _find_model(name: str, **hub_kwargs) -> str:
+    from .pipelines.release_cache import find_model
+
+    return find_model(name, **hub_kwargs)
+
+
 register_classes((name for name in _names if name != "load_original_checkpoint"), __getattr__)
 when_imported("audiox_diffusers.models", _register_models)
+register_model_names(is_known, _find_model)
+register_text_to_audio("audiox", lambda: __getattr__("AudioXPipeline"))

@@ -5,6 +5,7 @@ Nothing is imported before it is needed: diffusers gets the names now and the cl
 """
 
 from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from ._imports import when_imported
 
 _PACKAGE = __name__.split(".")[0]
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 PIPELINE_FILE = '''\
 """Lets diffusers load this folder without importing the package first:
@@ -70,6 +72,49 @@ def register_single_file(model_class: type, convert: Callable[..., dict], read_c
         "checkpoint_mapping_fn": lambda checkpoint, config: convert(checkpoint),
         "config_mapping_fn": lambda original_config, checkpoint: read_config(original_config, checkpoint),
     }
+
+
+def register_model_names(is_known: Callable[[str], bool], find: Callable[..., str]) -> None:
+    """
+    Let `DiffusionPipeline.from_pretrained` and `AutoPipelineForText2Audio.from_pretrained` load models by names.
+
+    Args:
+        is_known (`Callable`): Whether a name is one of these. All other names are left to diffusers.
+        find (`Callable`): `(name, **hub_kwargs) -> folder` of the model.
+    """
+
+    def folder_of(name: Any, kwargs: dict[str, Any]) -> str | None:
+        if not is_known(name):
+            return None
+        return find(name, **{key: kwargs[key] for key in _HUB_KWARGS if kwargs.get(key) is not None})
+
+    def extend(owner: type) -> None:
+        load_config, download = owner.load_config.__func__, getattr(owner, "download", None)
+
+        @wraps(load_config)
+        def load_named_config(cls, name, *args, **kwargs):
+            return load_config(cls, folder_of(name, kwargs) or name, *args, **kwargs)
+
+        owner.load_config = classmethod(load_named_config)
+        if download is not None:
+
+            @wraps(download.__func__)
+            def download_named(cls, name, **kwargs):
+                return folder_of(name, kwargs) or download.__func__(cls, name, **kwargs)
+
+            owner.download = classmethod(download_named)
+
+    when_imported("diffusers.pipelines.pipeline_utils", lambda module: extend(module.DiffusionPipeline))
+    when_imported("diffusers.pipelines.auto_pipeline", lambda module: extend(module.AutoPipelineForText2Audio))
+
+
+def register_text_to_audio(name: str, get: Callable[[], type]) -> None:
+    """Let `AutoPipelineForText2Audio` create the pipeline that `get` returns."""
+
+    def add(module: ModuleType) -> None:
+        module.AUTO_TEXT2AUDIO_PIPELINES_MAPPING[name] = get()
+
+    when_imported("diffusers.pipelines.auto_pipeline", add)
 
 
 class RegisteredPipelineMixin:

@@ -232,9 +232,6 @@ def test_files_of_their_own(release, load, tmp_path):
             assert load(vae=elsewhere).vae.config.decoder_input_channels == 8
         finally:
             elsewhere.rename(vae)
-    else:
-        with pytest.raises(ValueError, match="`vae`: the checkpoint holds the VAE"):
-            load(vae=tmp_path / "vae.ckpt")
 
 
 def test_synchformer_from_its_file(release, fixtures_path, load, tmp_path):
@@ -302,5 +299,5 @@ def test_transformer_of_the_other_class(release):
     if name != "audiox-maf":
         right, wrong = wrong, right
     assert type(right.from_single_file(str(folder / "model.ckpt"), **files)) is right
-    with pytest.raises(ValueError, match=f"holds an {right.__name__}, not an {wrong.__name__}"):
+    with pytest.raises(ValueError, match=f"contains an {right.__name__}, not an {wrong.__name__}"):
         wrong.from_single_file(str(folder / "model.ckpt"), **files)

@@ -1,4 +1,4 @@
-"""What models and datasets are called where others read it."""
+"""Names of models and datasets as others know them."""
 
 from pathlib import Path
 
@@ -6,10 +6,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..embedded import EMBEDDED_MODEL
+from .releases import find_release
 
 
 def on_hub(name: str) -> bool:
-    """Whether a model or dataset of that name is one of the Hub: no file, folder or glob, and not the embedded model."""
+    """Whether a name is that of a model or dataset on the Hub, and not of a file, a folder or the embedded model."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -18,5 +19,8 @@ def on_hub(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """The name on the Hub, or without the folders that lead to it."""
-    return name if on_hub(name) else Path(name).resolve().name
+    """Return the Hub id of a model or dataset, or the last part of a path."""
+    if not on_hub(name):
+        return Path(name).resolve().name
+    release = find_release(name)
+    return name if release is None else release.repo_id

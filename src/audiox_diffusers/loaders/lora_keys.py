@@ -8,7 +8,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from ..models.model_audiox import some_names
-from .checkpoint_mapping import mapping_rules, split_rows
+from .checkpoint_mapping import split_rows
+from .original_names import match, rules
 
 # Wrappers and tools put these before the name of a module. Some of them name the component.
 _PREFIXES = {
@@ -133,7 +134,10 @@ class _ModuleNames:
             component: {name.replace(".", "_"): name for name in modules}
             for component, modules in self.modules.items()
         }
-        self._rules = mapping_rules(mmdit=type(models["transformer"]).__name__ == "AudioXMMTransformer2DModel")
+        self._rules = rules(
+            mmdit=type(models["transformer"]).__name__ == "AudioXMMTransformer2DModel",
+            mel=models["conditioner"].config.audio_type == "mel_spec",
+        )
         self._found: dict[str, list[_Target]] = {}
 
     def find(self, path: str) -> list[_Target]:
@@ -155,17 +159,22 @@ class _ModuleNames:
         for prefix in _RELEASED_PREFIXES:
             key = f"{prefix}{name}.weight"
             for rule in self._rules:
-                pattern = rule.pattern
+                released = rule.released
                 if underscored:
-                    key, pattern = key.replace(".", "_"), pattern.replace(r"\.", "_").replace(r"(\w+)", "(weight)")
-                if not (match := re.fullmatch(pattern, key)):
+                    key, released = key.replace(".", "_"), released.replace(".", "_")
+                if (fields := match(released, key)) is None:
                     continue
                 targets = [
-                    _Target(rule.component, match.expand(target), len(rule.targets), index, rule.interleaved)
-                    for index, target in enumerate(rule.targets)
-                    if target is not None
+                    _Target(
+                        rule.component,
+                        name.format(**fields).removesuffix(".weight"),
+                        len(rule.names),
+                        index,
+                        rule.interleaved,
+                    )
+                    for index, name in enumerate(rule.names)
+                    if name is not None
                 ]
-                targets = [target._replace(module=target.module.removesuffix(".weight")) for target in targets]
                 if all(target.module in self.modules.get(target.component, ()) for target in targets):
                     return targets
         return []

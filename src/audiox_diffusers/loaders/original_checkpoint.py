@@ -1,22 +1,16 @@
-"""From the files of a released AudioX checkpoint to its components: reading, sizes, filling."""
+"""Build the components of a released AudioX checkpoint."""
 
 import copy
-import json
 import math
-import pickle
-import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
 from diffusers.utils import logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
@@ -38,9 +32,10 @@ from .checkpoint_mapping import (
     convert_vae_state_dict,
     fold_weight_norm,
     is_mmdit,
-    released_name,
+    remove_prefix,
 )
 from .original_config import component_configs, read_objective
+from .original_files import OriginalFiles, read_state_dict, reason
 
 logger = logging.get_logger(__name__)
 
@@ -49,26 +44,36 @@ DEFAULT_TEXT_ENCODER = "google-t5/t5-base"
 _TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "tokenizer_config.json")
 
 
+@dataclass
+class OtherParts:
+    """What goes with a checkpoint; see `load_original_checkpoint`."""
+
+    text_encoder: T5EncoderModel | str | Path | None = None
+    tokenizer: PreTrainedTokenizerBase | str | Path | None = None
+    image_encoder_config: CLIPVisionConfig | dict | str | Path | None = None
+    vae: str | Path | None = None
+    synchformer: SynchformerVisionModel | str | Path | None = None
+
+
 def check_weights(component: str, model: torch.nn.Module, state_dict: Mapping[str, torch.Tensor]) -> None:
     """
-    Compare the tensors of a component with those it needs.
+    Compare the tensors of a component with those that the model needs.
 
     Raises:
-        ValueError: naming what is missing, left over or of another shape: the config contradicts the weights.
+        ValueError: Tensors are missing, left over or of another shape. The message names them.
     """
-    mmdit = isinstance(model, AudioXMMTransformer2DModel)
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
-    faults = [f"{released_name(component, name, mmdit)} is missing" for name in needed if name not in given]
+    faults = [f"{name} is missing" for name in needed if name not in given]
     faults += [f"{name} is left over" for name in given if name not in needed]
     faults += [
-        f"{name} has the shape {list(given[name])} where the config asks for {list(needed[name])}"
+        f"{name} has the shape {list(given[name])} and should have {list(needed[name])}"
         for name in needed
         if name in given and given[name] != needed[name]
     ]
     if faults:
         more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
-        raise ValueError(f"the config does not fit the weights of the {component}: {'; '.join(faults[:3])}{more}")
+        raise ValueError(f"`config` does not fit the weights of the {component}: {'; '.join(faults[:3])}{more}")
 
 
 def fill_component(
@@ -78,48 +83,20 @@ def fill_component(
     dtype: torch.dtype | None = None,
 ) -> torch.nn.Module:
     """
-    Give an empty `model`, whose parameters are on the meta device, the very tensors of `state_dict`, or copies cast
-    to `dtype`; what its class keeps in float32 is then copied as float32. In evaluation mode. See [`check_weights`]
-    for errors.
+    Give the tensors of `state_dict` to a model on the meta device, and set it to evaluation mode.
+
+    Without `dtype` the tensors are used as they are, so that they stay memory-mapped. With it they are copied. What
+    the model keeps in float32 is float32 either way. For errors see [`check_weights`].
     """
     check_weights(component, model, state_dict)
     kept = set(model._keep_in_fp32_modules or [])
     filled = {}
     for name, tensor in state_dict.items():
         target = torch.float32 if kept & set(name.split(".")) else dtype or tensor.dtype
-        # With a dtype everything is copied: a single tensor that is not would keep the whole file mapped.
+        # A single tensor that is not copied would keep the whole file mapped.
         filled[name] = tensor.to(target, copy=dtype is not None)
     model.load_state_dict(filled, assign=True)
     return model.eval()
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
-    """
-    The tensors of a `.ckpt` (a pickle, read with `weights_only=True`) or `.safetensors` file, memory-mapped.
-
-    Raises:
-        ValueError: if the file is damaged, holds code, or is no checkpoint.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # Files of torch before 1.6 are no zip archives and cannot be mapped.
-        checkpoint = torch.load(path, map_location="cpu", mmap=zipfile.is_zipfile(path), weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        if found is None:
-            raise ValueError(f"{path}: not a checkpoint, or damaged") from None
-        raise ValueError(f"{path}: refused, the pickle holds code ({found[1]}) beside tensors") from None
-    except (RuntimeError, EOFError, SafetensorError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({_reason(error)})") from None
-    state_dict = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not state_dict or not all(isinstance(value, torch.Tensor) for value in state_dict.values()):
-        raise ValueError(f"{path}: not an AudioX checkpoint, it holds no state dict")
-    return state_dict
 
 
 def _transformer_class(state_dict: Mapping[str, torch.Tensor]) -> type[torch.nn.Module]:
@@ -129,61 +106,25 @@ def _transformer_class(state_dict: Mapping[str, torch.Tensor]) -> type[torch.nn.
 def transformer_config(
     transformer_class: type[torch.nn.Module], config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """The config of a released transformer; `ValueError` if it is of another class than `transformer_class`."""
+    """Return the config of a released transformer. `ValueError` if it is not a `transformer_class`."""
+    state_dict = remove_prefix(state_dict)
     actual = _transformer_class(state_dict)
     if actual is not transformer_class:
-        raise ValueError(f"the file holds an {actual.__name__}, not an {transformer_class.__name__}")
+        raise ValueError(f"the checkpoint contains an {actual.__name__}, not an {transformer_class.__name__}")
     return component_configs(config, state_dict)["transformer"]
 
 
-def find_files(
-    checkpoint: str | Path, config: str | Path | dict | None, **hub_kwargs
-) -> tuple[Path, dict, Callable[[str], Path | None]]:
-    """
-    The checkpoint file, and the released config as a dict, of a file, a folder or a Hub id; and a function that finds
-    a file by its name beside the checkpoint, `None` where there is none.
-    """
-    path = Path(checkpoint)
-    from_hub = False
-    if path.is_dir():
-        names = [name for name in ("model.safetensors", "model.ckpt") if (path / name).is_file()]
-        if not names:
-            raise FileNotFoundError(f"{path}: no model.safetensors or model.ckpt in this folder")
-        path = path / names[0]
-    elif not path.is_file():
-        from_hub = True
-        try:
-            path = Path(hf_hub_download(str(checkpoint), "model.ckpt", **hub_kwargs))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise FileNotFoundError(
-                f"{checkpoint}: no such file, folder or Hub checkpoint ({_reason(error)})"
-            ) from None
-
-    def beside(name: str) -> Path | None:
-        if from_hub:
-            try:
-                return Path(hf_hub_download(str(checkpoint), name, **hub_kwargs))
-            except (HfHubHTTPError, LocalEntryNotFoundError):
-                return None
-        return path.with_name(name) if path.with_name(name).is_file() else None
-
-    config = beside("config.json") or path.with_name("config.json") if config is None else config
-    if not isinstance(config, Mapping):
-        if not Path(config).is_file():
-            raise FileNotFoundError(f"`config`: no such file {config}")
-        try:
-            config = json.loads(Path(config).read_text())
-        except ValueError as error:
-            raise ValueError(f"`config`: {config} is not JSON ({error})") from None
-    return path, config, beside
-
-
 def load_tokenizer(
-    tokenizer: PreTrainedTokenizerBase | str | Path | None, text_encoder: Any, max_length: int
+    tokenizer: PreTrainedTokenizerBase | str | Path | None,
+    text_encoder: Any,
+    max_length: int,
+    **hub_kwargs: Any,
 ) -> PreTrainedTokenizerBase | None:
     """
-    The tokenizer, set to pad to `max_length`. Where none is given it is looked for beside the text encoder, then as
-    that of `google-t5/t5-base`; `None`, with a warning, where neither is found.
+    Load a tokenizer that pads to `max_length`.
+
+    By default it is the one beside the text encoder, or that of `google-t5/t5-base`. If neither can be loaded, warn
+    and return `None`.
     """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         tokenizer = copy.deepcopy(tokenizer)
@@ -191,30 +132,30 @@ def load_tokenizer(
         return tokenizer
     if tokenizer is not None:
         try:
-            return _read_tokenizer(tokenizer, max_length)
+            return _read_tokenizer(tokenizer, max_length, **hub_kwargs)
         except (OSError, ValueError) as error:
-            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({_reason(error)})") from None
+            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({reason(error)})") from None
     sources = [text_encoder] if isinstance(text_encoder, (str, Path)) else []
     for source in [*sources, DEFAULT_TEXT_ENCODER]:
         try:
-            return _read_tokenizer(source, max_length)
+            return _read_tokenizer(source, max_length, **hub_kwargs)
         except (OSError, ValueError):
             continue
-    logger.warning(
-        "No tokenizer was found: the pipeline takes `prompt_embeds` only, until one is given as `tokenizer`."
-    )
+    logger.warning("No tokenizer was found. Give one as `tokenizer`, or call the pipeline with `prompt_embeds`.")
     return None
 
 
-def _read_tokenizer(source: str | Path, max_length: int) -> PreTrainedTokenizerBase:
-    # From a folder with a T5 config alone, transformers makes a tokenizer without a vocabulary.
+def _read_tokenizer(source: str | Path, max_length: int, **hub_kwargs: Any) -> PreTrainedTokenizerBase:
+    # From a folder with only the config of T5, transformers makes a tokenizer without a vocabulary.
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZER_FILES):
         raise FileNotFoundError(f"none of {', '.join(_TOKENIZER_FILES)} in this folder")
-    return AutoTokenizer.from_pretrained(source, model_max_length=max_length)
+    return AutoTokenizer.from_pretrained(source, model_max_length=max_length, trust_remote_code=False, **hub_kwargs)
 
 
-def read_image_encoder_config(config: CLIPVisionConfig | Mapping | str | Path | None) -> CLIPVisionConfig:
-    """The config of CLIP's vision tower as given, from a dict, a file, a folder or a Hub id; ViT-B/32's by default."""
+def read_image_encoder_config(
+    config: CLIPVisionConfig | Mapping | str | Path | None, **hub_kwargs: Any
+) -> CLIPVisionConfig:
+    """Read the config of CLIP's vision tower: a dict, a file, a folder or a Hub id. Defaults to that of ViT-B/32."""
     if config is None:
         return CLIPVisionConfig(projection_dim=512)
     if isinstance(config, CLIPVisionConfig):
@@ -222,24 +163,27 @@ def read_image_encoder_config(config: CLIPVisionConfig | Mapping | str | Path | 
     if isinstance(config, Mapping):
         return CLIPVisionConfig(**config)
     try:
-        return CLIPVisionConfig.from_pretrained(config)
-    except OSError as error:
-        raise FileNotFoundError(f"`image_encoder_config`: {config} could not be loaded ({_reason(error)})") from None
+        return CLIPVisionConfig.from_pretrained(config, **hub_kwargs)
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(f"`image_encoder_config`: {config} could not be loaded ({reason(error)})") from None
 
 
 def load_text_encoder(
-    text_encoder: T5EncoderModel | str | Path | None, condition_dim: int, dtype: torch.dtype | None
+    text_encoder: T5EncoderModel | str | Path | None,
+    condition_dim: int,
+    dtype: torch.dtype | None,
+    **hub_kwargs: Any,
 ) -> T5EncoderModel:
-    """T5 as given, or from a folder or Hub id; it must be `condition_dim` wide."""
+    """Load T5 from a folder or Hub id, `google-t5/t5-base` by default, and check that it is `condition_dim` wide."""
     if not isinstance(text_encoder, T5EncoderModel):
         source = DEFAULT_TEXT_ENCODER if text_encoder is None else text_encoder
         try:
-            text_encoder = T5EncoderModel.from_pretrained(source, dtype=dtype or torch.float32)
+            text_encoder = T5EncoderModel.from_pretrained(source, dtype=dtype or torch.float32, **hub_kwargs)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({_reason(error)})") from None
+            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({reason(error)})") from None
     if text_encoder.config.d_model != condition_dim:
         raise ValueError(
-            f"`text_encoder` is {text_encoder.config.d_model} wide, the checkpoint expects {condition_dim}."
+            f"`text_encoder` is {text_encoder.config.d_model} wide, the checkpoint needs {condition_dim}."
         )
     return text_encoder
 
@@ -247,28 +191,22 @@ def load_text_encoder(
 def load_vae(
     config: dict, state_dict: Mapping[str, torch.Tensor], vae: Path | None, dtype: torch.dtype | None
 ) -> AudioXAutoencoderOobleck:
-    """The VAE from the checkpoint, or from a file of its own where the checkpoint does not hold it."""
+    """Build the VAE from the tensors of the checkpoint, or from the file `vae` if it has none."""
     if not state_dict:
         if vae is None:
-            raise FileNotFoundError("`vae`: the checkpoint does not hold the VAE; give the path of vae.ckpt")
+            raise FileNotFoundError("`vae`: the checkpoint does not contain the VAE; give the path of vae.ckpt")
         state_dict = convert_vae_state_dict(read_state_dict(vae))
         if not state_dict:
-            raise ValueError(f"`vae`: {vae} holds no Oobleck VAE")
+            raise ValueError(f"`vae`: {vae} does not contain an Oobleck VAE")
     with torch.device("meta"):
         model = AudioXAutoencoderOobleck(**config)
     return fill_component("vae", model, fold_weight_norm(state_dict), dtype)
 
 
-def load_sync_encoder(
-    synchformer: SynchformerVisionModel | Path | None, dtype: torch.dtype | None
-) -> SynchformerVisionModel:
-    """Synchformer's visual tower as given, or from its file, with heads 64 wide."""
-    if isinstance(synchformer, SynchformerVisionModel):
-        return synchformer
+def load_sync_encoder(synchformer: Path | None, dtype: torch.dtype | None) -> SynchformerVisionModel:
+    """Build Synchformer's visual tower from its file. Its heads are 64 wide."""
     if synchformer is None:
-        raise FileNotFoundError(
-            "`synchformer`: the checkpoint follows the timing of videos; give the path of synchformer_state_dict.pth"
-        )
+        raise FileNotFoundError("`synchformer`: the checkpoint needs it; give the path of synchformer_state_dict.pth")
     state_dict = convert_synchformer_state_dict(read_state_dict(synchformer))
     hidden_size, _, tubelet_size, patch_size, _ = state_dict["patch_embed.weight"].shape
     with torch.device("meta"):
@@ -285,60 +223,60 @@ def load_sync_encoder(
 
 
 def load_components(
-    checkpoint: str | Path,
-    config: str | Path | dict | None,
-    text_encoder: T5EncoderModel | str | Path | None,
-    tokenizer: PreTrainedTokenizerBase | str | Path | None,
-    image_encoder_config: CLIPVisionConfig | dict | str | Path | None,
-    vae: str | Path | None,
-    synchformer: SynchformerVisionModel | str | Path | None,
-    dtype: torch.dtype | None,
-    **hub_kwargs,
+    files: OriginalFiles, others: OtherParts, dtype: torch.dtype | None = None, **hub_kwargs: Any
 ) -> tuple[dict[str, Any], str]:
     """
-    The networks and the tokenizer of a released checkpoint, and its objective, `"v"` or `"rectified_flow"`; see
-    `load_original_checkpoint` for the arguments.
+    Load the networks and the tokenizer of a released checkpoint.
+
+    Args:
+        files: Files of the release.
+        others: What goes with them. `vae` and `synchformer` override the files of the release.
+        dtype: See [`fill_component`].
+        hub_kwargs: `token`, `cache_dir`, `local_files_only`.
+
+    Returns:
+        The components, and the objective that the transformer was trained for: `"v"` or `"rectified_flow"`.
     """
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
-    path, config, beside = find_files(checkpoint, config, **hub_kwargs)
-    state_dict = read_state_dict(path)
-    configs, objective = component_configs(config, state_dict), read_objective(config)
+    state_dict = remove_prefix(read_state_dict(files.checkpoint))
+    configs, objective = component_configs(files.config, state_dict), read_objective(files.config)
     transformer_class = _transformer_class(state_dict)
     del state_dict
 
-    # Each component maps the file anew, so that the memory of what has been cast or folded is let go of.
+    # Each component maps the file again, so that memory is freed after its tensors are cast.
     def tensors(component: str) -> dict[str, torch.Tensor]:
-        return convert_state_dict(read_state_dict(path))[component]
+        return convert_state_dict(read_state_dict(files.checkpoint))[component]
 
     with torch.device("meta"):
         transformer = transformer_class(**configs["transformer"])
         conditioner = AudioXConditioner(**configs["conditioner"])
     # CLIP has buffers that are not in the checkpoint.
     with init_empty_weights(include_buffers=False):
-        image_encoder = CLIPVisionModelWithProjection(read_image_encoder_config(image_encoder_config))
+        image_encoder = CLIPVisionModelWithProjection(
+            read_image_encoder_config(others.image_encoder_config, **hub_kwargs)
+        )
 
-    sync_encoder = None
-    if conditioner.config.num_sync_tokens is None and synchformer is not None:
-        raise ValueError("`synchformer`: the checkpoint has no use for it; leave it out")
-    if conditioner.config.num_sync_tokens is not None:
-        if synchformer is None:
-            synchformer = beside("synchformer_state_dict.pth")
-        elif not isinstance(synchformer, SynchformerVisionModel):
-            synchformer = Path(synchformer)
-        sync_encoder = load_sync_encoder(synchformer, dtype)
-    vae_tensors = tensors("vae")
-    if vae_tensors and vae is not None:
-        raise ValueError("`vae`: the checkpoint holds the VAE; leave it out")
-    if not vae_tensors:
-        vae = beside("vae.ckpt") if vae is None else Path(vae)
+    sync_encoder = others.synchformer
+    if conditioner.config.num_sync_tokens is None:
+        if sync_encoder is not None:
+            raise ValueError("`synchformer`: the checkpoint does not use it")
+    elif not isinstance(sync_encoder, SynchformerVisionModel):
+        sync_encoder = load_sync_encoder(files.synchformer if sync_encoder is None else Path(sync_encoder), dtype)
+    # The VAE inside a checkpoint is the one that its transformer was trained with.
+    vae_tensors = {} if others.vae is not None else tensors("vae")
+    vae = files.vae if others.vae is None else Path(others.vae)
     components = {
         "transformer": fill_component("transformer", transformer, tensors("transformer"), dtype),
         "conditioner": fill_component("conditioner", conditioner, tensors("conditioner"), dtype),
         "vae": load_vae(configs["vae"], vae_tensors, vae, dtype),
         "image_encoder": fill_component("image_encoder", image_encoder, tensors("image_encoder"), dtype),
         "sync_encoder": sync_encoder,
-        "text_encoder": load_text_encoder(text_encoder, configs["conditioner"]["condition_dim"], dtype),
-        "tokenizer": load_tokenizer(tokenizer, text_encoder, configs["conditioner"]["num_text_tokens"]),
+        "text_encoder": load_text_encoder(
+            others.text_encoder, configs["conditioner"]["condition_dim"], dtype, **hub_kwargs
+        ),
+        "tokenizer": load_tokenizer(
+            others.tokenizer, others.text_encoder, configs["conditioner"]["num_text_tokens"], **hub_kwargs
+        ),
     }
     return components, objective

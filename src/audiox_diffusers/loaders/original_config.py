@@ -1,4 +1,4 @@
-"""Sizes of the components, from the config of a released checkpoint and the shapes of its tensors."""
+"""Read the sizes of the components from a released config and the shapes of its tensors."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,28 +8,29 @@ import torch
 
 from .checkpoint_mapping import is_mmdit
 
-# The kinds of conditioning that the releases have.
+# Types of the conditioners in the releases.
 _CONDITIONERS = {
     "video_prompt": ("clip", "clip-with-sync-w-empty-feat"),
     "text_prompt": ("t5",),
     "audio_prompt": ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec"),
 }
-# The width of a head in the transformer over the video's frames: not in the tensors, and the same in every release.
+# Width of a head in the transformer over video frames. It is in no tensor and the same in every release.
 _TEMPORAL_HEAD_DIM = 64
-# The audio prompt is ten seconds long wherever the number of its tokens says so.
+# Length of the audio prompt, unless the number of its latents is another.
 _PROMPT_SECONDS = 10
 
 
 def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor]) -> dict[str, dict]:
     """
-    The configs of `transformer`, `conditioner` and `vae` from a released config and the shapes of its tensors.
+    Return the configs of `transformer`, `conditioner` and `vae`.
 
     Args:
-        config: the `config.json` of the release.
-        state_dict: its tensors by their released names; meta tensors will do.
+        config: The released `config.json`.
+        state_dict: Tensors by their released names, on any device including meta.
 
     Raises:
-        ValueError: naming what the config or the checkpoint lacks, or a kind of model that is not AudioX.
+        ValueError: A setting or tensor is missing, settings contradict each other or the tensors, or the model is not
+            AudioX.
     """
 
     def setting(*path: str | int, kind: type = int):
@@ -38,7 +39,7 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
             try:
                 value = value[step]
             except (KeyError, IndexError, TypeError):
-                raise ValueError(f"`config` is not an AudioX config: it lacks {'.'.join(map(str, path))}") from None
+                raise ValueError(f"`config` is not an AudioX config: {'.'.join(map(str, path))} is missing") from None
         if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < 1)):
             wanted = "a whole number above 0" if kind is int else f"a {kind.__name__}"
             raise ValueError(f"`config`: {'.'.join(map(str, path))} must be {wanted}, got {value!r}")
@@ -46,7 +47,7 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
 
     def shape(key: str) -> torch.Size:
         if key not in state_dict:
-            raise ValueError(f"not an AudioX checkpoint: it lacks {key}")
+            raise ValueError(f"not an AudioX checkpoint, or of another release than `config`: {key} is missing")
         return state_dict[key].shape
 
     if config.get("model_type") != "diffusion_cond":
@@ -70,7 +71,7 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
     hop = setting(*autoencoder, "downsampling_ratio")
     strides = setting(*encoder, "strides", kind=list)
     audio_channels = setting(*encoder, "in_channels")
-    for what, agrees in {
+    for fault, agrees in {
         "downsampling_ratio is not the product of the strides": hop == math.prod(strides),
         "the decoder's strides are not the encoder's": setting(*decoder, "strides", kind=list) == strides,
         "the decoder's c_mults are not the encoder's": setting(*decoder, "c_mults", kind=list)
@@ -80,7 +81,7 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
         "sample_size is less than one latent frame": setting("sample_size") >= hop,
     }.items():
         if not agrees:
-            raise ValueError(f"`config` contradicts itself: {what}")
+            raise ValueError(f"`config` contradicts itself: {fault}")
     return {
         "vae": {
             "encoder_hidden_size": setting(*encoder, "channels"),
@@ -103,13 +104,13 @@ def component_configs(config: Mapping[str, Any], state_dict: Mapping[str, torch.
 
 def _dit_config(setting: Callable, shape: Callable, hop: int) -> dict:
     if setting("model", "diffusion", "type", kind=str) != "dit":
-        raise ValueError("`config` does not fit the weights: they hold a transformer of type 'dit'")
+        raise ValueError("`config` does not fit the weights: their transformer is of type 'dit'")
     inner_dim = setting("model", "diffusion", "config", "embed_dim")
     num_heads = setting("model", "diffusion", "config", "num_heads")
     head_dim = inner_dim // num_heads
-    # The number of heads is in no tensor, but the rotated part of a head is.
+    # The number of heads is in no tensor, but the number of rotated dimensions is.
     if shape("model.model.transformer.rotary_pos_emb.inv_freq")[0] != max(head_dim // 2, 32) // 2:
-        raise ValueError(f"`config` does not fit the weights: {num_heads} heads in a width of {inner_dim}")
+        raise ValueError(f"`config` does not fit the weights: {num_heads} heads for a width of {inner_dim}")
     block = "model.model.transformer.layers.0."
     return {
         "sample_size": setting("sample_size") // hop,
@@ -127,15 +128,15 @@ def _dit_config(setting: Callable, shape: Callable, hop: int) -> dict:
 
 def _mmdit_config(setting: Callable, shape: Callable, hop: int) -> dict:
     if setting("model", "diffusion", "type", kind=str) != "mmdit":
-        raise ValueError("`config` does not fit the weights: they hold a transformer of type 'mmdit'")
+        raise ValueError("`config` does not fit the weights: their transformer is of type 'mmdit'")
     num_positions, num_context_tokens = shape("model.model.transformer.proj_mm_seq_len.weight")
     if setting("sample_size") // hop != num_positions - 1:
         raise ValueError(
-            f"`config` does not fit the weights: a `sample_size` of {setting('sample_size')} is {setting('sample_size') // hop}"
-            f" latent frames, and the weights fix {num_positions - 1}"
+            f"`config` does not fit the weights: sample_size {setting('sample_size')} is"
+            f" {setting('sample_size') // hop} latent frames, the weights need {num_positions - 1}"
         )
     inner_dim = setting("model", "diffusion", "config", "embed_dim")
-    # The released code gives the width of a head where the number of heads belongs.
+    # The released code passes the head width as the number of heads.
     head_dim = setting("model", "diffusion", "config", "num_heads")
     return {
         "sample_size": num_positions - 1,
@@ -183,7 +184,7 @@ def _audio_config(
             "mel_sampling_rate": mel.get("target_sample_rate", 24000),
             "audio_prompt_samples": samples,
         }
-    # AudioX-Turbo calls the second version by the name of the first.
+    # AudioX-Turbo uses the second version under the name of the first.
     if audio + "proj_features_128.weight" in state_dict:
         num_tokens, num_latents = shape(audio + "proj_features_128.weight")
         config = {"audio_type": "audio_autoencoder_v2", "num_audio_tokens": num_tokens}
@@ -209,7 +210,7 @@ def _fusion_config(setting: Callable) -> dict:
 
 
 def read_objective(config: Mapping[str, Any]) -> str:
-    """What the transformer was trained for: `"v"` or `"rectified_flow"`."""
+    """Return the training objective of the transformer: `"v"` or `"rectified_flow"`."""
     objective = config["model"]["diffusion"].get("diffusion_objective", "v")
     if objective not in ("v", "rectified_flow"):
         raise ValueError(f"`config`: the diffusion_objective must be 'v' or 'rectified_flow', got {objective!r}")

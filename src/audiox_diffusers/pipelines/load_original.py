@@ -1,14 +1,20 @@
-"""A released AudioX checkpoint as a pipeline."""
+"""Load a released AudioX checkpoint as a pipeline."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPVisionConfig, PreTrainedTokenizerBase, T5EncoderModel
 
-from ..loaders import load_components
+from ..loaders.original_checkpoint import OtherParts, load_components
+from ..loaders.original_files import find_files
 from ..models import SynchformerVisionModel
 from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .pipeline_audiox import AudioXPipeline
+
+# (steps, guidance) of the rectified-flow releases.
+_STUDENT = (4, 1.0)
+_TEACHER = (100, 6.0)
 
 
 def load_original_checkpoint(
@@ -20,54 +26,57 @@ def load_original_checkpoint(
     vae: str | Path | None = None,
     synchformer: SynchformerVisionModel | str | Path | None = None,
     dtype: torch.dtype | None = None,
-    **hub_kwargs,
+    variant: str | None = None,
+    **hub_kwargs: Any,
 ) -> AudioXPipeline:
     r"""
-    Turn a released AudioX checkpoint into an [`AudioXPipeline`].
+    Load a released AudioX checkpoint as an [`AudioXPipeline`].
 
     Args:
-        checkpoint (`str` or `Path`): a `.ckpt` or `.safetensors` file, a folder that holds `model.safetensors` or
-            `model.ckpt` and `config.json`, or a Hub id such as `"HKUSTAudio/AudioX"`.
-        config (`str`, `Path` or `dict`, *optional*): the released `config.json`; by default the one beside the
-            checkpoint.
-        text_encoder (`T5EncoderModel`, `str` or `Path`, *optional*): T5, which the checkpoint does not hold. A model,
-            a folder or a Hub id; `google-t5/t5-base` by default.
-        tokenizer (*optional*): a tokenizer, a folder or a Hub id; by default the one of the text encoder. It is
-            copied and set to pad to the length that the checkpoint expects.
-        image_encoder_config (*optional*): config of CLIP's vision tower; ViT-B/32's by default. Its weights are in
-            the checkpoint.
-        vae (`str` or `Path`, *optional*): the VAE's file, for the releases that keep it in one of its own; `vae.ckpt`
-            beside the checkpoint by default.
-        synchformer ([`SynchformerVisionModel`], `str` or `Path`, *optional*): Synchformer, for the releases that
-            follow a video's timing. A model, or its file; `synchformer_state_dict.pth` beside the checkpoint by
-            default.
-        dtype (`torch.dtype`, *optional*): what to cast the weights to; by default they stay as the file has them,
-            memory-mapped from it. The VAE's decoder stays in float32.
-        hub_kwargs: `revision`, `token`, `cache_dir`, `local_files_only` for a Hub id.
+        checkpoint (`str` or `Path`): One of:
+
+            - A `.ckpt` or `.safetensors` file.
+            - A folder with `model.ckpt` or `model.safetensors` and `config.json`.
+            - A folder with `audiox_turbo/audiox_turbo.ckpt` or `pretrained_ckpt/pretrained_ckpt.ckpt`, which the
+              download script of AudioX-Turbo makes.
+            - The name of a release such as `"audiox-turbo"`, or a Hub id such as `"HKUSTAudio/AudioX"`.
+        config (`str`, `Path` or `dict`, *optional*): The released config: a file, a dict, or the name of a release,
+            whose published config is then used. Defaults to the config that belongs to the checkpoint.
+        text_encoder (`T5EncoderModel`, `str` or `Path`, *optional*): T5, which is not in the checkpoint: a model, a
+            folder or a Hub id. Defaults to `google-t5/t5-base`.
+        tokenizer (*optional*): A tokenizer, a folder or a Hub id. Defaults to the tokenizer of the text encoder. It
+            is copied and set to pad to the length that the checkpoint needs.
+        image_encoder_config (*optional*): Config of CLIP's vision tower, whose weights are in the checkpoint.
+            Defaults to that of ViT-B/32.
+        vae (`str` or `Path`, *optional*): File of the VAE. Defaults to the VAE in the checkpoint, or `vae.ckpt`
+            beside it.
+        synchformer ([`SynchformerVisionModel`], `str` or `Path`, *optional*): Synchformer for the releases that need
+            it, as a model or a file. Defaults to `synchformer_state_dict.pth` beside the checkpoint.
+        dtype (`torch.dtype`, *optional*): Type to cast the weights to. By default they keep the stored type and stay
+            memory-mapped. The VAE's decoder is always float32.
+        variant (`str`, *optional*): `"student"` or `"teacher"`, for AudioX-Turbo. The student takes four steps without
+            guidance. The teacher, which it was distilled from, takes many, with a guidance of 6.
+        hub_kwargs: `revision`, `token`, `cache_dir` and `local_files_only` for downloads.
 
     Returns:
         The [`AudioXPipeline`].
 
     Raises:
-        FileNotFoundError: if the checkpoint or the config is not there.
-        ValueError: if the file is no AudioX checkpoint, holds code, or contradicts the config.
+        FileNotFoundError: The checkpoint, its config or another file is missing.
+        ValueError: The file is not an AudioX checkpoint, contains code, or contradicts the config.
     """
-    components, objective = load_components(
-        checkpoint,
-        config,
-        text_encoder,
-        tokenizer,
-        image_encoder_config,
-        vae,
-        synchformer,
-        dtype,
-        **hub_kwargs,
-    )
+    files = find_files(checkpoint, config, variant, **hub_kwargs)
+    hub_kwargs.pop("revision", None)
+    others = OtherParts(text_encoder, tokenizer, image_encoder_config, vae, synchformer)
+    components, objective = load_components(files, others, dtype, **hub_kwargs)
     if objective == "v":
+        if variant is not None:
+            raise ValueError(f"`variant`: only AudioX-Turbo has a {variant}; this checkpoint has the objective 'v'.")
         return AudioXPipeline(scheduler=AudioXDPMSolverSDEScheduler(), **components)
+    steps, guidance = _TEACHER if files.teacher else _STUDENT
     return AudioXPipeline(
-        scheduler=AudioXFlowMatchScheduler(stochastic_sampling=True),
-        default_num_inference_steps=4,
-        default_guidance_scale=1.0,
+        scheduler=AudioXFlowMatchScheduler(stochastic_sampling=not files.teacher),
+        default_num_inference_steps=steps,
+        default_guidance_scale=guidance,
         **components,
     )

@@ -16,7 +16,6 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ..diffusers_registry import RegisteredPipelineMixin
-from ..embedded import find_model
 from ..loaders import AudioXLoraLoaderMixin
 from ..models import (
     AudioXAutoencoderOobleck,
@@ -108,10 +107,11 @@ class AudioXPipeline(
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
         """
-        Load a pipeline, see [`~DiffusionPipeline.from_pretrained`]. `"audiox-tiny"` loads the small model that comes
-        with the package, without a download, unless the current directory has a folder of that name.
+        Load a pipeline from a folder, from the Hub, or by name, see [`~DiffusionPipeline.from_pretrained`]. The names
+        are `"audiox-tiny"`, the small model that comes with the package, and those of the releases, such as
+        `"audiox"`, which are downloaded and converted on first use. A folder of that name comes first.
         """
-        return super().from_pretrained(find_model(pretrained_model_name_or_path), **kwargs)
+        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
