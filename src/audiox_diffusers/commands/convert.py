@@ -1,24 +1,28 @@
 """`audiox convert`."""
 
-import shutil
+import glob
+import os
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
+import psutil
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import validate_repo_id
 
-from ..atomic import check_target
-from ..pipelines import AudioXPipeline, load_original_checkpoint
+from ..atomic import check_target, remove, replace
+from ..pipelines import load_original_checkpoint
+from ..pipelines.release_cache import write_model
 from .model_card import count_parameters, model_card
 from .quiet import quiet_libraries
 
 
 def run(args: Namespace) -> int:
-    """`audiox convert`; the exit status."""
+    """Run `audiox convert`, and return the exit status."""
     target = Path(args.target)
-    _check_folder(target)
+    check_new_folder(target)
     if args.push_to_hub is not None:
         validate_repo_id(args.push_to_hub)
     with quiet_libraries():
@@ -31,11 +35,14 @@ def run(args: Namespace) -> int:
             vae=args.vae,
             synchformer=args.synchformer,
             dtype=None if args.dtype is None else getattr(torch, args.dtype),
+            variant=args.variant,
         )
         if pipe.tokenizer is None:
             raise ValueError("no tokenizer found: give one with --tokenizer")
-        name = args.push_to_hub or target.absolute().name
-        _write(pipe, target, model_card(pipe, args.source, args.text_encoder, name))
+        card = model_card(pipe, args.source, args.text_encoder, args.push_to_hub or target.absolute().name)
+        with new_folder(target) as folder:
+            write_model(pipe, folder)
+            (folder / "README.md").write_text(card, encoding="utf-8")
 
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     parameters = sum(count_parameters(pipe).values())
@@ -48,26 +55,51 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _check_folder(target: Path) -> None:
-    """Raise a built-in `OSError` unless a new folder can be put at `target`."""
-    if target.is_dir():
-        if any(target.iterdir()):
-            raise FileExistsError(f"{target}: not an empty folder")
-    elif target.exists():
-        raise FileExistsError(f"{target}: exists, and is no folder")
-    else:
+def check_new_folder(target: Path) -> None:
+    """
+    Check that a new folder can be put at `target`, which may be an empty folder.
+
+    Raises:
+        OSError: It cannot. The message says why.
+    """
+    if not target.exists():
         check_target(target)
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"{target}: exists and is not a folder")
+    if any(target.iterdir()):
+        raise FileExistsError(f"{target}: not an empty folder")
+    if os.path.ismount(target) or target.samefile(Path.cwd()):
+        what = "a mount point" if os.path.ismount(target) else "the current folder"
+        raise FileExistsError(
+            f"{target}: {what}, which cannot be replaced. Name a new folder in it: {target / 'audiox'}"
+        )
+    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{target.absolute().parent}: folder is not writable")
 
 
-def _write(pipe: AudioXPipeline, target: Path, card: str) -> None:
-    """Save beside `target` and move there at the end, so that `target` is complete or not there."""
-    temporary = target.absolute().with_name(f".{uuid4().hex}")
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """
+    Yield a hidden folder beside `target`, and move it there at the end, so that `target` is complete or not there.
+
+    It is removed on an exception. If the process is killed it stays, and the next call for the same target removes it.
+    """
+    target = target.absolute()
+    prefix = f".{target.name}.incomplete-"
+    for old in target.parent.glob(f"{glob.escape(prefix)}*"):
+        process = old.name.removeprefix(prefix)
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            remove(old)
+    temporary = target.with_name(f"{prefix}{os.getpid()}")
     try:
-        pipe.save_pretrained(temporary, max_shard_size="2GB")
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():
-            target.rmdir()
-        temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        temporary.mkdir()
+        yield temporary
+        replace(temporary, target)
+    except OSError as error:
+        if str(temporary) not in str(error.filename):
+            raise
+        name = str(error.filename).replace(str(temporary), str(target))
+        raise OSError(error.errno, error.strerror, name) from error
+    finally:
+        remove(temporary)

@@ -1,4 +1,4 @@
-"""The model of a command: where it runs, whether it is one, and loading it."""
+"""The `--model`, `--device` and `--dtype` of a command."""
 
 import time
 from argparse import Namespace
@@ -8,11 +8,13 @@ import torch
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
-from ..pipelines import AudioXPipeline
+from ..loaders.releases import EXPECTED, find_layout, find_release
+from ..messages import first_line
+from ..pipelines import AudioXPipeline, load_original_checkpoint
 
 
 def read_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
-    """What `--device` and `--dtype` say, or their defaults; `ValueError` if there is no such device."""
+    """Return the device and dtype of a command. `ValueError` if the device is not available."""
     device = _device(args.device)
     dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     return device, getattr(torch, dtype)
@@ -22,21 +24,29 @@ def _device(name: str | None) -> torch.device:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if torch.device(name).type == "meta":
+            raise RuntimeError("it computes nothing")
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"--device {name}: not available ({reason})") from None
+        raise ValueError(f"--device {name}: not available ({first_line(error)})") from None
 
 
 def check_model(model: str) -> None:
-    """Raise `ValueError` or `FileNotFoundError` if a path is something else than a folder with a pipeline."""
+    """
+    Check that a path leads to a model: a folder of diffusers, or a released checkpoint. Names are not checked.
+
+    Raises:
+        FileNotFoundError: It does not.
+    """
     path = Path(model)
     if not path.exists() or (path / "model_index.json").is_file():
         return
-    names = ("model.ckpt", "model.safetensors")
-    if path.suffix in (".ckpt", ".safetensors") or any((path / name).is_file() for name in names):
-        raise ValueError(f"--model {model}: a released checkpoint; first run: audiox convert {model} FOLDER")
-    raise FileNotFoundError(f"--model {model}: no folder with a model_index.json, as `audiox convert` writes it")
+    if path.is_dir() and find_layout(lambda name: (path / name).is_file()) is None:
+        raise FileNotFoundError(
+            f"--model {model}: no model in this folder. Expected model_index.json, or a released checkpoint: {EXPECTED}"
+        )
+    if path.is_file() and path.suffix not in (".ckpt", ".safetensors"):
+        raise FileNotFoundError(f"--model {model}: neither a folder nor a .ckpt or .safetensors file")
 
 
 def load_pipeline(
@@ -46,23 +56,46 @@ def load_pipeline(
     pipeline_class: type[AudioXPipeline] = AudioXPipeline,
     **components: None,
 ) -> tuple[AudioXPipeline, float]:
-    """The pipeline, on its device, and the seconds that took. Components given as `None` are left out."""
+    """
+    Load the pipeline of a command.
+
+    Args:
+        model: A folder, a released checkpoint, a name or a Hub id.
+        device, dtype: Where to put it, in which dtype.
+        pipeline_class: Class of the pipeline.
+        components: Components to leave out, each as `None`.
+
+    Returns:
+        The pipeline, and the seconds that loading took.
+
+    Raises:
+        ValueError, OSError: The model does not exist, is damaged or cannot be downloaded.
+    """
     start = time.perf_counter()
     try:
-        pipe = pipeline_class.from_pretrained(model, dtype=dtype, **components)
+        pipe = _load(model, dtype, pipeline_class, components)
         pipe.to(device)
-    except RemoteEntryNotFoundError:
-        raise ValueError(
-            f"--model {model}: no diffusers model; if it is a released checkpoint, first run:"
-            f" audiox convert {model} FOLDER"
-        ) from None
     except (OSError, ValueError) as error:
-        if Path(model).exists():
+        if Path(model).exists() or find_release(model) is not None:
             raise
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({reason})") from None
+        why = first_line(error.__cause__ or error)
+        raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({why})") from None
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        # What the loaders of diffusers and transformers raise for folders that are damaged or contradict themselves.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"--model {model}: damaged, or its configs contradict its weights ({reason})") from None
+        # What diffusers and transformers raise for folders that are damaged or contradict themselves.
+        raise ValueError(
+            f"--model {model}: damaged, or its configs contradict its weights ({first_line(error)})"
+        ) from None
     return pipe, time.perf_counter() - start
+
+
+def _load(
+    model: str, dtype: torch.dtype, pipeline_class: type[AudioXPipeline], components: dict[str, None]
+) -> AudioXPipeline:
+    path = Path(model)
+    if not path.exists() or (path / "model_index.json").is_file():
+        try:
+            return pipeline_class.from_pretrained(model, dtype=dtype, **components)
+        except RemoteEntryNotFoundError:
+            pass  # A repository without model_index.json may hold a released checkpoint.
+    pipe = load_original_checkpoint(model, dtype=dtype)
+    return pipe if pipeline_class is AudioXPipeline else pipeline_class.from_pipe(pipe)

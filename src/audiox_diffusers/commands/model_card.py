@@ -1,11 +1,15 @@
 """The model card of a converted checkpoint."""
 
-from pathlib import Path
+import json
+import shlex
 
 import torch
 from huggingface_hub import ModelCardData
 
+from ..loaders import on_hub, public_name
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
+from ..loaders.releases import LICENCE
+from ..messages import one_line
 from ..pipelines import AudioXPipeline
 
 TAGS = ["audiox", "diffusers", "text-to-audio", "video-to-audio", "text-to-music", "audio-generation"]
@@ -17,10 +21,9 @@ CARD = """\
 
 # AudioX for diffusers
 
-AudioX ([arXiv 2503.10522](https://arxiv.org/abs/2503.10522)) makes sound and music from any mix of text, video, image
-and audio. This is {source}, converted for
-[diffusers](https://github.com/huggingface/diffusers) with `audiox convert` of the package `audiox-diffusers`, which it
-needs.
+AudioX ([arXiv 2503.10522](https://arxiv.org/abs/2503.10522)) generates sound and music from any mix of text, video,
+images and audio. This is {source}, converted for [diffusers](https://github.com/huggingface/diffusers) with
+`audiox convert` of the package `audiox-diffusers`, which is needed to run it.
 
 ## Usage
 
@@ -31,26 +34,27 @@ from audiox_diffusers.media import save_audio
 from diffusers import DiffusionPipeline
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-pipe = DiffusionPipeline.from_pretrained("{name}").to(device)
+pipe = DiffusionPipeline.from_pretrained({quoted}).to(device)
 audio = pipe(prompt="waves on a pebble beach").audios[0]
 save_audio("waves.wav", audio, pipe.vae.config.sampling_rate)
 ```
 
-Without importing the package, though it must be installed:
+Without importing the package, which must be installed all the same:
 
 ```python
 from diffusers import DiffusionPipeline
 
-pipe = DiffusionPipeline.from_pretrained("{name}", custom_pipeline="pipeline", trust_remote_code=True)
+pipe = DiffusionPipeline.from_pretrained({quoted}, custom_pipeline="pipeline", trust_remote_code=True)
 ```
 
-Or from the shell:
+On the command line:
 
 ```bash
-audiox generate --model {name} --prompt "waves on a pebble beach" --output waves.wav
+audiox generate --model {word} --prompt "waves on a pebble beach" --output waves.wav
 ```
 
-One call makes up to {window:.4g} s of {channels}-channel sound at {rate} Hz.
+One window is up to {window:.4g} s of {channels}-channel audio at {rate} Hz. Longer audio is generated in windows that
+overlap.
 
 ## Components
 
@@ -60,15 +64,16 @@ One call makes up to {window:.4g} s of {channels}-channel sound at {rate} Hz.
 
 ## Licence and source
 
-The weights are under CC BY-NC 4.0, the licence of the released AudioX: not for commercial use. They come from
-{source}. The releases are at [HKUSTAudio](https://huggingface.co/HKUSTAudio).
+The weights are under {licence}, the licence of the released AudioX: not for commercial use. They come from {source}. The
+releases are published at [HKUSTAudio](https://huggingface.co/HKUSTAudio), whose authors say that the output is
+watermarked.
 
-The text encoder is `{text_encoder}`, under its own licence.
+The text encoder is {text_encoder}, under its own licence.
 """
 
 
 def count_parameters(pipe: AudioXPipeline) -> dict[str, int]:
-    """Parameters of each network, by component."""
+    """Return the number of parameters of each network, by component."""
     return {
         name: sum(parameter.numel() for parameter in component.parameters())
         for name, component in pipe.components.items()
@@ -78,18 +83,18 @@ def count_parameters(pipe: AudioXPipeline) -> dict[str, int]:
 
 def model_card(pipe: AudioXPipeline, source: str, text_encoder: str | None, name: str) -> str:
     """
-    The text of `README.md`.
+    Return the text of `README.md`.
 
     Args:
-        pipe: what was converted.
-        source: the released checkpoint: a Hub id, or a path, of which only the last part is told.
-        text_encoder: folder or Hub id of the text encoder, `None` for the default one.
-        name: what to load it by, a Hub id or the name of a folder.
+        pipe: The converted pipeline.
+        source: The released checkpoint: a name, a Hub id, or a path, of which the card shows the last part.
+        text_encoder: Folder or Hub id of the text encoder, `None` for the default one.
+        name: What to load the model by: a Hub id, or the name of a folder.
     """
-    local = Path(source).exists()
+    published = public_name(source)
     data = ModelCardData(
-        license="cc-by-nc-4.0",
-        base_model=None if local else source,
+        license=LICENCE.lower(),
+        base_model=published if on_hub(source) else None,
         library_name="diffusers",
         pipeline_tag="text-to-audio",
         tags=TAGS,
@@ -100,19 +105,21 @@ def model_card(pipe: AudioXPipeline, source: str, text_encoder: str | None, name
         dtypes = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in model.parameters()})
         rows.append(f"| {component} | `{type(model).__name__}` | {parameters:,} | {', '.join(dtypes)} |")
     rate = pipe.vae.config.sampling_rate
-    link = f"[{source}](https://huggingface.co/{source})"
+    link = f"[{published}](https://huggingface.co/{published})"
     return CARD.format(
         metadata=data.to_yaml(),
-        source=f"the released checkpoint `{_public_name(source)}`" if local else link,
-        name=name,
+        source=link if on_hub(source) else f"the released checkpoint {_code(published)}",
+        quoted=json.dumps(name),
+        word=one_line(shlex.quote(name)),
         window=pipe.window_samples / rate,
         channels=pipe.vae.config.audio_channels,
         rate=rate,
         components="\n".join(rows),
-        text_encoder=_public_name(text_encoder or DEFAULT_TEXT_ENCODER),
+        licence=LICENCE,
+        text_encoder=_code(public_name(text_encoder or DEFAULT_TEXT_ENCODER)),
     )
 
 
-def _public_name(source: str) -> str:
-    """A Hub id as it is, of a path the last part."""
-    return Path(source).resolve().name if Path(source).exists() else source
+def _code(text: str) -> str:
+    """Return a name as code in Markdown."""
+    return f"`{one_line(text).replace('`', '')}`"

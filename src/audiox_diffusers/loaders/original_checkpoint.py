@@ -19,6 +19,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from ..messages import first_line
 from ..models import (
     AudioXAutoencoderOobleck,
     AudioXConditioner,
@@ -35,7 +36,7 @@ from .checkpoint_mapping import (
     remove_prefix,
 )
 from .original_config import component_configs, read_objective
-from .original_files import OriginalFiles, read_state_dict, reason
+from .original_files import OriginalFiles, read_state_dict
 
 logger = logging.get_logger(__name__)
 
@@ -134,7 +135,7 @@ def load_tokenizer(
         try:
             return _read_tokenizer(tokenizer, max_length, **hub_kwargs)
         except (OSError, ValueError) as error:
-            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({reason(error)})") from None
+            raise ValueError(f"`tokenizer`: {tokenizer} could not be loaded ({first_line(error)})") from None
     sources = [text_encoder] if isinstance(text_encoder, (str, Path)) else []
     for source in [*sources, DEFAULT_TEXT_ENCODER]:
         try:
@@ -165,7 +166,9 @@ def read_image_encoder_config(
     try:
         return CLIPVisionConfig.from_pretrained(config, **hub_kwargs)
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"`image_encoder_config`: {config} could not be loaded ({reason(error)})") from None
+        raise FileNotFoundError(
+            f"`image_encoder_config`: {config} could not be loaded ({first_line(error)})"
+        ) from None
 
 
 def load_text_encoder(
@@ -180,7 +183,7 @@ def load_text_encoder(
         try:
             text_encoder = T5EncoderModel.from_pretrained(source, dtype=dtype or torch.float32, **hub_kwargs)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({reason(error)})") from None
+            raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({first_line(error)})") from None
     if text_encoder.config.d_model != condition_dim:
         raise ValueError(
             f"`text_encoder` is {text_encoder.config.d_model} wide, the checkpoint needs {condition_dim}."

@@ -23,17 +23,13 @@ from huggingface_hub.utils import httpx
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from ..messages import first_line
 from .checkpoint_mapping import some
 from .releases import EXPECTED, RELEASES, VARIANTS, Layout, find_layout, find_release, layout_of_file, published_config
 
 HUB_ERRORS = (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.HTTPError)
 # Keys under which training code stores a state dict.
 WRAPPERS = ("state_dict", "model", "student", "student_state_dict")
-
-
-def reason(error: BaseException) -> str:
-    """Return the first line of an error."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass
@@ -191,9 +187,9 @@ def hub_error(name: str, error: Exception) -> FileNotFoundError:
     elif isinstance(error, LocalEntryNotFoundError) and "local_files_only" in str(error):
         why = "not in the cache, and `local_files_only` forbids to download it"
     elif isinstance(error, (LocalEntryNotFoundError, httpx.TransportError)):
-        why = f"not in the cache, and the Hub cannot be reached ({reason(error)})"
+        why = f"not in the cache, and the Hub cannot be reached ({first_line(error)})"
     else:
-        why = f"the download failed ({reason(error)})"
+        why = f"the download failed ({first_line(error)})"
     return FileNotFoundError(f"{name}: {why}")
 
 
@@ -214,7 +210,7 @@ def read_config(config: str | Path | Mapping) -> dict[str, Any]:
     try:
         value = json.loads(Path(config).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"`config`: {config} is not JSON ({reason(error)})") from None
+        raise ValueError(f"`config`: {config} is not JSON ({first_line(error)})") from None
     if not isinstance(value, dict):
         raise ValueError(f"`config`: {config} is not an AudioX config")
     return value
@@ -240,7 +236,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
             raise ValueError(f"{path}: not a checkpoint, or damaged") from None
         raise ValueError(f"{path}: refused, because the pickle contains code ({found[1]})") from None
     except (RuntimeError, EOFError, SafetensorError, UnicodeDecodeError, KeyError, IndexError) as error:
-        raise ValueError(f"{path}: not a checkpoint, or damaged ({reason(error)})") from None
+        raise ValueError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
     if isinstance(checkpoint, dict):
         for value in (*(checkpoint.get(key) for key in WRAPPERS), checkpoint):
             if value and isinstance(value, dict) and all(isinstance(item, torch.Tensor) for item in value.values()):

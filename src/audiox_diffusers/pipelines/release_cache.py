@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from ..atomic import remove, replace, replacing
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
-from ..loaders.original_files import HUB_ERRORS, hub_error, layout_on_hub, list_files, reason
+from ..loaders.original_files import HUB_ERRORS, hub_error, layout_on_hub, list_files
 from ..loaders.releases import LICENCE, Release, find_release, is_known
 from .load_original import load_original_checkpoint
 from .pipeline_audiox import AudioXPipeline
@@ -60,11 +61,14 @@ def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str | os.PathLike:
 
 
 def write_model(pipe: AudioXPipeline, folder: Path) -> None:
-    """Save a converted pipeline. `OSError` if the disk is full."""
+    """Save a converted pipeline. `OSError` if it cannot be written, for example because the disk is full."""
     try:
         pipe.save_pretrained(folder, max_shard_size="2GB")
     except SafetensorError as error:
-        raise OSError(f"{folder}: {reason(error)}") from None
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
 
 
 @dataclass
