@@ -1,7 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import CLIPVisionModelWithProjection
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from audiox_diffusers import (
     AudioXAutoencoderOobleck,
@@ -15,7 +15,7 @@ from audiox_diffusers.loaders.checkpoint_mapping import (
     convert_vae_state_dict,
     is_mmdit,
 )
-from audiox_diffusers.loaders.original_checkpoint import read_image_encoder_config
+from audiox_diffusers.loaders.original_config import fit_config, image_encoder_config
 
 
 def empty_components(config, state_dict):
@@ -26,7 +26,9 @@ def empty_components(config, state_dict):
             "transformer": transformer_class(**configs["transformer"]),
             "conditioner": AudioXConditioner(**configs["conditioner"]),
             "vae": AudioXAutoencoderOobleck(**configs["vae"]),
-            "image_encoder": CLIPVisionModelWithProjection(read_image_encoder_config(None)),
+            "image_encoder": CLIPVisionModelWithProjection(
+                CLIPVisionConfig(**image_encoder_config(convert_state_dict(state_dict)["image_encoder"]))
+            ),
         }
 
 
@@ -58,6 +60,19 @@ def test_released_checkpoint_at_full_size(any_manifest):
     assert parameters["vae"] == pytest.approx(0.156, abs=1e-3)
     assert parameters["image_encoder"] == pytest.approx(0.088, abs=1e-3)
     assert configs["transformer"]["sample_size"] == 236
+
+
+def test_published_config_fits_its_weights(any_manifest):
+    _, config, state_dict = any_manifest
+    vae = {
+        name.removeprefix("pretransform.model."): each
+        for name, each in state_dict.items()
+        if name[:12] == "pretransform"
+    }
+    assert fit_config(config, state_dict, vae) == config
+    clip = CLIPVisionConfig(projection_dim=512).to_dict()
+    actual = image_encoder_config(convert_state_dict(state_dict)["image_encoder"])
+    assert actual == {name: clip[name] for name in actual}
 
 
 def test_audio_prompts_of_the_releases(any_manifest):

@@ -81,8 +81,7 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Stat
         rules(mmdit, mel),
     )
     left_over = [key for key in left_over if not any(match(template, key) is not None for template in ignored)]
-    vae = _with_prefix(state_dict, VAE) or _with_prefix(state_dict, AUDIO + VAE)
-    converted["vae"], unknown = _rename_vae(vae)
+    converted["vae"], unknown = _rename_vae(vae_of(state_dict))
     left_over += [VAE + key for key in unknown]
     if left_over:
         raise ValueError(f"not an AudioX checkpoint: found {some(left_over)}, which no release of this kind has")
@@ -90,12 +89,17 @@ def convert_state_dict(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Stat
     return {name: converted.get(name, {}) for name in COMPONENTS}
 
 
-def convert_vae_state_dict(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
+def vae_of(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
+    """Return the VAE in a released checkpoint, from `encoder.` or `decoder.` on. Empty if it does not contain it."""
+    return _with_prefix(state_dict, VAE) or _with_prefix(state_dict, AUDIO + VAE)
+
+
+def find_vae(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
     """
-    Rename the tensors of a file that holds the VAE, under any prefix. Empty if the file holds none.
+    Return the VAE in a file of its own, from `encoder.` or `decoder.` on. Empty if it does not contain the VAE.
 
     Raises:
-        ValueError: The file holds several VAEs, or unknown layers.
+        ValueError: The file contains several VAEs.
     """
     vaes: dict[str, StateDict] = {}
     for key, tensor in state_dict.items():
@@ -103,7 +107,17 @@ def convert_vae_state_dict(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
             vaes.setdefault(found[1] or "", {})[found[2]] = tensor
     if len(vaes) > 1:
         raise ValueError(f"the file holds several VAEs, under the prefixes {', '.join(sorted(vaes))}")
-    vae, unknown = _rename_vae(next(iter(vaes.values()), {}))
+    return next(iter(vaes.values()), {})
+
+
+def convert_vae_state_dict(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
+    """
+    Rename the tensors of a file with the VAE, under any prefix. Empty if it does not contain the VAE.
+
+    Raises:
+        ValueError: The file contains several VAEs, or unknown layers.
+    """
+    vae, unknown = _rename_vae(find_vae(state_dict))
     if unknown:
         raise ValueError(f"not the VAE of AudioX: found {some(unknown)}")
     return vae

@@ -31,11 +31,13 @@ from .checkpoint_mapping import (
     convert_state_dict,
     convert_synchformer_state_dict,
     convert_vae_state_dict,
+    find_vae,
     fold_weight_norm,
     is_mmdit,
     remove_prefix,
+    vae_of,
 )
-from .original_config import component_configs, read_objective
+from .original_config import component_configs, fit_config, image_encoder_config, read_objective
 from .original_files import OriginalFiles, read_state_dict
 
 logger = logging.get_logger(__name__)
@@ -153,12 +155,8 @@ def _read_tokenizer(source: str | Path, max_length: int, **hub_kwargs: Any) -> P
     return AutoTokenizer.from_pretrained(source, model_max_length=max_length, trust_remote_code=False, **hub_kwargs)
 
 
-def read_image_encoder_config(
-    config: CLIPVisionConfig | Mapping | str | Path | None, **hub_kwargs: Any
-) -> CLIPVisionConfig:
-    """Read the config of CLIP's vision tower: a dict, a file, a folder or a Hub id. Defaults to that of ViT-B/32."""
-    if config is None:
-        return CLIPVisionConfig(projection_dim=512)
+def read_image_encoder_config(config: CLIPVisionConfig | Mapping | str | Path, **hub_kwargs: Any) -> CLIPVisionConfig:
+    """Read the config of CLIP's vision tower: a dict, a file, a folder or a Hub id."""
     if isinstance(config, CLIPVisionConfig):
         return config
     if isinstance(config, Mapping):
@@ -243,7 +241,14 @@ def load_components(
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
     state_dict = remove_prefix(read_state_dict(files.checkpoint))
-    configs, objective = component_configs(files.config, state_dict), read_objective(files.config)
+    vae_file = files.vae if others.vae is None else Path(others.vae)
+    config = files.config
+    if files.published:
+        vae = vae_of(state_dict) if others.vae is None else {}
+        if not vae and vae_file is not None:
+            vae = find_vae(read_state_dict(vae_file))
+        config = fit_config(config, state_dict, vae)
+    configs, objective = component_configs(config, state_dict), read_objective(config)
     transformer_class = _transformer_class(state_dict)
     del state_dict
 
@@ -254,11 +259,11 @@ def load_components(
     with torch.device("meta"):
         transformer = transformer_class(**configs["transformer"])
         conditioner = AudioXConditioner(**configs["conditioner"])
+    clip = tensors("image_encoder")
+    clip_config = others.image_encoder_config or image_encoder_config(clip)
     # CLIP has buffers that are not in the checkpoint.
     with init_empty_weights(include_buffers=False):
-        image_encoder = CLIPVisionModelWithProjection(
-            read_image_encoder_config(others.image_encoder_config, **hub_kwargs)
-        )
+        image_encoder = CLIPVisionModelWithProjection(read_image_encoder_config(clip_config, **hub_kwargs))
 
     sync_encoder = others.synchformer
     if conditioner.config.num_sync_tokens is None:
@@ -268,12 +273,11 @@ def load_components(
         sync_encoder = load_sync_encoder(files.synchformer if sync_encoder is None else Path(sync_encoder), dtype)
     # The VAE inside a checkpoint is the one that its transformer was trained with.
     vae_tensors = {} if others.vae is not None else tensors("vae")
-    vae = files.vae if others.vae is None else Path(others.vae)
     components = {
         "transformer": fill_component("transformer", transformer, tensors("transformer"), dtype),
         "conditioner": fill_component("conditioner", conditioner, tensors("conditioner"), dtype),
-        "vae": load_vae(configs["vae"], vae_tensors, vae, dtype),
-        "image_encoder": fill_component("image_encoder", image_encoder, tensors("image_encoder"), dtype),
+        "vae": load_vae(configs["vae"], vae_tensors, vae_file, dtype),
+        "image_encoder": fill_component("image_encoder", image_encoder, clip, dtype),
         "sync_encoder": sync_encoder,
         "text_encoder": load_text_encoder(
             others.text_encoder, configs["conditioner"]["condition_dim"], dtype, **hub_kwargs

@@ -1,5 +1,6 @@
 """Read the sizes of the components from a released config and the shapes of its tensors."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -206,6 +207,83 @@ def _fusion_config(setting: Callable) -> dict:
         "num_fusion_experts": setting(*fusion, "num_experts_per_modality"),
         "num_fusion_heads": setting(*fusion, "num_heads"),
         "num_fusion_layers": setting(*fusion, "num_fusion_layers"),
+    }
+
+
+def fit_config(
+    config: Mapping[str, Any], state_dict: Mapping[str, torch.Tensor], vae: Mapping[str, torch.Tensor]
+) -> dict[str, Any]:
+    """
+    Return a published config with the sizes of the tensors, which may be of a smaller or larger model.
+
+    Head counts are not in the tensors. Those of the DiT are 64 wide; the others are kept if they divide the width.
+
+    Args:
+        config: The published config.
+        state_dict: Tensors by their released names.
+        vae: Tensors of the VAE, from `encoder.` and `decoder.` on. Without them its config is kept.
+    """
+    config = copy.deepcopy(dict(config))
+    model = config["model"]
+    if vae:
+        encoder, decoder = (model["pretransform"]["config"][half]["config"] for half in ("encoder", "decoder"))
+        channels, audio_channels, _ = vae["encoder.layers.0.weight_v"].shape
+        blocks = []
+        while (key := f"encoder.layers.{len(blocks) + 1}.layers.4.weight_v") in vae:
+            blocks.append(vae[key].shape)
+        strides = [kernel // 2 for *_, kernel in blocks]
+        latent_dim = vae["decoder.layers.0.weight_v"].shape[1]
+        sizes = {"channels": channels, "c_mults": [width // channels for width, *_ in blocks], "strides": strides}
+        encoder |= sizes | {"in_channels": audio_channels, "latent_dim": 2 * latent_dim}
+        decoder |= sizes | {"out_channels": audio_channels, "latent_dim": latent_dim}
+        model["pretransform"]["config"]["downsampling_ratio"] = math.prod(strides)
+        config["audio_channels"] = audio_channels
+    hop = model["pretransform"]["config"]["downsampling_ratio"]
+
+    width, channels = state_dict["model.model.transformer.project_in.weight"].shape
+    diffusion, conditioning = model["diffusion"], model["conditioning"]
+    sizes = diffusion["config"]
+    condition_dim = state_dict["conditioner.conditioners.video_prompt.Temp_pos_embedding"].shape[2]
+    layers = {key.split(".")[4] for key in state_dict if key.startswith("model.model.transformer.layers.")}
+    model["io_channels"] = sizes["io_channels"] = channels
+    sizes |= {"embed_dim": width, "depth": len(layers), "cond_token_dim": condition_dim}
+    conditioning["cond_dim"] = condition_dim
+    if is_mmdit(state_dict):
+        positions, num_tokens = state_dict["model.model.transformer.proj_mm_seq_len.weight"].shape
+        others = ("video_prompt.proj.weight", "audio_prompt.proj_features_128.weight")
+        others = [state_dict.get(f"conditioner.conditioners.{name}") for name in others]
+        if config["sample_size"] // hop != positions - 1:
+            config["sample_size"] = (positions - 1) * hop
+        sizes["num_heads"] = math.gcd(sizes["num_heads"], width)
+        text = next(entry for entry in conditioning["configs"] if entry["id"] == "text_prompt")
+        text["config"]["max_length"] = num_tokens - sum(len(tensor) for tensor in others if tensor is not None)
+    else:
+        sizes["num_heads"] = max(1, width // 64)
+    if "maf_block.unified_experts" in state_dict and (fusion := diffusion.get("gate_type_config")) is not None:
+        fusion["num_experts_per_modality"] = len(state_dict["maf_block.unified_experts"]) // 3
+        fusion["num_heads"] = math.gcd(fusion["num_heads"], condition_dim)
+        fusion["num_fusion_layers"] = len([key for key in state_dict if key.endswith("self_attn.in_proj_weight")])
+    return config
+
+
+def image_encoder_config(state_dict: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the config of CLIP's vision tower, `CLIPVisionConfig`, from its tensors. Its heads are 64 wide."""
+    prefix = "vision_model.embeddings."
+    names = (f"{prefix}patch_embedding.weight", f"{prefix}position_embedding.weight", "visual_projection.weight")
+    if missing := [name for name in names if name not in state_dict]:
+        raise ValueError(f"not an AudioX checkpoint: {', '.join(missing)} of the image encoder is missing")
+    patches, positions, projection = (state_dict[name] for name in names)
+    hidden_size, channels, patch_size, _ = patches.shape
+    hidden = [tensor for name, tensor in state_dict.items() if name.endswith("mlp.fc1.weight")]
+    return {
+        "hidden_size": hidden_size,
+        "intermediate_size": hidden[0].shape[0],
+        "num_hidden_layers": len(hidden),
+        "num_attention_heads": max(1, hidden_size // 64),
+        "num_channels": channels,
+        "patch_size": patch_size,
+        "image_size": patch_size * math.isqrt(len(positions) - 1),
+        "projection_dim": len(projection),
     }
 
 

@@ -1,5 +1,6 @@
 """Find and read the files of a released AudioX checkpoint."""
 
+import errno
 import json
 import pickle
 import re
@@ -40,12 +41,14 @@ class OriginalFiles:
     Args:
         checkpoint (`Path`): The checkpoint file.
         config (`dict`): Its released config.
+        published (`bool`): Whether `config` is the published one of a release, so that sizes may differ.
         teacher (`bool`): Whether it is the teacher of AudioX-Turbo.
         vae, synchformer (`Path`, *optional*): Files of their own for the VAE and for Synchformer.
     """
 
     checkpoint: Path
     config: dict[str, Any]
+    published: bool
     teacher: bool
     vae: Path | None
     synchformer: Path | None
@@ -105,6 +108,7 @@ def find_files(
     return OriginalFiles(
         checkpoint=folder / layout.checkpoint,
         config=read_config(config),
+        published=isinstance(config, str) and not Path(config).is_file(),
         teacher=layout.teacher,
         vae=file(layout.vae),
         synchformer=file(layout.synchformer),
@@ -183,11 +187,11 @@ def hub_error(name: str, error: Exception) -> FileNotFoundError:
     elif isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         why = "no such file, folder, release or Hub repository"
     elif isinstance(error, OfflineModeIsEnabled) or constants.is_offline_mode():
-        why = "not in the cache, and HF_HUB_OFFLINE forbids to download it"
+        why = "no such file or folder, not in the cache, and HF_HUB_OFFLINE forbids downloads"
     elif isinstance(error, LocalEntryNotFoundError) and "local_files_only" in str(error):
-        why = "not in the cache, and `local_files_only` forbids to download it"
+        why = "no such file or folder, not in the cache, and `local_files_only` forbids downloads"
     elif isinstance(error, (LocalEntryNotFoundError, httpx.TransportError)):
-        why = f"not in the cache, and the Hub cannot be reached ({first_line(error)})"
+        why = f"no such file or folder, not in the cache, and the Hub cannot be reached ({first_line(error)})"
     else:
         why = f"the download failed ({first_line(error)})"
     return FileNotFoundError(f"{name}: {why}")
@@ -235,7 +239,9 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if found is None:
             raise ValueError(f"{path}: not a checkpoint, or damaged") from None
         raise ValueError(f"{path}: refused, because the pickle contains code ({found[1]})") from None
-    except (RuntimeError, EOFError, SafetensorError, UnicodeDecodeError, KeyError, IndexError) as error:
+    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, LookupError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ValueError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None
     if isinstance(checkpoint, dict):
         for value in (*(checkpoint.get(key) for key in WRAPPERS), checkpoint):

@@ -47,7 +47,7 @@ def load_original_checkpoint(
         tokenizer (*optional*): A tokenizer, a folder or a Hub id. Defaults to the tokenizer of the text encoder. It
             is copied and set to pad to the length that the checkpoint needs.
         image_encoder_config (*optional*): Config of CLIP's vision tower, whose weights are in the checkpoint.
-            Defaults to that of ViT-B/32.
+            Defaults to the sizes of the weights, with heads 64 wide, which is ViT-B/32 for the releases.
         vae (`str` or `Path`, *optional*): File of the VAE. Defaults to the VAE in the checkpoint, or `vae.ckpt`
             beside it.
         synchformer ([`SynchformerVisionModel`], `str` or `Path`, *optional*): Synchformer for the releases that need
