@@ -6,14 +6,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import RemoteEntryNotFoundError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -445,30 +443,19 @@ def test_what_fails_while_writing_leaves_nothing(monkeypatch, model, out):
     assert names(out) == []
 
 
-def test_a_released_checkpoint_must_be_converted(fixtures_path, out, capsys):
-    for released in (fixtures_path / "audiox", fixtures_path / "audiox" / "model.ckpt"):
-        line = wrong(["generate", "--model", released, "--prompt", "a", "-o", out / "x.wav"], capsys)
-        assert f"audiox convert {released} FOLDER" in line
-    assert names(out) == []
-
-
-def test_a_released_checkpoint_on_the_hub_must_be_converted(monkeypatch, out, capsys):
-    def from_pretrained(*args, **kwargs):
-        raise RemoteEntryNotFoundError("no model_index.json", response=SimpleNamespace(headers={}, request=None))
-
-    monkeypatch.setattr(AudioXPipeline, "from_pretrained", from_pretrained)
-    line = wrong(["generate", "--model", "someone/AudioX", "--prompt", "a", "-o", out / "x.wav"], capsys)
-    assert "audiox convert someone/AudioX FOLDER" in line
+def test_a_folder_without_a_model(out, capsys):
+    (out / "folder").mkdir()
+    (out / "notes.txt").write_text("notes")
+    for name, expected in (("folder", "Expected model_index.json, or a released checkpoint"), ("notes.txt", ".ckpt")):
+        line = wrong(["generate", "--model", out / name, "--prompt", "a", "-o", out / "x.wav"], capsys)
+        assert expected in line
+    assert names(out) == ["notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["nix", "someone/nix", "./not/a/repo"])
 def test_no_such_model(out, capsys, name):
     line = wrong(["generate", "--model", name, "--prompt", "a", "-o", out / "x.wav"], capsys)
     assert f"--model {name}: no such folder" in line
-
-
-def test_a_folder_without_a_model(out, capsys):
-    assert "model_index.json" in wrong(["generate", "--model", out, "--prompt", "a", "-o", out / "x.wav"], capsys)
 
 
 def more_layers(folder: Path) -> None:
@@ -990,10 +977,10 @@ def test_convert_with_files_of_their_own(sync_model, sync_release, source, pipe,
 
     vae, sync = ("--vae", sync_release / "oobleck.ckpt"), ("--synchformer", sync_release / "synchformer.pth")
     convert_release = ["convert", sync_release / "release", out / "model", *source[1:]]
-    assert "`vae`: the checkpoint does not hold the VAE" in wrong([*convert_release, *sync], capsys)
-    assert "`synchformer`: the checkpoint follows the timing" in wrong([*convert_release, *vae], capsys)
+    assert "`vae`: the checkpoint does not contain the VAE" in wrong([*convert_release, *sync], capsys)
+    assert "`synchformer`: the checkpoint needs it" in wrong([*convert_release, *vae], capsys)
     assert "nix.ckpt" in wrong([*convert_release, *sync, "--vae", out / "nix.ckpt"], capsys)
-    assert "holds no Oobleck VAE" in wrong([*convert_release, *sync, "--vae", sync[1]], capsys)
+    assert "does not contain an Oobleck VAE" in wrong([*convert_release, *sync, "--vae", sync[1]], capsys)
     assert list(out.iterdir()) == []
 
 
@@ -1028,7 +1015,18 @@ def test_convert_to_a_wrong_target(monkeypatch, source, out, capsys):
     monkeypatch.setattr(convert, "load_original_checkpoint", None)
     (out / "file").write_text("")
     assert "not an empty folder" in wrong(["convert", source[0], out], capsys)
-    assert "no folder" in wrong(["convert", source[0], out / "file"], capsys)
+    assert "not a folder" in wrong(["convert", source[0], out / "file"], capsys)
+    monkeypatch.chdir(out)
+    (out / "file").unlink()
+    assert "the current folder, which cannot be replaced" in wrong(["convert", source[0], "."], capsys)
+    (out / "file").write_text("")
+    mounted = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == out / "disk" or mounted(path))
+    (out / "disk").mkdir()
+    assert f"a mount point, which cannot be replaced. Name a new folder in it: {out / 'disk' / 'audiox'}" in wrong(
+        ["convert", source[0], out / "disk"], capsys
+    )
+    (out / "disk").rmdir()
     assert "no such folder" in wrong(["convert", source[0], out / "a" / "b"], capsys)
     assert "Repo id" in wrong(["convert", source[0], out / "model", "--push-to-hub", "no/repo/id"], capsys)
     assert names(out) == ["file"]
@@ -1051,6 +1049,14 @@ def test_convert_needs_a_tokenizer(source, out, capsys):
     assert main(["convert", source[0], str(out / "model"), *without]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == "audiox: error: no tokenizer found: give one with --tokenizer"
     assert list(out.iterdir()) == []
+
+
+def test_convert_removes_what_a_killed_run_left(source, out):
+    for process in (2**22 + 1, os.getppid()):
+        (out / f".model.incomplete-{process}").mkdir()
+    (out / ".model.incomplete-notes").mkdir()
+    assert main(["convert", source[0], str(out / "model"), *source[1:]]) == 0
+    assert sorted(os.listdir(out)) == [f".model.incomplete-{os.getppid()}", ".model.incomplete-notes", "model"]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (OSError, 2)])

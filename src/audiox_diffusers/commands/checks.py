@@ -1,5 +1,6 @@
 """Checks of a command's arguments, before anything heavy is imported."""
 
+import os
 from argparse import Namespace
 from pathlib import Path
 
@@ -124,3 +125,36 @@ def check_evaluate(args: Namespace) -> None:
 def check_folder(folder: Path) -> None:
     """Raise `OSError` unless files can be written to a folder, which is created if missing."""
     check_target(folder / "file" if folder.exists() else folder)
+
+
+def check_convert(args: Namespace) -> None:
+    """Check the arguments of `audiox convert`."""
+    check_new_folder(Path(args.target))
+    if args.push_to_hub is not None:
+        # Only this option needs it, and its import takes long.
+        from huggingface_hub.utils import validate_repo_id
+
+        validate_repo_id(args.push_to_hub)
+
+
+def check_new_folder(target: Path) -> None:
+    """
+    Check that a new folder can be put at `target`, which may be an empty folder.
+
+    Raises:
+        OSError: It cannot. The message says why.
+    """
+    if not target.exists():
+        check_target(target)
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"{target}: exists and is not a folder")
+    if any(target.iterdir()):
+        raise FileExistsError(f"{target}: not an empty folder")
+    if os.path.ismount(target) or target.samefile(Path.cwd()):
+        what = "a mount point" if os.path.ismount(target) else "the current folder"
+        raise FileExistsError(
+            f"{target}: {what}, which cannot be replaced. Name a new folder in it: {target / 'audiox'}"
+        )
+    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"{target.absolute().parent}: folder is not writable")

@@ -10,21 +10,18 @@ from pathlib import Path
 import psutil
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.utils import validate_repo_id
 
-from ..atomic import check_target, remove, replace
+from ..atomic import remove, replace
 from ..pipelines import load_original_checkpoint
 from ..pipelines.release_cache import write_model
 from .model_card import count_parameters, model_card
 from .quiet import quiet_libraries
+from .terminal import say
 
 
 def run(args: Namespace) -> int:
     """Run `audiox convert`, and return the exit status."""
     target = Path(args.target)
-    check_new_folder(target)
-    if args.push_to_hub is not None:
-        validate_repo_id(args.push_to_hub)
     with quiet_libraries():
         pipe = load_original_checkpoint(
             args.source,
@@ -46,36 +43,13 @@ def run(args: Namespace) -> int:
 
     size = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     parameters = sum(count_parameters(pipe).values())
-    print(f"wrote {target}: {parameters / 1e6:,.1f} million parameters, {size / 1e6:,.1f} MB")
+    say(f"wrote {target}: {parameters / 1e6:,.1f} million parameters, {size / 1e6:,.1f} MB")
     if args.push_to_hub is not None:
         api = HfApi()
         repo = api.create_repo(args.push_to_hub, exist_ok=True)
         api.upload_folder(repo_id=repo.repo_id, folder_path=target)
-        print(f"uploaded {target} to {repo}")
+        say(f"uploaded {target} to {repo}")
     return 0
-
-
-def check_new_folder(target: Path) -> None:
-    """
-    Check that a new folder can be put at `target`, which may be an empty folder.
-
-    Raises:
-        OSError: It cannot. The message says why.
-    """
-    if not target.exists():
-        check_target(target)
-        return
-    if not target.is_dir():
-        raise FileExistsError(f"{target}: exists and is not a folder")
-    if any(target.iterdir()):
-        raise FileExistsError(f"{target}: not an empty folder")
-    if os.path.ismount(target) or target.samefile(Path.cwd()):
-        what = "a mount point" if os.path.ismount(target) else "the current folder"
-        raise FileExistsError(
-            f"{target}: {what}, which cannot be replaced. Name a new folder in it: {target / 'audiox'}"
-        )
-    if not os.access(target.absolute().parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"{target.absolute().parent}: folder is not writable")
 
 
 @contextmanager

@@ -77,7 +77,9 @@ def load_pipeline(
         pipe.to(device)
     except (OSError, ValueError) as error:
         if Path(model).exists() or find_release(model) is not None:
-            raise
+            if model in str(error):
+                raise
+            raise ValueError(f"--model {model}: {first_line(error)}") from None
         why = first_line(error.__cause__ or error)
         raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({why})") from None
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:

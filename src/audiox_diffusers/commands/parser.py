@@ -8,9 +8,18 @@ from typing import Any
 
 from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import METRICS
+from ..loaders.releases import RELEASES, VARIANTS
 from ..pipelines.requests import MAX_LENGTH, MAX_SEED, shortened
 from ..version import __version__
-from .checks import check_bench, check_demo, check_edit, check_evaluate, check_features, check_generate
+from .checks import (
+    check_bench,
+    check_convert,
+    check_demo,
+    check_edit,
+    check_evaluate,
+    check_features,
+    check_generate,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -276,7 +285,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         default=EMBEDDED_MODEL,
-        help="folder of a diffusers model, or Hub id (default: %(default)s, a small model that comes with the package)",
+        help=f"folder of a model, released checkpoint, Hub id, or one of {', '.join(RELEASES)}, which are downloaded on"
+        " first use (default: %(default)s, a small model that comes with the package)",
     )
 
 
@@ -291,18 +301,26 @@ def _add_convert(commands: Any) -> None:
     parser = _add(
         commands,
         "convert",
-        lambda args: None,
+        check_convert,
         help="convert a released checkpoint",
         description="Convert a released AudioX checkpoint to a diffusers folder with a model card.",
     )
-    parser.add_argument("source", help="checkpoint file, folder with model.ckpt and config.json, or Hub id")
+    parser.add_argument("source", help="checkpoint file, folder of a release, name of a release, or Hub id")
     parser.add_argument("target", help="folder to write; it must be empty or not exist")
-    parser.add_argument("--config", metavar="FILE", help="released config.json (default: beside the checkpoint)")
+    parser.add_argument(
+        "--config",
+        metavar="FILE_OR_NAME",
+        help=f"released config.json, or one of {', '.join(RELEASES)} for its published config (default: that of the"
+        " checkpoint)",
+    )
+    parser.add_argument(
+        "--variant", choices=VARIANTS, help="which model of AudioX-Turbo to convert (default: the student)"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="dtype of the converted weights (default: unchanged)")
     parser.add_argument("--text-encoder", metavar="DIR_OR_ID", help="T5 encoder (default: google-t5/t5-base)")
     parser.add_argument("--tokenizer", metavar="DIR_OR_ID", help="tokenizer (default: that of the text encoder)")
     parser.add_argument(
-        "--image-encoder-config", metavar="FILE", help="config of CLIP's vision tower (default: ViT-B/32)"
+        "--image-encoder-config", metavar="FILE", help="config of CLIP's vision tower (default: from the weights)"
     )
     parser.add_argument(
         "--vae",

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..embedded import EMBEDDED_MODEL, find_model
+from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
 from ..scenes import SOUNDS
 from ..scenes.scene import NUMBERS, WORDS
 from .terminal import note
@@ -21,13 +21,13 @@ def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         note(
             f"{model} does not know {', '.join(map(repr, unknown[:3]))}{more}: it knows {', '.join(SOUNDS)}."
-            " For any sound use a released model: audiox convert HKUSTAudio/AudioX audiox, then --model audiox"
+            " For any sound use a released model: --model audiox"
         )
 
 
 def _known_words() -> set[str]:
     captions = [*NUMBERS, "then", "silence", *(text for texts in WORDS.values() for text in texts)]
-    with open(Path(find_model(EMBEDDED_MODEL)) / "sounds.csv", encoding="utf-8", newline="") as file:
+    with open(EMBEDDED_FOLDER / "sounds.csv", encoding="utf-8", newline="") as file:
         captions += [row["caption"] for row in csv.DictReader(file)]
     return {word for caption in captions for word in _split(caption)}
 

@@ -28,6 +28,7 @@ COMPONENTS = ("transformer", "conditioner", "image_encoder", "vae")
 PREFIXES = ("", "module.", "model.", "student.", "student.model.")
 # A tensor of every release, by which its prefix is found.
 _MARKER = "model.model.timestep_features.weight"
+_ROOTS = ("model.model.", "conditioner.conditioners.", "maf_block.", VAE)
 _VAE_PARAMETERS = ("alpha", "beta", "bias", "weight_g", "weight_v")
 
 
@@ -52,6 +53,8 @@ def remove_prefix(state_dict: Mapping[str, torch.Tensor]) -> StateDict:
     for prefix in PREFIXES:
         if prefix + _MARKER in state_dict:
             return {key.removeprefix(prefix): tensor for key, tensor in state_dict.items()}
+    if any(key.startswith(_ROOTS) for key in state_dict):
+        return dict(state_dict)
     raise ValueError(
         f"not an AudioX checkpoint: expected {_MARKER}, alone or after {', '.join(PREFIXES[1:])};"
         f" found {some(state_dict)}"
@@ -283,7 +286,11 @@ def _restore(
             left_over -= {(rule.component, name) for name in names}
             parts = [tensors.get(name) for name in names]
             if None in rule.names:
-                filler = split_rows(like[key], len(rule.names), rule.interleaved)[names.index(None)] if key in like else torch.zeros_like(parts[0])
+                filler = (
+                    split_rows(like[key], len(rule.names), rule.interleaved)[names.index(None)]
+                    if key in like
+                    else torch.zeros_like(parts[0])
+                )
                 parts = [filler if part is None else part for part in parts]
             restored[key] = _join(parts, rule)
     if left_over:
