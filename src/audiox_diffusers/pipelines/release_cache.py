@@ -35,7 +35,7 @@ _TEXT_ENCODER_FILES = {
 }
 
 
-def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str | os.PathLike:
+def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str:
     """
     Return the folder of a model of this package, and every other name as it is.
 
@@ -53,6 +53,7 @@ def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str | os.PathLike:
         FileNotFoundError: The release is not in the cache and cannot be downloaded.
         OSError: The cache is full or not writable.
     """
+    name = os.fspath(name)
     if not is_known(name):
         return name
     if name == EMBEDDED_MODEL:
