@@ -2,7 +2,9 @@ import io
 import re
 import struct
 import subprocess
+from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,56 @@ def test_video_covers_the_same_seconds(media):
     for rate, frames in ((5, record.video.frames), (25, record.video.sync_frames)):
         for index, second in enumerate(seconds_of(frames)):
             assert second == pytest.approx(start + index / rate - 0.05, abs=0.15)
+
+
+def write_flashes(path, video_start: float, audio_start: float, gap: tuple[float, float] = (0.0, 0.0)) -> str:
+    """Write 6 s of flashes and clicks at every full second of the file's clock. The gap has no sound packets."""
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=16000)
+        video.width = video.height = 32
+        video.pix_fmt = "yuv420p"
+        for index in range(round(video_start * 25), 150):
+            level = 235 if index % 25 < 2 else 16
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), level, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        for first in range(round(audio_start * 16000), 96000, 160):
+            if gap[0] <= first / 16000 < gap[1]:
+                continue
+            samples = np.zeros((1, 160), np.int16) + (20000 if first % 16000 == 0 else 100)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.pts, frame.sample_rate, frame.time_base = first, 16000, Fraction(1, 16000)
+            container.mux(audio.encode(frame))
+        container.mux(audio.encode(None))
+    return str(path)
+
+
+def first_of(seconds: list[float]) -> list[float]:
+    """Return the first of each group of neighbors."""
+    return [second for index, second in enumerate(seconds) if index == 0 or second - seconds[index - 1] > 0.3]
+
+
+@pytest.mark.parametrize(
+    ("name", "video_start", "audio_start", "gap", "start", "expected"),
+    [
+        ("late_sound.mov", 0.0, 1.4, (0, 0), 1.5, [0.5, 1.5]),
+        ("late_picture.mkv", 1.2, 0.0, (0, 0), 1.0, [1.0]),
+        ("gap.mkv", 0.0, 0.0, (1.5, 2.5), 2.2, [0.8, 1.8]),
+        ("gap.mov", 0.0, 0.0, (0.5, 1.5), 1.2, [0.8, 1.8]),
+        ("late_clock.mkv", 0.52, 0.4, (0, 0), 0.0, [0.6, 1.6]),
+        ("late_clock.nut", 0.4, 0.6, (0, 0), 1.0, [0.6, 1.6]),
+    ],
+)
+def test_sound_and_video_share_one_timeline(tmp_path, name, video_start, audio_start, gap, start, expected):
+    """Flashes and clicks that coincide in a player coincide in the record, whichever stream starts late or has a gap."""
+    path = write_flashes(tmp_path / name, video_start, audio_start, gap)
+    record = reader("video").read(key(), {"video": path, "start": start})
+    clicks = first_of([index / 8000 for index in (record.waveform[0] > 0.2).nonzero().flatten().tolist()])
+    bright = record.video.sync_frames.float().mean((1, 2, 3)) > 128
+    flashes = first_of([index / 25 for index in bright.nonzero().flatten().tolist()])
+    assert clicks[-len(expected) :] == pytest.approx(expected, abs=0.01)
+    assert flashes == pytest.approx(expected, abs=0.03)
 
 
 def test_random_crops_change_with_the_epoch_and_stay_inside(media):
