@@ -248,7 +248,7 @@ def test_positions_are_held_while_the_rest_is_trained(untrained, data, tmp_path,
     options += ["--task_weights", "video=4"]
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, options)])
     train = load_script("train")
-    train.main(method=train.HeldPositions)
+    train.main(method=train.FrozenPositions)
     trained = AudioXPipeline.from_pretrained(tmp_path / "out")
 
     before, after = untrained.transformer.state_dict(), trained.transformer.state_dict()

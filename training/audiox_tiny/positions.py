@@ -72,7 +72,7 @@ def build_in_positions(transformer: AudioXTransformer2DModel) -> None:
         attn.to_out[0].weight[wave - WAVES, first] = 1
 
 
-def hold_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXConditioner) -> None:
+def freeze_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXConditioner) -> None:
     """
     Freeze the position code, the attention heads that read it, and the context that they compare it with: for videos the
     whole path, for text and audio the projection.
@@ -82,20 +82,20 @@ def hold_positions(transformer: AudioXTransformer2DModel, conditioner: AudioXCon
     transformer.time_embed.requires_grad_(False)
     for writer in writers(transformer):
         for values in writer.parameters():
-            hold(values, slice(HERE, None))
+            freeze_rows(values, slice(HERE, None))
     for block in blocks[POSITION_BLOCKS]:
         block.attn1.requires_grad_(False)
-        hold(block.norm1.weight, slice(HERE, None))
+        freeze_rows(block.norm1.weight, slice(HERE, None))
     for block in blocks[READING_BLOCKS]:
-        hold(block.attn2.to_q.weight, slice(0, block.attn2.head_dim))
-        hold(block.attn2.to_k.weight, slice(0, block.attn2.head_dim))
-        hold(block.norm2.weight, slice(HERE, None))
+        freeze_rows(block.attn2.to_q.weight, slice(0, block.attn2.head_dim))
+        freeze_rows(block.attn2.to_k.weight, slice(0, block.attn2.head_dim))
+        freeze_rows(block.norm2.weight, slice(HERE, None))
     transformer.context_embed.requires_grad_(False)
     conditioner.video_proj.requires_grad_(False)
     conditioner.video_proj.empty_embedding.requires_grad_(True)
 
 
-def hold(parameter: nn.Parameter, rows: slice) -> None:
+def freeze_rows(parameter: nn.Parameter, rows: slice) -> None:
     """Zero the gradients of these rows."""
 
     def without(gradient: torch.Tensor) -> torch.Tensor:
