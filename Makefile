@@ -4,17 +4,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup-stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fidelity lint format wheel clean
+.PHONY: help setup demo test test-fast fidelity lint format dist clean
 
-help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-13s %s\n", $$1, $$2 }'
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{ printf "%-15s %s\n", $$1, $$2 }'
 
-setup: $(STAMP) ## make the virtual environment and install the package into it, editable
+setup: $(STAMP) ## create the virtual environment and install the package in editable mode
 
-# torchaudio's wheel carries an extension built for CUDA, which cannot load beside a CPU
-# build of torch and would stop `import torchaudio`. torchaudio is made to run without the
-# extension, and this project uses only torchaudio's pure-Python functions, so beside a CPU
-# build of torch the extension is removed.
+# torchaudio's wheel contains an extension for CUDA, which a CPU build of torch cannot load.
+# This project uses only torchaudio's Python functions, so the extension is removed then.
 $(STAMP): setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
@@ -25,27 +23,33 @@ $(STAMP): setup.py constraints.txt
 	fi
 	touch $@
 
-demo: setup ## make a page of sounds with the small model of the package, demo-output/index.html
+demo: setup ## generate a page of samples offline, demo-output/index.html
 	$(BIN)/audiox demo --output demo-output
 
-# One thread per test process: otherwise the processes fight for the same cores.
+# One thread per test process, so that the processes do not compete for cores.
 test: lint ## lint, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-fidelity: setup ## print how far the numbers are from those of the released code
+test-fast: setup ## run the tests that are not slow, in under two minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+fidelity: setup ## print the deviation from the released code
 	$(BIN)/pytest -q -s tests/pipelines/test_golden.py tests/pipelines/test_golden_family.py | grep "relative error"
 
-lint: setup ## check the code's style
+lint: setup ## check the style of the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-format: setup ## put the code into the style that lint checks
+format: setup ## fix the style where that is possible
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-wheel: setup ## build a wheel into dist
-	$(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+dist: setup ## build a wheel and an sdist into dist, and check them
+	rm -rf dist build
+	$(BIN)/python -m pip install -q -c constraints.txt ".[dist]"
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
 
-clean: ## remove everything built, except for the virtual environment
+clean: ## remove everything built except the virtual environment
 	rm -rf build dist demo-output .pytest_cache .ruff_cache src/*.egg-info
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,8 +5,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 
-# The version is read as text: importing the package would need torch and diffusers
-# in the environment that builds the wheel.
+# Read as text, because the environment that builds the wheel may lack the package's dependencies.
 VERSION = re.search(
     r'^__version__ = "([^"]+)"$',
     (ROOT / "src" / "audiox_diffusers" / "version.py").read_text(encoding="utf-8"),
@@ -18,7 +17,7 @@ README = ROOT / "README.md"
 setup(
     name="audiox-diffusers",
     version=VERSION,
-    description="AudioX in diffusers: sound and music from any mix of text, video, image and audio",
+    description="AudioX as a diffusers pipeline: sound and music from any mix of text, video, images and audio",
     long_description=README.read_text(encoding="utf-8") if README.exists() else "",
     long_description_content_type="text/markdown",
     license_expression="Apache-2.0",
@@ -27,8 +26,7 @@ setup(
     packages=find_packages("src"),
     package_data={"audiox_diffusers.embedded": ["audiox-tiny/**"], "audiox_diffusers.loaders": ["configs/*.json"]},
     python_requires=">=3.11",
-    # Ranges, for people who install the package next to others. The exact versions that
-    # the tests run with are in constraints.txt.
+    # The tests run with the exact versions in constraints.txt.
     install_requires=[
         "torch>=2.6,<3",
         "diffusers>=0.42,<1",
@@ -43,7 +41,7 @@ setup(
         "numpy>=2,<3",
         "tokenizers>=0.22,<1",
         "huggingface_hub>=1.32,<3",
-        # datasets brings these three; training uses them itself.
+        # datasets requires these three too.
         "pyarrow>=21",
         "fsspec",
         "tqdm",
@@ -58,10 +56,10 @@ setup(
             "pytest>=9",
             "pytest-xdist>=3.8",
             "ruff>=0.17",
-            # tests/test_packaging.py builds a wheel without build isolation, so the build
-            # backend itself has to be in the environment.
+            # The build backend, for tests/test_packaging.py, which builds without isolation.
             "setuptools>=77",
         ],
+        "dist": ["build>=1.2", "twine>=6"],
     },
     entry_points={"console_scripts": ["audiox = audiox_diffusers.cli:main"]},
     classifiers=[
