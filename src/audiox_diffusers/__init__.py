@@ -52,13 +52,22 @@ def _register_models(models: ModuleType) -> None:
     register_cached_block(AudioXTransformerBlock)
     register_cached_block(AudioXMMTransformerBlock)
     for transformer_class in (models.AudioXTransformer2DModel, models.AudioXMMTransformer2DModel):
-        register_single_file(transformer_class, _convert_transformer, partial(_read_config, transformer_class))
+        register_single_file(
+            transformer_class,
+            partial(_convert_transformer, transformer_class),
+            partial(_read_config, transformer_class),
+        )
 
 
-def _convert_transformer(checkpoint: dict) -> dict:
-    from .loaders import convert_state_dict
+def _convert_transformer(transformer_class: type, checkpoint: dict, config: dict) -> dict:
+    from accelerate import init_empty_weights
 
-    return convert_state_dict(checkpoint)["transformer"]
+    from .loaders import check_weights, convert_state_dict
+
+    state_dict = convert_state_dict(checkpoint)["transformer"]
+    with init_empty_weights():
+        check_weights("transformer", transformer_class.from_config(config), state_dict)
+    return state_dict
 
 
 def _read_config(transformer_class: type, *args) -> dict:

@@ -63,13 +63,13 @@ def register_single_file(model_class: type, convert: Callable[..., dict], read_c
 
     Args:
         model_class (`type`): A model with `FromOriginalModelMixin`.
-        convert (`Callable`): `(checkpoint) -> state dict` of the model from the state dict of the release.
+        convert (`Callable`): `(checkpoint, config) -> state dict` of the model from the state dict of the release.
         read_config (`Callable`): `(original_config, checkpoint) -> config` of the model.
     """
     from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 
     SINGLE_FILE_LOADABLE_CLASSES[model_class.__name__] = {
-        "checkpoint_mapping_fn": lambda checkpoint, config: convert(checkpoint),
+        "checkpoint_mapping_fn": lambda checkpoint, config: convert(checkpoint, config),
         "config_mapping_fn": lambda original_config, checkpoint: read_config(original_config, checkpoint),
     }
 

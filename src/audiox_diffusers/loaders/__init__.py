@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         restore_state_dict,
         restore_synchformer_state_dict,
     )
+    from .encoders import check_encoders
     from .hub_names import on_hub, public_name
     from .lora import CHANGES_BASE, AudioXLoraLoaderMixin, architecture
     from .original_checkpoint import check_weights, fill_component, load_components, transformer_config
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_names(
             "restore_state_dict",
             "restore_synchformer_state_dict",
         ],
+        "encoders": ["check_encoders"],
         "hub_names": ["on_hub", "public_name"],
         "lora": ["CHANGES_BASE", "AudioXLoraLoaderMixin", "architecture"],
         "original_checkpoint": ["check_weights", "fill_component", "load_components", "transformer_config"],

@@ -37,6 +37,7 @@ from .checkpoint_mapping import (
     remove_prefix,
     vae_of,
 )
+from .encoders import check_encoder_keys
 from .original_config import component_configs, fit_config, image_encoder_config, read_objective
 from .original_files import OriginalFiles, read_state_dict
 
@@ -179,7 +180,10 @@ def load_text_encoder(
     if not isinstance(text_encoder, T5EncoderModel):
         source = DEFAULT_TEXT_ENCODER if text_encoder is None else text_encoder
         try:
-            text_encoder = T5EncoderModel.from_pretrained(source, dtype=dtype or torch.float32, **hub_kwargs)
+            text_encoder, info = T5EncoderModel.from_pretrained(
+                source, dtype=dtype or torch.float32, output_loading_info=True, **hub_kwargs
+            )
+            check_encoder_keys(f"T5EncoderModel in {source}", info)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise FileNotFoundError(f"`text_encoder`: {source} could not be loaded ({first_line(error)})") from None
     if text_encoder.config.d_model != condition_dim:

@@ -1,5 +1,6 @@
 """What every AudioX model adds to diffusers' `ModelMixin`."""
 
+import os
 from collections.abc import Iterable
 from functools import wraps
 
@@ -19,7 +20,7 @@ def some_names(names: Iterable[str], limit: int = 3) -> str:
     return listed if len(names) <= limit else f"{listed} and {len(names) - limit} more"
 
 
-def check_loaded_keys(component: str, missing_keys: Iterable[str], unexpected_keys: Iterable[str]) -> None:
+def check_loaded_keys(model: str, missing_keys: Iterable[str], unexpected_keys: Iterable[str]) -> None:
     """
     Check that a checkpoint and a model have the same weights.
 
@@ -29,7 +30,7 @@ def check_loaded_keys(component: str, missing_keys: Iterable[str], unexpected_ke
     faults = {"The checkpoint lacks": list(missing_keys), "The model has no place for": list(unexpected_keys)}
     faults = [f"{fault} {some_names(keys)}." for fault, keys in faults.items() if keys]
     if faults:
-        raise ValueError(f"The config and the weights of {component} do not match. {' '.join(faults)}")
+        raise ValueError(f"The config and the weights of {model} do not match. {' '.join(faults)}")
 
 
 class AudioXModelMixin(ModelMixin):
@@ -46,7 +47,8 @@ class AudioXModelMixin(ModelMixin):
         model, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
         # Prequantized weights have keys of their own.
         unexpected = [] if getattr(model, "hf_quantizer", None) else info["unexpected_keys"]
-        check_loaded_keys(f"the {cls.__name__}", info["missing_keys"], unexpected)
+        path = os.path.join(pretrained_model_name_or_path, kwargs.get("subfolder") or "").rstrip(os.sep)
+        check_loaded_keys(f"{cls.__name__} in {path}", info["missing_keys"], unexpected)
         return (model, info) if output_loading_info else model
 
     # Pipelines read the signature to choose what they pass.

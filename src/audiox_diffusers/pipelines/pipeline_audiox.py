@@ -16,7 +16,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
 
 from ..diffusers_registry import RegisteredPipelineMixin
-from ..loaders import AudioXLoraLoaderMixin
+from ..loaders import AudioXLoraLoaderMixin, check_encoders
 from ..models import (
     AudioXAutoencoderOobleck,
     AudioXConditioner,
@@ -110,8 +110,15 @@ class AudioXPipeline(
         Load a pipeline from a folder, from the Hub, or by name, see [`~DiffusionPipeline.from_pretrained`]. The names
         are `"audiox-tiny"`, the small model that comes with the package, and those of the releases, such as
         `"audiox"`, which are downloaded and converted on first use. A folder of that name comes first.
+
+        Raises:
+            ValueError: If the weights of a component do not match its config.
         """
-        return super().from_pretrained(os.fspath(pretrained_model_name_or_path), **kwargs)
+        source = os.fspath(pretrained_model_name_or_path)
+        pipe = super().from_pretrained(source, **kwargs)
+        loaded = {name: component for name, component in pipe.components.items() if name not in kwargs}
+        check_encoders(pipe.download, source, loaded, **kwargs)
+        return pipe
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs):
