@@ -48,11 +48,9 @@ bottom. The commands generate the same files again if you run them in the folder
 {sections}
 <section>
 <h2>With a released model</h2>
-<p>AudioX generates any sound and music, in 44.1 kHz stereo. The first command downloads and converts it once (6 GB); use
-a GPU. Its licence is CC-BY-NC-4.0: not for commercial use.</p>
-<pre><code>audiox convert HKUSTAudio/AudioX audiox --dtype bfloat16
-
-audiox generate --model audiox \\
+<p>AudioX generates any sound and music, in 44.1 kHz stereo. Use a GPU. The first use downloads 6 GB and converts them. The
+licence is CC-BY-NC-4.0: not for commercial use.</p>
+<pre><code>audiox generate --model audiox \\
   --prompt "waves on a pebble beach" \\
   --output waves.wav</code></pre>
 </section>
