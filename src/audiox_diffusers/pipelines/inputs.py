@@ -96,6 +96,13 @@ def _from_numpy(name: str, value: np.ndarray) -> torch.Tensor:
         raise ValueError(f"`{name}`: an array of {value.dtype} is not supported.") from None
 
 
+def _from_list(value: list) -> torch.Tensor:
+    try:
+        return torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"`audio`: the waveform is not a list of numbers ({error}).") from None
+
+
 def read_video(
     video: Any,
     fps: float,
@@ -200,6 +207,8 @@ def to_waveform(audio: Any, channels: int) -> tuple[torch.Tensor, int]:
     rate, waveform = audio if rate_first else audio[::-1]
     if not is_number(rate) or rate != int(rate) or rate < 1:
         raise ValueError(f"`audio`: the rate must be a whole number of Hz above 0, got {rate!r}.")
+    if isinstance(waveform, list):
+        waveform = _from_list(waveform)
     if isinstance(waveform, np.ndarray):
         waveform = _from_numpy("audio", waveform)
     if not isinstance(waveform, torch.Tensor):
