@@ -1,12 +1,13 @@
 """Checkpoints of a run, each written whole or not at all."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from accelerate import Accelerator
 from diffusers import ModelMixin
@@ -46,11 +47,29 @@ MAY_CHANGE = {
 FOLDERS = ("cache_latents", "class_data_dir")
 
 
+def lock_folder(output_dir: Path) -> TextIO:
+    """
+    Lock an output folder, so that no two runs write to it. The lock lasts until the returned file is closed.
+
+    Raises:
+        ValueError: Another run has locked the folder.
+    """
+    file = (output_dir / ".lock").open("w")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise ValueError(f"--output_dir {output_dir} is in use by another run") from None
+    except OSError:  # a file system without locks
+        pass
+    return file
+
+
 def checkpoints(output_dir: Path) -> dict[int, Path]:
     """Find the complete checkpoints of a run, by step and in order."""
     found = {}
     for path in output_dir.glob("checkpoint-*"):
-        if match := NAME.fullmatch(path.name):
+        match = NAME.fullmatch(path.name)
+        if match and (path / STATE).is_file():
             found[int(match[1])] = path
     return dict(sorted(found.items()))
 
@@ -105,24 +124,22 @@ def save_checkpoint(
         raise OSError(f"{path} could not be written ({error}). Complete checkpoints: {kept}.") from error
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if path.exists():
-            _remove(path)
+        old = [_hide(path)] if path.exists() else []
         os.replace(temporary, path)
         # An earlier run in this folder may have left checkpoints of later steps.
         others = [other for other in checkpoints(output_dir).values() if other != path]
         surplus = 0 if limit is None else max(0, len(others) + 1 - limit)
-        for old in others[:surplus]:
-            _remove(old)
+        for hidden in old + [_hide(other) for other in others[:surplus]]:
+            shutil.rmtree(hidden)
     accelerator.wait_for_everyone()
     return path
 
 
-def _remove(checkpoint: Path) -> None:
-    """Remove a checkpoint under a hidden name, so that a kill leaves no half of it under its own name."""
+def _hide(checkpoint: Path) -> Path:
+    """Rename a checkpoint before it is removed, so that a kill leaves no half of it under its own name."""
     hidden = checkpoint.with_name(f".{checkpoint.name}-old")
-    shutil.rmtree(hidden, ignore_errors=True)
     os.replace(checkpoint, hidden)
-    shutil.rmtree(hidden)
+    return hidden
 
 
 def _is_write_error(error: Exception) -> bool:

@@ -9,12 +9,12 @@ from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjectiv
 
 class DiffusionStrategy:
     """
-    The loss of diffusion training: noise the latents to drawn times, predict the velocity, compare.
+    The loss of diffusion training: noise the latents to drawn timesteps, predict the velocity, compare.
 
     Args:
-        objective: the path from data to noise.
-        timesteps: draws the times.
-        snr_gamma: of the min-SNR weight, `None` for none.
+        objective: Path from data to noise.
+        timesteps: Draws the timesteps.
+        snr_gamma: Gamma of the min-SNR weight, `None` for no weight.
     """
 
     def __init__(
@@ -29,13 +29,12 @@ class DiffusionStrategy:
 
     def loss(self, model: nn.Module, batch: Batch, first_sample: int) -> torch.Tensor:
         """
-        Args:
-            model: an [`AudioXTrainingModel`], wrapped or not.
-            batch: what to train on.
-            first_sample: number of the batch's first sample, counted over all processes and steps.
+        Return the loss of each sample, `[B]`, float32.
 
-        Returns:
-            The loss of each sample, `[B]`, float32.
+        Args:
+            model: An [`AudioXTrainingModel`], wrapped or not.
+            batch: Batch to train on.
+            first_sample: Number of the batch's first sample, counted over all processes and steps.
         """
         timestep = self.timesteps.sample(first_sample, len(batch.latents)).to(batch.latents.device)
         noised = self.objective.add_noise(batch.latents, batch.noise, timestep)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
-from .checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
+from .checkpoints import config_of, lock_folder, open_checkpoint, save_checkpoint, write_json, write_run
 from .data.batches import Batch, BatchMaker, Sample
 from .data.encoding import ENCODERS, RecordEncoder
 from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
@@ -74,6 +74,7 @@ class Trainer:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(args.output_dir)
 
         self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
         self.validation = None if args.validation_prompts is None else Validation(args)

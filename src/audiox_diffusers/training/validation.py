@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from diffusers.utils import logging
 
 from ..media import save_audio, spectrogram_picture
+from ..messages import first_line
 from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_prompt_file
 from ..pipelines.requests import check_request, check_request_files
@@ -59,8 +60,8 @@ class Validation:
             try:
                 with accelerator.autocast():
                     audio = write_sample(pipe, self.args, {"seed": number - 1, **request}, file)
-            except (ValueError, OSError) as error:
-                logger.warning(f"validation at step {step}, line {number} of the prompts: {error}")
+            except Exception as error:  # one line must not end the run
+                logger.warning(f"validation at step {step}, line {number} of the prompts: {first_line(error)}")
                 continue
             picture = spectrogram_picture(audio, rate)
             picture.save(file.with_suffix(".png"))
@@ -104,8 +105,8 @@ def write_samples(
             name = f"{number:03}.wav"
             write_sample(pipe, args, {"seed": number, **request}, folder / name)
             samples.append((name, request.get("prompt", "")))
-    except (ValueError, OSError) as error:
-        logger.warning(f"samples of the model card: {error}")
+    except Exception as error:  # the weights are what matters
+        logger.warning(f"samples of the model card: {first_line(error)}")
     return samples
 
 

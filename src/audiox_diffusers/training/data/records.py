@@ -21,6 +21,9 @@ from .streaming import Row, RowKey, Unreadable
 # Peaks below -60 dB of full scale count as silence.
 SILENCE = 1e-3
 
+# Largest remote file, which is read into memory.
+MAX_REMOTE_BYTES = 2**30
+
 Media = str | MediaBytes
 
 
@@ -299,9 +302,11 @@ def stored_media(value: Any, name: str) -> Media | None:
     if data is None and path is not None and "://" in path:
         try:
             with fsspec.open(path, "rb") as file:
-                data = file.read()
+                data = file.read(MAX_REMOTE_BYTES + 1)
         except Exception as error:  # the type depends on the file system
             raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {first_line(error)})") from error
+        if len(data) > MAX_REMOTE_BYTES:
+            raise BadRecord(f"{path}: is larger than {MAX_REMOTE_BYTES} bytes")
     return path if data is None else MediaBytes(data, path or name)
 
 

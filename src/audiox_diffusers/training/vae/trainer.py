@@ -17,7 +17,7 @@ from ...atomic import filling
 from ...mdct import initialize_with_mdct
 from ...models import AudioXAutoencoderOobleck
 from ..arguments import Arguments, Count, CountOrZero, NotNegative, Positive, RunArguments, parse
-from ..checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
+from ..checkpoints import config_of, lock_folder, open_checkpoint, save_checkpoint, write_run
 from ..interruption import Interruption, stopped_at
 from ..log import LOG, SKIPPED, cut_log, write_report
 from ..lr_schedules import get_lr_scheduler
@@ -127,6 +127,7 @@ class VaeTrainer:
         self.recordings, self.held_out = hold_out(recordings)
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(args.output_dir)
             if skipped:
                 lines = "".join(f"{json.dumps(row)}\n" for row in skipped)
                 (args.output_dir / SKIPPED).write_text(lines, encoding="utf-8")
