@@ -120,7 +120,7 @@ def test_incomplete_folders_are_not_checkpoints(save, tmp_path, contents):
 HOLD = """
 import pathlib, sys
 from audiox_diffusers.training.checkpoints import lock_folder
-lock = lock_folder(pathlib.Path(sys.argv[1]))
+lock_folder(pathlib.Path(sys.argv[1]))
 print("locked", flush=True)
 sys.stdin.read()
 """
@@ -137,4 +137,6 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
     finally:
         other.kill()
         other.wait()
-    lock_folder(tmp_path).close()
+    for _ in range(2):
+        lock_folder(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -299,7 +299,7 @@ def test_bad_records_are_listed(train, scenes, tmp_path):
         train("out", 4, *options, *resumed)
         skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
         assert [(row["step"], row["row"], row["epoch"]) for row in skipped] == [(2, 2, 0)]
-        assert "not a media file" in skipped[0]["reason"]
+        assert "not a sound or video file" in skipped[0]["reason"]
     log = (tmp_path / "out" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["skipped"] for line in log] == [0, 1, 1, 1]
 

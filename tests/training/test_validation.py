@@ -184,7 +184,7 @@ def test_wandb_is_given_sounds_and_pictures(validation, prompts, pipe, accelerat
         ({"prompt": "a", "seed": 2**64}, "seed must be in"),
         ({"video": "missing.mp4"}, "missing.mp4: no such file"),
         ({"audio": "."}, "a folder, not a media file"),
-        ({"video": "prompts.jsonl"}, "prompts.jsonl: not a media file"),
+        ({"video": "prompts.jsonl"}, "prompts.jsonl: not a sound or video file"),
         ({"video": "tone.wav"}, "tone.wav: has no video stream"),
         ({"image": "tone.wav"}, "tone.wav"),
         ({"audio": "red.png"}, "red.png"),
@@ -211,8 +211,25 @@ def test_a_line_that_fails_later_leaves_the_others_alone(validation, prompts, pi
     (length, video) = [
         record.getMessage() for record in caplog.records if "validation at step 1" in record.getMessage()
     ]
-    assert "line 1" in length and "`audio_length_in_s` must be above 0" in length
+    assert "line 1" in length and "`audio_length_in_s` must be a number of seconds above 0" in length
     assert "line 2" in video and "clip.mp4: no such file" in video
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError(), KeyError("x")], ids=repr)
+def test_any_error_skips_one_line(validation, prompts, pipe, accelerator, monkeypatch, caplog, error):
+    made = validation(prompts({"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"}))
+    call = type(pipe).__call__
+
+    def fail(self, *args, **prompts):
+        if prompts["prompt"] == "b":
+            raise error
+        return call(self, *args, **prompts)
+
+    monkeypatch.setattr(type(pipe), "__call__", fail)
+    with caplog.at_level(logging.WARNING):
+        files = made.run(pipe, accelerator, 1)
+    assert [file.name for file in files] == ["001.wav", "003.wav"]
+    assert any("line 2 of the prompts" in record.getMessage() for record in caplog.records)
 
 
 def test_a_model_that_diverged_is_told_of(train, prompts, tmp_path, small_model, caplog):

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from accelerate import Accelerator
 from diffusers import ModelMixin
@@ -18,6 +18,8 @@ from .arguments import RunArguments, as_json, relative_to_output
 
 STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
+
+_locked: set[Path] = set()
 
 # All other options decide what is computed, and must stay the same for an exact resume.
 MAY_CHANGE = {
@@ -47,21 +49,23 @@ MAY_CHANGE = {
 FOLDERS = ("cache_latents", "class_data_dir")
 
 
-def lock_folder(output_dir: Path) -> TextIO:
+def lock_folder(output_dir: Path) -> None:
     """
-    Lock an output folder, so that no two runs write to it. The lock lasts until the returned file is closed.
+    Lock an output folder until this process ends, so that no two runs write to it.
 
     Raises:
-        ValueError: Another run has locked the folder.
+        ValueError: Another process has locked the folder.
     """
-    file = (output_dir / ".lock").open("w")
+    path = output_dir.resolve()
+    if path in _locked:
+        return
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+        fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
         raise ValueError(f"--output_dir {output_dir} is in use by another run") from None
     except OSError:  # a file system without locks
-        pass
-    return file
+        return
+    _locked.add(path)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:

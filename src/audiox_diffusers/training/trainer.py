@@ -74,7 +74,7 @@ class Trainer:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(args.output_dir)
+            lock_folder(args.output_dir)
 
         self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
         self.validation = None if args.validation_prompts is None else Validation(args)

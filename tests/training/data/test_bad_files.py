@@ -7,11 +7,13 @@ import struct
 import zlib
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from audiox_diffusers.media import save_audio
+from audiox_diffusers.training.data import records
 from audiox_diffusers.training.data.masking import MaskingConfig
 from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
 from audiox_diffusers.training.data.streaming import RowKey
@@ -83,6 +85,16 @@ def test_bad_pictures(sound, tmp_path, name, task):
     for stored in (str(path), {"path": name, "bytes": BAD_FILES[name]}):
         with pytest.raises(BadRecord):
             read({"audio": sound, task: stored}, task)
+
+
+def test_remote_files_have_a_limit(sound, monkeypatch):
+    """Remote files are read into memory."""
+    fsspec.filesystem("memory").pipe("sound.wav", Path(sound).read_bytes())
+    row = {"audio": {"path": "memory://sound.wav", "bytes": None}}
+    assert read(row, "inpainting").waveform.any()
+    monkeypatch.setattr(records, "MAX_REMOTE_BYTES", 1000)
+    with pytest.raises(BadRecord, match="memory://sound.wav: is larger than 1000 bytes"):
+        read(row, "inpainting")
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -165,10 +165,12 @@ def test_bad_rows_keep_their_place(cache, pipe, media):
                 reader(pipe).read(RowKey(0, 0, 0, number), rows[number])
             assert str(plain.value) == reasons[number]
     assert list(reasons) == [1, 3, 4]
-    assert "broken.mp4: not a media file" in reasons[1] and "neither audio nor video" in reasons[3]
+    assert "broken.mp4: not a sound or video file" in reasons[1] and "neither audio nor video" in reasons[3]
 
 
-@pytest.mark.parametrize(("video", "reason"), [("broken.mp4", "not a media file"), ("nowhere.mp4", "no such file")])
+@pytest.mark.parametrize(
+    ("video", "reason"), [("broken.mp4", "not a sound or video file"), ("nowhere.mp4", "no such file")]
+)
 def test_a_broken_video_affects_only_tasks_with_video(cache, pipe, media, video, reason):
     row = {"audio": media["a.wav"], "caption": "a", "video": media.get(video, video)}
     (cached,) = cache(Rows([row])).rows(0)
@@ -177,6 +179,16 @@ def test_a_broken_video_affects_only_tasks_with_video(cache, pipe, media, video,
     for task in ("video", "text_video", "inpainting"):
         with pytest.raises(BadRecord, match=f"{video}: {reason}"):
             CacheReader(reader(pipe, task)).read(key, cached)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:100], lambda data: b"", lambda data: b"\xff" * 8 + data[8:], lambda data: data + b"x"],
+)
+def test_damaged_rows_are_bad_records(cache, pipe, media, damage):
+    (cached,) = cache(Rows([{"audio": media["a.wav"]}])).rows(0)
+    with pytest.raises(BadRecord):
+        CacheReader(reader(pipe)).read(RowKey(0, 0, 0, 0), {**cached, "tensors": damage(cached["tensors"])})
 
 
 def test_rows_can_be_used_for_other_tasks(cache, pipe, media):

@@ -222,10 +222,10 @@ def test_only_what_is_needed_is_decoded(media):
     row = {"audio": media["ramp.wav"], "video": media["broken.mp4"], "caption": "a ramp"}
     record = reader("text").read(key(), row)
     assert record.video is None and not record.broken
-    with pytest.raises(BadRecord, match="broken.mp4: not a media file"):
+    with pytest.raises(BadRecord, match="broken.mp4: not a sound or video file"):
         reader("video").read(key(), row)
     everything = reader("video").read(key(), row, everything=True)
-    assert everything.video is None and "not a media file" in everything.broken["video"]
+    assert everything.video is None and "not a sound or video file" in everything.broken["video"]
 
 
 def test_a_row_can_name_its_task(media):
@@ -244,7 +244,7 @@ def test_a_row_can_name_its_task(media):
         ({"audio": "{ramp.wav}", "start": -1.0}, "`start` must be seconds"),
         ({"audio": "{ramp.wav}", "end": "late"}, "`end` must be seconds"),
         ({"audio": "{silent.wav}"}, "is silent"),
-        ({"audio": "{broken.mp4}"}, "not a media file"),
+        ({"audio": "{broken.mp4}"}, "not a sound or video file"),
         ({"audio": "nowhere.wav"}, "nowhere.wav: no such file"),
         ({"audio": 7}, "`audio` must be a path or bytes, got int"),
         ({"audio": {"bytes": b"", "path": None}}, "is empty"),

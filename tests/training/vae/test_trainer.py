@@ -217,7 +217,9 @@ def test_what_cannot_be_trained_on_is_told(run, tmp_path):
     with pytest.raises(SystemExit, match="--dataset has only one usable recording"):
         run("out", "--dataset", tmp_path / "one.parquet")
     Dataset.from_dict({"audio": [{"bytes": b"noise", "path": "a.wav"}]}).to_parquet(tmp_path / "none.parquet")
-    with pytest.raises(SystemExit, match="none.parquet has no usable audio; its last row: .*not a media file"):
+    with pytest.raises(
+        SystemExit, match="none.parquet has no usable audio; its last row: .*not a sound or video file"
+    ):
         run("out", "--dataset", tmp_path / "none.parquet")
     assert not (tmp_path / "out").exists()
 
@@ -234,7 +236,7 @@ def test_rows_that_cannot_be_used_are_listed(run, scenes, tmp_path):
     run("out", "--dataset", tmp_path / "rows.parquet", "--max_train_steps", 1)
     skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]
     assert [row["row"] for row in skipped] == [0, 1, 4]
-    reasons = ("not a media file", "is silent", "has neither audio nor video")
+    reasons = ("not a sound or video file", "is silent", "has neither audio nor video")
     assert all(reason in row["reason"] for row, reason in zip(skipped, reasons, strict=True))
 
 

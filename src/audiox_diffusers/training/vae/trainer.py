@@ -127,7 +127,7 @@ class VaeTrainer:
         self.recordings, self.held_out = hold_out(recordings)
         if self.accelerator.is_main_process:
             args.output_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(args.output_dir)
+            lock_folder(args.output_dir)
             if skipped:
                 lines = "".join(f"{json.dumps(row)}\n" for row in skipped)
                 (args.output_dir / SKIPPED).write_text(lines, encoding="utf-8")
