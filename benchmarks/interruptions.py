@@ -1,7 +1,7 @@
 """
 Stop commands with SIGINT and SIGTERM at many moments, and look at what is left.
 
-    python benchmarks/interruptions.py [--moments 30] [--commands generate edit convert batch]
+    python benchmarks/interruptions.py [--moments 30] [--commands generate edit convert batch] [--signals SIGINT SIGTERM]
 
 The moments are spread evenly from the start of the process to its usual end. A run passes if it ends with exit code 130
 or 143 (or 0, if the signal came too late to matter), prints no traceback, and leaves nothing but complete outputs.
@@ -85,6 +85,7 @@ def run(name: str, number: int, seconds: float, inputs: Path, allowed: float) ->
 def main() -> None:
     parser = create_parser(__doc__)
     parser.add_argument("--moments", type=int, default=30)
+    parser.add_argument("--signals", nargs="+", default=["SIGINT", "SIGTERM"], help="names of signals")
     parser.add_argument("--commands", nargs="+", choices=COMMANDS, default=list(COMMANDS))
     parser.add_argument("--allowed", type=float, default=30, help="seconds from the signal to the end of the process")
     args = parser.parse_args()
@@ -98,7 +99,7 @@ def main() -> None:
                 begin = time.perf_counter()
                 assert start(COMMANDS[name], Path(out), inputs, Path(temporary)).wait() == 0
                 usual = time.perf_counter() - begin
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in map(signal.Signals.__getitem__, args.signals):
                 moments = [usual * moment / args.moments for moment in range(args.moments)]
                 outcomes = Counter(run(name, number, seconds, inputs, args.allowed) for seconds in moments)
                 told = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import av
@@ -386,7 +387,7 @@ def wrong(args: list[object], capsys) -> str:
         ("--prompt a -o {out}/nix/x.wav", "out/nix: no such folder"),
         ("--prompt a -o {media}/audio.wav/x.wav", "audio.wav: not a folder"),
         ("--video {media}/nix.mp4", "nix.mp4: no such file"),
-        ("--video {media}/text.mp4", "text.mp4: not a media file"),
+        ("--video {media}/text.mp4", "text.mp4: not a sound or video file"),
         ("--video {media}/audio.wav -o {out}/x.mp4", "audio.wav: has no video stream"),
         ("--video {media}/nix.safetensors", "nix.safetensors: no such file"),
         ("--video {media}/text.safetensors", "text.safetensors: not a file of video features"),
@@ -396,9 +397,9 @@ def wrong(args: list[object], capsys) -> str:
             "other.safetensors contains features of a video and no picture",
         ),
         ("--image {media}/nix.png", "nix.png: no such file"),
-        ("--image {media}/video.mp4", "video.mp4: not an image"),
+        ("--image {media}/video.mp4", "video.mp4: not a picture"),
         ("--audio {media}/nix.wav", "nix.wav: no such file"),
-        ("--audio {media}/image.png", "image.png: has no audio stream"),
+        ("--audio {media}/image.png", "image.png: not a sound or video file"),
         ("--video {media}/video.mp4 --image {media}/image.png", "not both"),
         ("--prompt a --steps 0", "--steps: must be a whole number from 1 to 10000, got '0'"),
         ("--prompt a --guidance nan", "--guidance: must be a number from -1000 to 1000, got 'nan'"),
@@ -472,7 +473,23 @@ def empty_index(folder: Path) -> None:
     (folder / "model_index.json").write_text("{}")
 
 
-@pytest.mark.parametrize("damage", [more_layers, truncate_text_encoder, empty_index])
+class Code:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def pickled_text_encoder(folder: Path) -> None:
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    torch.save({"shared.weight": Code()}, folder / "text_encoder" / "pytorch_model.bin")
+
+
+def deep_config(folder: Path) -> None:
+    (folder / "vae" / "config.json").write_text("[" * 200000)
+
+
+@pytest.mark.parametrize(
+    "damage", [more_layers, truncate_text_encoder, empty_index, pickled_text_encoder, deep_config]
+)
 def test_a_damaged_model(model, tmp_path, out, capsys, damage):
     folder = tmp_path / "damaged"
     shutil.copytree(model, folder)
@@ -480,6 +497,131 @@ def test_a_damaged_model(model, tmp_path, out, capsys, damage):
     message = wrong(["generate", "--model", folder, "--prompt", "a", "-o", out / "x.wav"], capsys)
     assert str(folder) in message
     assert names(out) == []
+
+
+# Pipes
+
+
+def run_process(*words: object, given: bytes = b"") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "audiox_diffusers", *map(str, words)]
+    return subprocess.run(command, input=given, capture_output=True)
+
+
+def test_standard_input_and_output(model, media, make_sound, out):
+    expected = make_sound("--audio", media / "audio.wav", "--prompt", "a dog")
+    options = ["--model", model, "--steps", 3, "--normalize", "--prompt", "a dog", "--audio", "-", "-o", "-"]
+    result = run_process("generate", *options, given=(media / "audio.wav").read_bytes())
+    assert result.returncode == 0 and result.stdout == expected
+    assert b"wrote " in result.stderr and names(out) == ["sound.wav"]
+
+
+def test_a_pipe_as_input(model, media, make_sound, out):
+    expected = make_sound("--video", media / "video.mp4")
+    os.mkfifo(out / "pipe")
+    writer = threading.Thread(target=lambda: (out / "pipe").write_bytes((media / "video.mp4").read_bytes()))
+    writer.start()
+    assert make_sound("--video", out / "pipe", output="piped.wav") == expected
+    writer.join()
+
+
+def test_a_batch_from_standard_input(model, media, make_sound, out):
+    """Its paths are relative to the current directory."""
+    expected = make_sound("--audio", media / "audio.wav", "--seed", 0)
+    line = json.dumps({"audio": os.path.relpath(media / "audio.wav")}).encode()
+    result = run_process(
+        "generate", "--model", model, "--steps", 3, "--normalize", "--batch", "-", "-o", out / "b", given=line
+    )
+    assert result.returncode == 0, result.stderr
+    assert (out / "b" / "00001.wav").read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("generate --prompt a --num 2 -o -", "--num 2 needs files as --output, got -"),
+        ("generate --video - --audio - -o a.wav", "only one of --video, --image and --audio"),
+        ("generate --batch lines.jsonl -o -", "--batch needs a folder as --output, got -"),
+    ],
+)
+def test_pipes_that_cannot_be(words, message, capsys):
+    assert message in wrong(words.split(), capsys)
+
+
+# Hints and escapes
+
+
+def test_words_that_the_model_of_the_package_does_not_know(out, capsys):
+    command = ["generate", "--steps", "1", "--length", "0.1", "-o", str(out / "x.wav"), "--prompt"]
+    assert main([*command, "Three bell strikes, then rain"]) == 0
+    assert "note" not in capsys.readouterr().err
+    assert main([*command, "A harpsichord, a saxophone, a theremin and a didgeridoo"]) == 0
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("audiox: note: ")]
+    assert "does not know 'harpsichord', 'saxophone', 'theremin' and 1 more" in note
+    assert "it knows bell, drum" in note and "--model audiox" in note
+
+
+def test_no_note_with_another_model(make_sound, capsys):
+    make_sound("--prompt", "a harpsichord")
+    assert "note" not in capsys.readouterr().err
+
+
+EVIL = "\x1b]0;title\x07\x9b2J\u202e\r\nx"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["generate", "--prompt", "a", "--steps", EVIL, "-o", "x.wav"],
+        ["generate", "--prompt", "a", "-o", f"x.{EVIL}"],
+        ["generate", "--prompt", "a", "-o", f"{EVIL}/x.wav"],
+        ["generate", "--audio", EVIL, "-o", "x.wav"],
+        ["generate", "--prompt", "a", "--model", f"./{EVIL}", "-o", "x.wav"],
+        ["generate", "--prompt", "a", "--device", EVIL, "-o", "x.wav"],
+        ["generate", "--batch", EVIL, "-o", "folder"],
+        ["features", EVIL, "-o", "x.safetensors"],
+        ["convert", EVIL, "target"],
+        [EVIL],
+    ],
+)
+def test_control_characters_of_arguments_are_escaped(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = wrong(words, capsys)
+    assert line.rstrip("\n").isprintable() and r"\x1b" in line
+
+
+def test_control_characters_of_files_are_escaped(model, lines, out, capsys):
+    folder = out / EVIL
+    path = lines({"prompt": f"a {EVIL}", "output": f"{EVIL}.wav"}, {"prompt": "a", EVIL: 1}, {"audio": f"{EVIL}.wav"})
+    assert run_batch(model, path, folder) == 2
+    said = capsys.readouterr()
+    for line in [*said.out.split("\n"), *said.err.split("\n")]:
+        if not line.startswith("\r"):  # a progress bar
+            assert line.isprintable(), line
+    assert said.out.splitlines()[-1] == "wrote 1, skipped 0, failed 2"
+
+
+def test_names_that_the_terminal_cannot_show(model, tmp_path):
+    """A file name that is not UTF-8, and a terminal that is ASCII."""
+    for name in ("caf\udce9.wav", "鳥.wav"):
+        command = [
+            sys.executable,
+            "-m",
+            "audiox_diffusers",
+            "generate",
+            "--model",
+            model,
+            "--prompt",
+            "a",
+            "--steps",
+            "1",
+        ]
+        result = subprocess.run(
+            [*command, "-o", os.fsencode(tmp_path / name)],
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+            capture_output=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert b"wrote " in result.stdout and (tmp_path / name).exists()
 
 
 def test_interrupted(monkeypatch, model, out, capsys):
@@ -898,7 +1040,7 @@ def test_features_of_a_black_video(model, out, tmp_path, capsys):
     ("args", "message"),
     [
         ("{media}/nix.mp4", "nix.mp4: no such file"),
-        ("{media}/text.mp4", "text.mp4: not a media file"),
+        ("{media}/text.mp4", "text.mp4: not a sound or video file"),
         ("{media}/audio.wav", "audio.wav: has no video stream"),
         ("{media}/video.mp4 -o {out}/x.pt", "x.pt: must be a .safetensors file"),
         ("{media}/video.mp4 -o {out}/nix/x.safetensors", "out/nix: no such folder"),

@@ -25,7 +25,8 @@ def describe(error: Exception) -> str:
     """Return what the user is told of an error, on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return one_line(f"{error.filename}: {error.strerror}")
-    if isinstance(error, (ValueError, OSError)):
+    # Writing to a full disk raises a SafetensorError.
+    if isinstance(error, (ValueError, OSError)) or type(error).__name__ == "SafetensorError":
         return one_line(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return one_line(f"out of memory: {first_line(error)}")

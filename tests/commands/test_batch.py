@@ -11,6 +11,7 @@ import torch
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import main
+from audiox_diffusers.commands import batch
 from audiox_diffusers.media import load_audio, save_audio
 from audiox_diffusers.testing import SAMPLING_RATE, create_small_pipeline
 
@@ -126,24 +127,45 @@ def test_lines_of_one_length_are_made_together(command, lines, calls, tmp_path, 
         assert (alone - together).abs().max() <= 2 / 2**15  # 16-bit steps
 
 
-def test_a_line_that_fails_leaves_its_batch_alone(monkeypatch, command, lines, tmp_path, capsys):
-    """Whether its files are found wrong before, or in the call."""
-    call = AudioXPipeline.__call__
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("not this one"),
+        OSError("not this one"),
+        TypeError("not this one"),
+        RuntimeError("not this one"),
+        MemoryError("not this one"),
+        OverflowError("not this one"),
+        AssertionError("not this one"),
+        StopIteration("not this one"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_line_that_fails_leaves_its_batch_alone(monkeypatch, command, lines, tmp_path, capsys, error):
+    """Whether its files are found wrong before, or it fails in the call, or in writing."""
+    call, finish = AudioXPipeline.__call__, batch.finish
 
     def fail(self, *args, **kwargs):
         if "c" in kwargs["prompt"]:
-            raise ValueError("not this one")
+            raise error
         return call(self, *args, **kwargs)
 
+    def fail_later(pipe, request, *args):
+        if request.prompt == "e":
+            raise error
+        return finish(pipe, request, *args)
+
     monkeypatch.setattr(AudioXPipeline, "__call__", fail)
-    path = lines({"prompt": "a"}, {"audio": "nix.wav"}, {"prompt": "c"}, {"prompt": "d"})
-    assert main(command(path, "out", "--batch-size", 4)) == 2
+    monkeypatch.setattr(batch, "finish", fail_later)
+    path = lines({"prompt": "a"}, {"audio": "nix.wav"}, {"prompt": "c"}, {"prompt": "d"}, {"prompt": "e"})
+    assert main(command(path, "out", "--batch-size", 5, "--length", "0.1")) == 2
     said = capsys.readouterr()
     assert sorted(sounds(tmp_path / "out")) == ["00001.wav", "00004.wav"]
-    assert said.out.splitlines()[-1] == "wrote 2, skipped 0, failed 2"
-    first, second = errors(said.err)
+    assert said.out.splitlines()[-1] == "wrote 2, skipped 0, failed 3"
+    first, second, third = errors(said.err)
     assert "line 2: " in first and "nix.wav: no such file" in first
-    assert second.endswith("line 3: not this one")
+    assert "line 3: " in second and "not this one" in second
+    assert "line 5: " in third and "not this one" in third
 
 
 def test_batch_size_is_checked(command, lines, model, tmp_path, capsys):

@@ -3,6 +3,7 @@
 import time
 from argparse import Namespace
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -82,6 +83,8 @@ def load_pipeline(
             raise ValueError(f"--model {model}: {first_line(error)}") from None
         why = first_line(error.__cause__ or error)
         raise FileNotFoundError(f"--model {model}: no such folder, and no model from the Hub ({why})") from None
+    except UnpicklingError:
+        raise ValueError(f"--model {model}: its weights are pickled with code, which is never run") from None
     except (KeyError, TypeError, RuntimeError, SafetensorError) as error:
         # What diffusers and transformers raise for folders that are damaged or contradict themselves.
         raise ValueError(

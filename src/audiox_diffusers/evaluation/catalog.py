@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer, ClapModel
 
 from ..loaders import convert_synchformer_state_dict
+from ..messages import first_line
 from .networks.aesthetics import Aesthetics
 from .networks.base import AudioNetwork
 from .networks.clap import Clap
@@ -129,7 +130,7 @@ class Network:
         try:
             network.load_state_dict(self.state_dict(read_checkpoint(path)))
         except (RuntimeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{path.name}: does not fit its network ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path.name}: does not fit its network ({first_line(error)})") from None
         return network.eval().requires_grad_(False).to(device)
 
 
@@ -158,7 +159,7 @@ class ClapNetwork:
             model = ClapModel.from_pretrained(source, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         except OSError as error:
-            raise FileNotFoundError(f"{self.repo} cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise FileNotFoundError(f"{self.repo} cannot be loaded: {first_line(error)}") from None
         return Clap(model, tokenizer).eval().requires_grad_(False).to(device)
 
 
@@ -184,7 +185,7 @@ class AestheticsNetwork:
         try:
             model = AesMultiOutput.from_pretrained(source)
         except (OSError, HfHubHTTPError) as error:
-            raise FileNotFoundError(f"{source} cannot be loaded: {str(error).splitlines()[0]}") from None
+            raise FileNotFoundError(f"{source} cannot be loaded: {first_line(error)}") from None
         return Aesthetics(model).eval().requires_grad_(False).to(device)
 
 

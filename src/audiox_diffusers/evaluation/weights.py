@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from huggingface_hub import constants
 
+from ..messages import first_line
+
 # What checkpoints may hold besides tensors: the 16 kHz CNN14 has NumPy numbers beside its weights.
 _SAFE_GLOBALS = [
     (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
@@ -89,6 +91,6 @@ def read_checkpoint(path: Path) -> dict:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, ImportError) as error:
-        raise ValueError(f"{path.name}: not a checkpoint ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path.name}: not a checkpoint ({first_line(error)})") from None
     except Exception as error:  # pickle.UnpicklingError and what a damaged archive raises
         raise ValueError(f"{path.name}: damaged, or holds code ({type(error).__name__})") from None

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..atomic import replacing
 from .checks import check_tensor
 
 
@@ -26,21 +27,21 @@ def save_features(path: str | os.PathLike, video_embeds: torch.Tensor, sync_embe
             encoder.
         sync_embeds (`torch.Tensor` of shape `[num_sync_tokens, width]`, *optional*): Embeddings of Synchformer, for
             models that use it.
+
+    Raises:
+        OSError: The file cannot be written.
     """
     path = Path(path)
     check_tensor("video_embeds", video_embeds, ("num_video_frames", "num_frame_tokens", "width"))
     if sync_embeds is not None:
         check_tensor("sync_embeds", sync_embeds, ("num_sync_tokens", "width"))
     tensors = {"video_embeds": video_embeds, "sync_embeds": sync_embeds}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}, temporary
-        )
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary)
+        except SafetensorError as error:
+            raise OSError(f"{path}: cannot be written ({error})") from None
 
 
 def load_features(path: str | os.PathLike, name: str, shape: tuple[int, ...] | None = None) -> torch.Tensor:
