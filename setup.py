@@ -40,6 +40,7 @@ setup(
         "pillow>=11",
         "numpy>=2,<3",
         "tokenizers>=0.22,<1",
+        "psutil",
         "huggingface_hub>=1.32,<3",
         # datasets requires these three too.
         "pyarrow>=21",

@@ -142,7 +142,7 @@ def names(folder: Path) -> list[str]:
 # Help and wrong arguments
 
 
-COMMANDS = ("generate", "edit", "features", "convert", "demo", "bench")
+COMMANDS = ("generate", "edit", "features", "convert", "demo", "bench", "evaluate")
 # Fails if anything heavy is imported.
 LIGHT = """
 import sys

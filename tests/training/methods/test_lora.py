@@ -2,7 +2,7 @@
 
 import json
 import re
-import subprocess
+import shutil
 from pathlib import Path
 
 import pytest
@@ -135,7 +135,7 @@ def test_resume_is_exact(train_lora, tmp_path, options):
     unbroken = train_lora("out", 4, *options)
     expected = load_file(tmp_path / "out" / FILE)
     for step in (2, 3, 4):
-        subprocess.run(["rm", "-r", str(tmp_path / "out" / f"checkpoint-{step}")], check=True)
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
     assert train_lora("out", 4, *options, "--resume_from_checkpoint", "latest") == unbroken
     assert_equal(load_file(tmp_path / "out" / FILE), expected)
 
@@ -324,7 +324,7 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert said in (tmp_path / "out" / "README.md").read_text()
 
     # A run that goes on knows the best and how long it has waited.
-    subprocess.run(["rm", "-r", str(tmp_path / "out" / "checkpoint-4")], check=True)
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
     (tmp_path / "out" / FILE).unlink()
     found = iter([0.7, 0.1])
     assert train_lora("out", 9, *options, "--resume_from_checkpoint", "latest") == losses
@@ -350,7 +350,7 @@ def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):
     assert stopping.measure(trainers[0].model.eval()) == pytest.approx(found[-1], rel=1e-6)
 
     for step in (2, 3):
-        subprocess.run(["rm", "-r", str(tmp_path / "out" / f"checkpoint-{step}")], check=True)
+        shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")
     assert train_lora("out", 3, *options, "--resume_from_checkpoint", "latest") == unbroken
     assert held_out_losses(tmp_path / "out") == found
     assert trainers[1].early_stopping.best == stopping.best
