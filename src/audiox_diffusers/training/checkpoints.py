@@ -19,7 +19,8 @@ from .arguments import RunArguments, as_json, relative_to_output
 STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 
-_locked: set[Path] = set()
+# Device and inode of each folder that this process has locked.
+_locked: set[tuple[int, int]] = set()
 
 # All other options decide what is computed, and must stay the same for an exact resume.
 MAY_CHANGE = {
@@ -56,16 +57,18 @@ def lock_folder(output_dir: Path) -> None:
     Raises:
         ValueError: Another process has locked the folder.
     """
-    path = output_dir.resolve()
-    if path in _locked:
+    folder = os.open(output_dir, os.O_RDONLY)
+    identity = os.fstat(folder).st_dev, os.fstat(folder).st_ino
+    if identity in _locked:
+        os.close(folder)
         return
     try:
-        fcntl.flock(os.open(path, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ValueError(f"--output_dir {output_dir} is in use by another run") from None
     except OSError:  # a file system without locks
         return
-    _locked.add(path)
+    _locked.add(identity)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
