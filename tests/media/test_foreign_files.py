@@ -8,7 +8,15 @@ import pytest
 from media_attacks import FILES, NAMES, write_attacks
 from media_samples import PICTURES, SOUNDS, VIDEOS, write_sample
 
-from audiox_diffusers.media import MediaBytes, MediaError, load_audio, load_image, load_video, media_duration, save_video
+from audiox_diffusers.media import (
+    MediaBytes,
+    MediaError,
+    load_audio,
+    load_image,
+    load_video,
+    media_duration,
+    save_video,
+)
 from audiox_diffusers.media.containers import DEMUXERS
 from audiox_diffusers.media.image import FORMATS
 

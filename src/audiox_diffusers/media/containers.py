@@ -53,21 +53,23 @@ def open_media(source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> Itera
         FileNotFoundError, IsADirectoryError, PermissionError, MediaError: As [`open_file`]; `MediaError` also if the
             contents are not a supported format.
     """
-    options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "none"}
+    container_options = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "none"}
+    # Decoders count rows and columns that are cropped later. `picture_stream` checks the exact size.
+    options = {"max_pixels": str(2 * int(max_pixels) + 2**16)}
     with open_file(source) as file:
         try:
             container = av.open(
                 _Input(file, Path(str(source)).suffix),
                 metadata_errors="replace",
-                container_options=options,
-                options={"max_pixels": str(max_pixels)},
+                container_options=container_options,
+                options=options,
             )
         except av.FFmpegError:
             raise MediaError(f"{source}: {_reason(file)}") from None
         with container:
             for stream in container.streams.video:
                 if stream.codec_context is not None:
-                    stream.codec_context.options = {"max_pixels": str(max_pixels)}
+                    stream.codec_context.options = options
             yield container
 
 

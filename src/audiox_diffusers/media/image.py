@@ -122,6 +122,7 @@ def _frame_duration(image: Image.Image) -> Fraction:
 
 def to_array(image: Image.Image) -> np.ndarray:
     """Convert a Pillow image to uint8 RGB `[height, width, 3]`, in the same way as [`load_image`] reads a file."""
+    image.load()  # which already rotates a TIFF
     return np.array(_to_rgb(ImageOps.exif_transpose(image)))
 
 
