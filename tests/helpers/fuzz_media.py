@@ -16,13 +16,13 @@ import logging
 import os
 import resource
 import select
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -65,42 +65,42 @@ def readers(suffix: str) -> dict[str, Callable]:
     return found
 
 
-def work(suffix: str, first: int, every: int) -> None:
-    """Read the damaged files of a format from number `first` on; print a line of JSON for each read."""
+def work(formats: list[str], first: int, every: int) -> None:
+    """Read the damaged files of some formats, from number `first` on; print a line of JSON for each read."""
     logging.disable(logging.WARNING)
     from audiox_diffusers.media import MediaError
 
     with tempfile.TemporaryDirectory() as folder:
-        path = write_sample(Path(folder) / f"sample{suffix}")
-        content, functions = path.read_bytes(), readers(suffix)
-        for function in functions.values():  # whatever is imported or started once
-            with contextlib.suppress(MediaError):  # such as a codec that .mkv cannot hold
-                function(path)
+        samples = {suffix: write_sample(Path(folder) / f"sample{suffix}") for suffix in formats}
+        for suffix, path in samples.items():
+            for function in readers(suffix).values():  # whatever is imported or started once
+                with contextlib.suppress(MediaError):  # such as a codec that .mkv cannot hold
+                    function(path)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-        before = open_things()
-        for number, (damage, changed) in enumerate(damaged(content)):
-            if number < first or number % every:
-                continue
-            path.write_bytes(changed)
-            for name, function in functions.items():
-                start, outcome = time.monotonic(), "read"
-                print(json.dumps({"number": number, "damage": damage, "reader": name}), flush=True)
-                try:
-                    function(path)
-                except MediaError:
-                    outcome = "MediaError"
-                except BaseException as error:
-                    outcome = f"{type(error).__name__}: {error}"
-                    error.__traceback__ = None
-                seconds, after = time.monotonic() - start, open_things()
-                if after != before:
-                    outcome += f", (threads, descriptors) {before} -> {after}"
-                print(json.dumps({"outcome": outcome, "seconds": round(seconds, 3)}), flush=True)
-        path.unlink()
-        left = [name for name in os.listdir(folder) if name != "copy.mkv"]
+        before, number = open_things(), -1
+        for suffix, path in samples.items():
+            for index, (damage, changed) in enumerate(damaged(path.read_bytes())):
+                number += 1
+                if number < first or index % every:
+                    continue
+                path.write_bytes(changed)
+                for name, function in readers(suffix).items():
+                    print(json.dumps({"number": number, "case": f"{suffix}, {damage}, {name}"}), flush=True)
+                    start, outcome = time.monotonic(), "read"
+                    try:
+                        function(path)
+                    except MediaError:
+                        outcome = "MediaError"
+                    except BaseException as error:
+                        outcome = f"{type(error).__name__}: {error}"
+                    seconds, after = time.monotonic() - start, open_things()
+                    if after != before:
+                        outcome, before = f"{outcome}, (threads, descriptors) {before} -> {after}", after
+                    print(json.dumps({"outcome": outcome, "seconds": round(seconds, 3)}), flush=True)
+        left = {name for name in os.listdir(folder) if name != "copy.mkv"} - {path.name for path in samples.values()}
         print(
-            json.dumps({"left": left, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}), flush=True
+            json.dumps({"left": sorted(left), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}), flush=True
         )
 
 
@@ -108,62 +108,71 @@ def open_things() -> tuple[int, int]:
     return len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))
 
 
-def fuzz(suffix: str, every: int = 1) -> tuple[Counter, list[str], float, int]:
-    """Return counts of the outcomes, the faults, the longest read in seconds, and the most memory in bytes."""
-    outcomes, faults, slowest, memory, first = Counter(), [], 0.0, 0, 0
+@dataclass
+class Report:
+    """Outcomes of the reads, faults, the longest read in seconds, and the most memory of a process in MiB."""
+
+    outcomes: Counter = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    slowest: float = 0.0
+    memory: float = 0.0
+
+
+def fuzz(formats: Sequence[str], every: int = 1) -> Report:
+    """Read damaged files in a process of their own. A process that crashes or hangs is replaced."""
+    report, first = Report(), 0
     while first is not None:
-        command = [sys.executable, __file__, "--work", suffix, "--first", str(first), "--every", str(every)]
+        command = [sys.executable, __file__, *formats, "--work", "--first", str(first), "--every", str(every)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        case, first = {"number": -1}, None
+        case, first = None, None
         while True:
-            limit = SECONDS if "reader" in case else 120
-            if not select.select([worker.stdout], [], [], limit)[0]:
+            if not select.select([worker.stdout], [], [], 300 if case is None else SECONDS)[0]:
                 worker.kill()
-                faults.append(f"{suffix} {case}: hangs")
-                first = case["number"] + 1
+                report.faults.append(f"{case}: hangs")
                 break
             line = worker.stdout.readline()
             if not line:
-                worker.wait()
-                if worker.returncode:
+                if worker.wait():
                     error = worker.stderr.read().strip().splitlines()
-                    end = signal.Signals(-worker.returncode).name if worker.returncode < 0 else error[-1:]
-                    faults.append(f"{suffix} {case}: the process ended with {end}")
-                    first = case["number"] + 1 if case["number"] >= 0 else None
+                    report.faults.append(f"{case}: the process ended with {worker.returncode} {error[-1:]}")
                 break
             result = json.loads(line)
-            if "number" in result:
+            if "case" in result:
                 case = result
             elif "left" in result:
-                memory = max(memory, result["peak"])
-                faults += [f"{suffix}: left {name}" for name in result["left"]]
+                report.memory = max(report.memory, result["peak"] / 1024)
+                report.faults += [f"left {name}" for name in result["left"]]
+                case = None
             else:
-                outcomes[result["outcome"] if result["outcome"] in ("read", "MediaError") else "fault"] += 1
-                slowest = max(slowest, result["seconds"])
-                if result["outcome"] not in ("read", "MediaError"):
-                    faults.append(f"{suffix} {case}: {result['outcome']}")
-    return outcomes, faults, slowest, memory
+                known = result["outcome"] in ("read", "MediaError")
+                report.outcomes[result["outcome"] if known else "fault"] += 1
+                report.slowest = max(report.slowest, result["seconds"])
+                report.faults += [] if known else [f"{case['case']}: {result['outcome']}"]
+        worker.wait()
+        worker.stdout.close()
+        worker.stderr.close()
+        if case is not None:
+            first = case["number"] + 1
+    return report
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("formats", nargs="*", default=FORMATS, help="extensions; all by default")
     parser.add_argument("--every", type=int, default=1, help="read each N-th damaged file only")
-    parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(args.work, args.first, args.every)
+        work(args.formats, args.first, args.every)
         return 0
-    total, faults = Counter(), []
-    for suffix in args.formats:
-        outcomes, found, slowest, memory = fuzz(suffix, args.every)
-        total += outcomes
-        faults += found
-        print(f"{suffix:6} {dict(outcomes)}, longest {slowest:.2f} s, at most {memory / 2**20:.0f} MiB", flush=True)
-        print("".join(f"    {fault}\n" for fault in found), end="", flush=True)
-    print(f"{sum(total.values())} reads of {len(args.formats)} formats: {dict(total)}, {len(faults)} faults")
-    return int(bool(faults))
+    report = fuzz(args.formats, args.every)
+    print("".join(f"{fault}\n" for fault in report.faults), end="")
+    print(
+        f"{sum(report.outcomes.values())} reads of {len(args.formats)} formats: {dict(report.outcomes)},"
+        f" {len(report.faults)} faults, longest read {report.slowest:.2f} s, at most {report.memory:.0f} MiB"
+    )
+    return int(bool(report.faults))
 
 
 if __name__ == "__main__":
