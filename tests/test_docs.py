@@ -1,12 +1,12 @@
-"""What the documents say works: their code blocks run, their commands parse, their links lead somewhere.
+"""
+The code blocks of README.md and docs run, their commands parse, and their links lead to files.
 
-Each fenced ```bash and ```python block of README.md and docs is run in a process of its own, those of
-one document in order and in one folder. A block that cannot run offline has a marker on the line
-before it, with the reason:
+Each ```bash and ```python block runs in its own process. The blocks of a document run in order, in one folder. A block that
+cannot run offline has a marker with the reason on the line before it:
 
     <!-- not run: needs the released weights -->
 
-Such a block is still compiled, or its `audiox` commands parsed.
+Such a block is only compiled, or its `audiox` commands are parsed.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ LINKING_DOCUMENTS = [*DOCUMENTS, "CONTRIBUTING.md"]
 
 FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,}|~{3,})\s*(?P<language>[^\s`]*)[^`]*$")
 MARKER = re.compile(r"^\s*<!--\s*not run:(?P<reason>.*)-->\s*$", re.IGNORECASE)
-# Wider than MARKER on purpose: what was meant as a marker but is not one is reported.
+# Wider than MARKER, so that misspelled markers are reported.
 MARKER_LIKE = re.compile(r"<!--[\s-]*(not|don'?t|never|skip)[\s-]*run", re.IGNORECASE)
 
 
@@ -55,7 +55,7 @@ class Block:
 
 
 def read(document):
-    """The document's fenced blocks, the (number, line) pairs outside of them, and what is wrong with it."""
+    """Return the blocks of a document, the (number, line) pairs outside of them, and the problems found."""
     blocks, prose, problems = [], [], []
     fence = block = reason = None
     for number, line in enumerate((ROOT / document).read_text(encoding="utf-8").splitlines(), 1):
@@ -94,7 +94,7 @@ def blocks_of(document, *languages):
 
 
 def logical_lines(source):
-    """Lines of a shell script, each with its backslash continuations and multi-line quotes, without here-documents."""
+    """Yield the lines of a shell script with continuations and quotes joined, without here-documents."""
     pending = ""
     lines = iter(source.splitlines())
     for line in lines:
@@ -118,7 +118,7 @@ def logical_lines(source):
 
 
 def commands(source):
-    """The simple commands of a shell script, as lists of words, without variable settings before them."""
+    """Yield the simple commands of a shell script as lists of words, without variable settings."""
     for line in logical_lines(source):
         line = re.sub(r"(?<=\s)\d(?=[<>])", "", line)  # 2>&1: the 2 is not an argument
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -143,7 +143,7 @@ def commands(source):
 
 
 def make_media(folder):
-    """Half a second of everything that the examples take as a condition."""
+    """Write the video, picture and sound that the examples use, each half a second long."""
     import av
     import numpy as np
     from PIL import Image
@@ -172,11 +172,11 @@ def make_media(folder):
 
 @pytest.fixture
 def working_folder(tmp_path_factory):
-    """The folder that one document's blocks run in, with the files that the examples name."""
+    """The folder in which a document's blocks run, with the files that the examples use."""
     folder = tmp_path_factory.mktemp("document")
     make_media(folder)
     create_random_pipeline().save_pretrained(folder / "audiox")
-    # So that the documents may write .venv/bin/audiox as well as audiox.
+    # For examples with .venv/bin/audiox.
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     (folder / "training").symlink_to(ROOT / "training", target_is_directory=True)
     return folder
@@ -187,7 +187,7 @@ def run(command, folder, place, cache):
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "HF_HUB_OFFLINE": "1",
-        # An empty cache: what someone has downloaded before must not make a block pass.
+        # An empty cache, so that earlier downloads do not make a block pass.
         "HF_HOME": str(cache),
         "MPLBACKEND": "Agg",
         "PYTHONIOENCODING": "utf-8",
@@ -201,7 +201,7 @@ def run(command, folder, place, cache):
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         errors="replace",
-        # A group of its own, so that a block that hangs is ended with all it has started.
+        # Its own process group, so that a block that hangs is ended with its child processes.
         start_new_session=True,
     )
     try:
@@ -221,7 +221,7 @@ def make_targets():
 
 
 def check_make(block):
-    """In place of running it: `make test` would run this test again."""
+    """Check the targets of `make` commands, which are not run: `make test` would run this test again."""
     for words in commands(block.source):
         if words[0] == "make":
             targets = [word for word in words[1:] if not word.startswith("-") and "=" not in word]
@@ -231,8 +231,7 @@ def check_make(block):
 
 NO_MAKE = "make() { :; }; export -f make; "
 
-# With the document's path as the file name and the block's own line numbers, a traceback shows
-# the document's lines.
+# With the document's path and line numbers, tracebacks show lines of the document.
 RUN_PYTHON = "import sys; path, source = sys.argv[1:]; sys.argv[1:] = []; exec(compile(source, path, 'exec'))"
 
 
@@ -293,13 +292,13 @@ def test_commands_not_run_parse(document):
 def test_blocks_are_well_formed(document):
     blocks, _, problems = read(document)
     for block in blocks:
-        # What is not labelled, or labelled otherwise, would not be run and no one would notice.
+        # Blocks without a label, or with another one, would silently not run.
         if not block.language:
             problems.append(f"{block.place}: name the block's language; use text for none")
         if block.language in ("sh", "shell", "console", "zsh", "shell-session"):
-            problems.append(f"{block.place}: write bash in place of {block.language}")
+            problems.append(f"{block.place}: write bash instead of {block.language}")
         if block.language in ("py", "py3", "python3", "pycon"):
-            problems.append(f"{block.place}: write python in place of {block.language}")
+            problems.append(f"{block.place}: write python instead of {block.language}")
     assert not problems, "\n".join(problems)
 
 
@@ -318,7 +317,7 @@ def test_relative_links_lead_to_files(document):
         for target in (match["target"] for pattern in LINKS for match in pattern.finditer(line)):
             path = target.split("#")[0].split("?")[0]
             if not path or re.match(r"[a-z][a-z+.-]*:|//", target, re.IGNORECASE):
-                continue  # a place in the same document, or somewhere else altogether
+                continue  # a heading, or a web page
             if not ((ROOT / document).parent / path).exists():
                 broken.append(f"{document}:{number}: {target}")
     assert not broken, "links to files that do not exist:\n" + "\n".join(broken)

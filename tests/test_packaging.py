@@ -1,4 +1,4 @@
-"""The package as others get it: a wheel that holds all of the code and works on its own."""
+"""The wheel and the sdist contain the whole package and work without the checkout."""
 
 import importlib.util
 import json
@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def project_files():
-    """Paths, relative to the root, of all files that git tracks or would track."""
+    """Return the relative paths of all files that git tracks or would track."""
     output = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -29,12 +30,12 @@ def project_files():
         capture_output=True,
         text=True,
     ).stdout
-    # A file that was deleted but not yet committed as deleted is still listed.
+    # Deleted files are still listed until the deletion is committed.
     return sorted(name for name in set(output.split("\0")) if (ROOT / name).is_file())
 
 
 def run(*command, cwd, **env):
-    # No package index: a build that wants to download something must fail here.
+    # Without an index, a build that downloads something fails.
     env = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **env}
     result = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
@@ -44,13 +45,17 @@ def run(*command, cwd, **env):
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    # Built from a copy: setuptools leaves build folders in the tree it builds from, and picks
-    # up what an earlier build left there.
+def tree(tmp_path_factory):
+    """A copy of the project: setuptools leaves build folders in a tree, and includes what earlier builds left there."""
     tree = tmp_path_factory.mktemp("tree")
     for name in project_files():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tree / name)
+    return tree
+
+
+@pytest.fixture(scope="module")
+def wheel(tree, tmp_path_factory):
     output = tmp_path_factory.mktemp("wheel")
     pip = (sys.executable, "-m", "pip")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", output, tree, cwd=output)
@@ -96,9 +101,24 @@ def test_wheel_holds_the_embedded_model(wheel):
     assert {"README.md", "pipeline.py", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"} <= packed
 
 
+def test_sdist_holds_what_a_wheel_is_built_from(tree, tmp_path):
+    code = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    run(sys.executable, "-c", code, tmp_path, cwd=tree)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    files = {name for name in project_files() if name.startswith("src/")}
+    assert not files - packed
+    assert {"setup.py", "pyproject.toml", "README.md", "LICENSE"} <= packed
+
+
+def test_versions_agree(expected_version):
+    assert f"\nversion: {expected_version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """A folder with the wheel in it, to be put on the path, and an empty one to run in."""
+    """A folder with the installed wheel, for the path, and an empty one to run in."""
     target, elsewhere = tmp_path_factory.mktemp("target"), tmp_path_factory.mktemp("elsewhere")
     run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel, cwd=elsewhere)
     return target, elsewhere
@@ -109,13 +129,12 @@ def test_installed_wheel_imports_from_elsewhere(installed, expected_version):
     code = "import audiox_diffusers as a; print(a.__file__); print(a.__version__)"
     output = run(sys.executable, "-c", code, cwd=elsewhere, PYTHONPATH=str(target))
     file, version = output.splitlines()[-2:]
-    # The environment that runs the tests has an editable install as well. If that one came
-    # first, this test would say nothing about the wheel.
+    # The environment of the tests has an editable install too, which must not be used here.
     assert Path(file).resolve() == (target / "audiox_diffusers" / "__init__.py").resolve()
     assert version == expected_version
 
 
-def test_installed_wheel_makes_sounds_with_the_embedded_model(installed, tmp_path):
+def test_installed_wheel_generates_audio_with_the_embedded_model(installed, tmp_path):
     target, elsewhere = installed
     sound = tmp_path / "rain.wav"
     command = ("generate", "--prompt", "rain", "--steps", "2", "--output", sound)
@@ -125,7 +144,7 @@ def test_installed_wheel_makes_sounds_with_the_embedded_model(installed, tmp_pat
 
 
 def test_no_absolute_machine_paths():
-    # Joined here, so that this file does not match its own pattern.
+    # Split here, so that this file does not match its own pattern.
     folders = "|".join(["work", "root", "home", "opt" + "/wheels"])
     pattern = re.compile(rf"(?<![\w.])/({folders})\b")
     found = []
