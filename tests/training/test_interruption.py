@@ -57,7 +57,8 @@ def test_the_launcher_dies(tmp_path, sent, launched):
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["train_audiox.py", "train_audiox_lora.py", "train_vae.py"])
 def test_accelerate_launch_is_stopped(small_model, scenes, tmp_path, script):
-    command = ["accelerate", "launch", "--cpu", ROOT / "training" / script, "--dataset", scenes, "--output_dir", "out"]
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", ROOT / "training" / script]
+    command += ["--dataset", scenes, "--output_dir", "out"]
     command += ["--max_train_steps", 10000, "--checkpointing_steps", 10000]
     if script == "train_vae.py":
         command += ["--vae_config", ROOT / "training" / "configs" / "vae_16khz_mono.json", "--segment_frames", 4]
