@@ -15,7 +15,7 @@ def clip(tmp_path):
 
 
 def index_first(source_path, path):
-    """A copy with its index at the front, which can be read though the end is missing."""
+    """Copy a file with its index at the front, so that it can be read without its end."""
     with (
         av.open(str(source_path)) as source,
         av.open(str(path), "w", options={"movflags": "faststart"}) as target,

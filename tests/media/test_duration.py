@@ -14,16 +14,16 @@ def black(seconds):
 def test_sound(tmp_path, suffix):
     path = tmp_path / f"sound{suffix}"
     save_audio(path, tone(3.3, 24000), 24000)
-    # Opus counts its encoder's delay of 6.5 ms.
+    # Opus includes its encoder's delay of 6.5 ms.
     assert media_duration(path) == pytest.approx(3.3, abs=0.007 if suffix == ".ogg" else 1e-6)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("seconds", [1.5, 2.5])
-def test_sound_comes_before_picture(tmp_path, suffix, seconds):
+def test_sound_is_preferred_to_picture(tmp_path, suffix, seconds):
     path = tmp_path / f"clip{suffix}"
     save_video(path, black(2), tone(seconds, 16000), 16000, fps=24)
-    # Matroska declares no length of the sound; what is decoded of AAC ends with the rest of its last block.
+    # Matroska declares no duration of the sound, and decoded AAC fills its last block.
     rest = 1024 / 16000 if suffix == ".mkv" else 1e-6
     assert 0 <= media_duration(path) - seconds < rest
 
@@ -35,15 +35,15 @@ def test_silent_video(tmp_path, suffix):
     assert media_duration(path) == 2
 
 
-def test_what_the_file_declares_is_not_decoded(tmp_path):
+def test_declared_duration_needs_no_decoding(tmp_path):
     save_audio(tmp_path / "sound.flac", tone(3.3, 24000), 24000)
     content = (tmp_path / "sound.flac").read_bytes()
     assert media_duration(MediaBytes(content[: len(content) // 2])) == pytest.approx(3.3)
 
 
 @pytest.mark.parametrize("name, muxer", [("sound.mp3", "mp3"), ("sound.aac", "adts")])
-def test_without_a_header_the_sound_is_counted(tmp_path, name, muxer):
-    # Silence takes fewer bits than noise: what the bit rate of the beginning tells is far off.
+def test_sound_without_a_header_is_decoded(tmp_path, name, muxer):
+    # Silence takes fewer bits than noise, so the bit rate at the start misleads.
     sound = np.zeros((1, 10 * 24000), np.float32)
     sound[:, 5 * 24000 :] = 0.3 * np.random.default_rng(0).standard_normal(5 * 24000)
     path = tmp_path / name
@@ -58,7 +58,7 @@ def test_without_a_header_the_sound_is_counted(tmp_path, name, muxer):
     assert media_duration(path) == pytest.approx(waveform.shape[1] / rate, abs=1e-6)
 
 
-def test_video_without_a_declared_length(tmp_path):
+def test_video_without_a_declared_duration(tmp_path):
     save_video(tmp_path / "clip.mp4", black(2), fps=24)
     with av.open(str(tmp_path / "clip.mp4")) as source, av.open(str(tmp_path / "clip.h264"), "w") as target:
         copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
@@ -70,7 +70,7 @@ def test_video_without_a_declared_length(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".mp3", ".mp4", ".mkv"])
-def test_bytes_as_files(tmp_path, suffix):
+def test_bytes(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     if suffix in (".mp4", ".mkv"):
         save_video(path, black(2), tone(1.5, 16000), 16000, fps=24)
@@ -95,7 +95,7 @@ def test_nothing_can_be_decoded(tmp_path):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 24000), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 24000
         target.mux([*stream.encode(frame), *stream.encode(None)])
-    # Headers alone, 7 bytes of each packet.
+    # Keep only the headers: 7 bytes of each packet.
     with av.open(str(tmp_path / "sound.aac")) as source:
         headers = b"".join(bytes(packet)[:7] + bytes(packet.size - 7) for packet in source.demux() if packet.size)
     (tmp_path / "sound.aac").write_bytes(headers)

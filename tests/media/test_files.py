@@ -39,7 +39,7 @@ def test_video_from_bytes_is_that_of_the_file(clip, name):
     assert torch.equal(load_audio(source)[0], load_audio(clip)[0])
 
 
-def test_video_that_cannot_seek_is_opened_anew(tmp_path, clip):
+def test_video_that_cannot_seek_is_read_from_the_start(tmp_path, clip):
     with av.open(str(clip)) as source, av.open(str(tmp_path / "clip.h264"), "w") as target:
         copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
         for packet in source.demux(video=0):
@@ -76,7 +76,7 @@ def test_same_errors_as_for_files(tmp_path, clip, load):
         assert str(of_bytes.value) == str(of_file.value)
 
 
-def test_same_result_of_damage_as_for_files(tmp_path, clip, caplog):
+def test_damage_has_the_same_effect_as_in_files(tmp_path, clip, caplog):
     content = bytearray(clip.read_bytes())
     middle = len(content) // 2
     content[middle : middle + len(content) // 10] = bytes(len(content) // 10)
@@ -86,14 +86,14 @@ def test_same_result_of_damage_as_for_files(tmp_path, clip, caplog):
     assert torch.equal(frames, load_video(clip, fps=24))
 
 
-def test_bytes_lead_to_no_other_file(tmp_path, monkeypatch):
+def test_bytes_cannot_open_other_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_audio("other.wav", tone(0.1), 16000)
     with pytest.raises(MediaError, match="^row 3: "):
         load_audio(MediaBytes(b"ffconcat version 1.0\nfile other.wav\n", "row 3"))
 
 
-def test_name_stands_for_the_bytes():
+def test_messages_show_the_name():
     source = MediaBytes(b"data", "row 3")
     assert str(source) == f"{source}" == "row 3" and "data" not in repr(source)
     assert str(MediaBytes(b"data")) == "bytes"

@@ -14,7 +14,7 @@ def sine(rate, frequency=440.0, seconds=1.0, level=0.5):
 
 
 def peak(signal, rate):
-    """Frequency of the strongest partial, Hz."""
+    """Return the frequency of the strongest partial in Hz."""
     spectrum = torch.as_tensor(signal).double().mul(torch.hann_window(len(signal), dtype=torch.float64))
     return float(torch.fft.rfft(spectrum).abs().argmax()) * rate / len(signal)
 
@@ -24,7 +24,7 @@ def rms(signal):
 
 
 def write_pcm(path, samples, rate, codec="pcm_s16le", form="s16", layout="mono"):
-    """`samples` [channels, n] of the format's own numpy type, packed."""
+    """Write `samples` [channels, n], in the format's own numpy type."""
     with av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=rate, layout=layout)
         stream.format = form
@@ -62,16 +62,16 @@ def test_sine_survives(tmp_path, suffix, rate):
     assert waveform.shape[0] == 1
     if suffix in (".wav", ".flac"):
         assert new_rate == rate and torch.allclose(waveform[0], torch.from_numpy(sine(rate)), atol=2**-15)
-    # AAC ends with the rest of its last block.
+    # AAC fills its last block.
     assert 0 <= waveform.shape[1] - new_rate < (1024 if suffix == ".m4a" else 1)
     middle = waveform[0, new_rate // 10 : new_rate - new_rate // 10]
     assert abs(peak(middle, new_rate) - 440) < 2
-    # LAME turns the sound down by some percent.
+    # LAME lowers the level by a few percent.
     assert rms(middle) == pytest.approx(0.5 / math.sqrt(2), rel=0.06 if suffix == ".mp3" else 0.01)
 
 
 @pytest.mark.parametrize("suffix", [".mp3", ".m4a", ".opus"])
-def test_encoder_delay_is_left_out(tmp_path, suffix):
+def test_encoder_delay_is_removed(tmp_path, suffix):
     signal = np.zeros((1, 24000), np.float32)
     signal[0, 12000:] = sine(24000, seconds=0.5)
     save_audio(tmp_path / f"sound{suffix}", signal, 24000)
@@ -117,7 +117,7 @@ def test_surround(tmp_path):
 
     stereo, _ = load_audio(tmp_path / "sound.flac", channels=2)
     spectrum = torch.fft.rfft(stereo.double()).abs() / 4000 / 0.5
-    # FFmpeg's matrix: front 1, centre and back 0.707, deep 0, scaled to a sum of 1.
+    # FFmpeg's matrix: front 1, centre and back 0.707, low frequencies 0, scaled to a sum of 1.
     front = 1 / (1 + math.sqrt(2))
     expected = torch.tensor([[1, 0, 0.5**0.5, 0, 0.5**0.5, 0], [0, 1, 0.5**0.5, 0, 0, 0.5**0.5]]) * front
     assert torch.allclose(spectrum[:, frequencies].float(), expected, atol=1e-3)
@@ -169,7 +169,7 @@ def test_video_without_sound(tmp_path):
         ("duration", float("inf")),
     ],
 )
-def test_absurd_arguments(tmp_path, name, value):
+def test_arguments_out_of_range(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
         load_audio(tmp_path / "missing.wav", **{name: value})
 

@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def write_video(path, pictures, rate=24, stamps=None, time_base=None, rotation=None, hflip=False, offset=0, **options):
-    """Lossless video of `pictures` [T, H, W, 3]; stamps are in units of time_base."""
+    """Write `pictures` [T, H, W, 3] as lossless video. Stamps are in units of `time_base`."""
     time_base = time_base or 1 / Fraction(rate)
     stamps = range(len(pictures)) if stamps is None else stamps
     codec = options.pop("codec", "libx264")
@@ -37,7 +37,7 @@ def greys(count, step=4):
 
 
 def indices(frames, step=4):
-    """Which source frame each picked frame is."""
+    """Return the index of the source frame for each picked frame."""
     levels = frames.float().mean(dim=(1, 2, 3))
     assert (frames.float() - levels[:, None, None, None]).abs().max() <= 1
     return (levels / step).round().int().tolist()
@@ -76,7 +76,7 @@ def test_variable_frame_rate(tmp_path):
     assert indices(load_video(path, fps=10, duration=1.9)) == on_screen(stamps, Fraction(10, 1000), 0, 19)
 
 
-def test_stamps_count_from_the_start_of_the_stream(tmp_path):
+def test_times_count_from_the_start_of_the_file(tmp_path):
     path = write_video(tmp_path / "clip.mkv", greys(24), 24, offset=48)
     assert indices(load_video(path, fps=24, start=0.5, duration=0.25)) == [12, 13, 14, 15, 16, 17]
 
@@ -100,7 +100,7 @@ def test_late_start_is_exact(tmp_path, suffix, bframes):
     assert indices(load_video(path, fps=10, start=4.5, duration=0.8)) == list(range(45, 53))
 
 
-def test_late_start_does_not_read_from_the_beginning(tmp_path, monkeypatch):
+def test_late_start_seeks(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", greys(60), 2, g="2")
     decoded = []
 
@@ -115,7 +115,7 @@ def test_late_start_does_not_read_from_the_beginning(tmp_path, monkeypatch):
     assert len(decoded) < 15
 
 
-def test_seeking_too_far_is_made_good(tmp_path, monkeypatch):
+def test_seeking_too_far_starts_over(tmp_path, monkeypatch):
     path = write_video(tmp_path / "clip.mp4", greys(60), 10, g="5")
     from audiox_diffusers.media import video
 
@@ -129,14 +129,14 @@ def test_single_frame(tmp_path):
     assert load_video(path).shape == (1, 3, HEIGHT, WIDTH)
 
 
-def test_frames_hidden_by_an_edit_list_are_left_out(tmp_path):
-    # The muxer hides what lies before 0.
+def test_frames_hidden_by_an_edit_list_are_skipped(tmp_path):
+    # The muxer hides frames before 0 by an edit list.
     path = write_video(tmp_path / "clip.mp4", greys(48), 24, offset=-20)
     assert indices(load_video(path, fps=24, duration=None)) == list(range(20, 48))
 
 
 def corners():
-    """One picture, quarters red, green / blue, white."""
+    """Return one picture with quarters in red, green, blue and white."""
     picture = np.zeros((1, HEIGHT, WIDTH, 3), np.uint8)
     picture[0, :12, :16, 0] = picture[0, :12, 16:, 1] = picture[0, 12:, :16, 2] = 255
     picture[0, 12:, 16:] = 255
@@ -211,12 +211,12 @@ def test_resize_frames_refuses(frames, size):
         ("size", (0, 10)),
     ],
 )
-def test_absurd_arguments(tmp_path, name, value):
+def test_arguments_out_of_range(tmp_path, name, value):
     with pytest.raises(ValueError, match=name):
         load_video(tmp_path / "missing.mp4", **{name: value})
 
 
-def test_start_beyond_the_end(tmp_path):
+def test_start_past_the_end(tmp_path):
     path = write_video(tmp_path / "clip.mp4", greys(24), 24)
     assert load_video(path, start=0.95).shape[0] == 1
     for start in (1.0, 50.0):
@@ -250,7 +250,7 @@ def test_cover_picture_is_not_a_video(tmp_path):
 
 
 def test_crop_keeps_the_aspect_ratio_and_the_centre():
-    """A circle stays round; what lies outside of the central square is cut off."""
+    """A circle stays round, and only the central square is kept."""
     rows, columns = torch.meshgrid(torch.arange(90), torch.arange(160), indexing="ij")
     circle = ((rows - 44.5) ** 2 + (columns - 79.5) ** 2 < 30**2).float()
     frames = circle.expand(2, 3, 90, 160).clone()

@@ -1,4 +1,4 @@
-"""Sound that comes in pieces: written as it comes, the same as in one."""
+"""Sound written piece by piece."""
 
 import math
 import weakref
@@ -17,13 +17,13 @@ def sound():
 
 
 @pytest.mark.parametrize("name", ["sound.wav", "sound.flac", "sound.mp3", "sound.ogg", "sound.m4a"])
-def test_the_file_is_that_of_the_whole(sound, tmp_path, name):
+def test_pieces_give_the_same_file_as_the_whole(sound, tmp_path, name):
     save_audio(tmp_path / f"whole-{name}", sound, 44100)
     save_audio(tmp_path / name, (piece.numpy() for piece in sound.split(7001, dim=1)), 44100)
     whole, rate = load_audio(tmp_path / f"whole-{name}")
     pieces, other_rate = load_audio(tmp_path / name)
     assert rate == other_rate and whole.shape == pieces.shape
-    # Opus and AAC may split their frames elsewhere; what is heard is the same.
+    # Opus and AAC may split frames differently, which changes little.
     assert (whole - pieces).abs().max() < (1e-6 if name.endswith(("wav", "flac")) else 0.2)
 
 
@@ -34,7 +34,7 @@ def test_video(sound, tmp_path):
     assert load_audio(tmp_path / "pieces.mp4")[0].shape == load_audio(tmp_path / "whole.mp4")[0].shape
 
 
-def test_each_piece_is_let_go_before_the_next_but_one_is_made(tmp_path):
+def test_pieces_are_released_after_writing(tmp_path):
     made = []
 
     def pieces():
@@ -52,7 +52,7 @@ def test_each_piece_is_let_go_before_the_next_but_one_is_made(tmp_path):
 @pytest.mark.parametrize(("orig", "new"), [(44100, 48000), (48000, 44100), (44100, 8000), (8000, 44100)])
 @pytest.mark.parametrize("size", [100_000, 30_011, 997])
 def test_resampled_in_pieces(orig, new, size):
-    """The pieces are those of the whole, and a tone stays the tone: nothing is late, and the error is below -90 dB."""
+    """The pieces join to the resampled whole, and a tone keeps its frequency, level and phase."""
     wave = np.sin(2 * np.pi * 1000 / orig * np.arange(100_000)).astype(np.float32)
     sound = np.stack([wave, -wave / 2])
     pieces = list(resample_pieces([sound[:, i : i + size] for i in range(0, 100_000, size)], orig, new))
@@ -80,14 +80,14 @@ def fail_midway():
         (fail_midway, "no more"),
     ],
 )
-def test_what_fails_midway_leaves_what_was_there(tmp_path, pieces, message):
+def test_errors_midway_leave_the_old_file(tmp_path, pieces, message):
     (tmp_path / "sound.wav").write_bytes(b"old")
     with pytest.raises((ValueError, RuntimeError), match=message):
         save_audio(tmp_path / "sound.wav", pieces(), 44100)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("sound.wav", b"old")]
 
 
-def test_one_warning_for_all_that_is_clipped(tmp_path, caplog):
+def test_one_warning_for_all_clipped_pieces(tmp_path, caplog):
     save_audio(
         tmp_path / "sound.wav", iter([np.full((1, 10), 2.0), np.full((1, 10), 0.5), np.full((1, 5), -3.0)]), 8000
     )

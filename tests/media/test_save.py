@@ -20,7 +20,7 @@ def click(rate, at, seconds=1.0):
 
 
 def write_video(path, count=48, rate=24, codec="libx264", offset=0, rotation=None, stamps=None, **options):
-    """Grey frames of the levels 0, 4, 8, ...; stamps count 1/rate s."""
+    """Write grey frames with levels 0, 4, 8, ... Stamps are in units of 1/rate s."""
     with av.open(str(path), "w") as target:
         stream = target.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = 24, 32, "yuv420p"
@@ -35,7 +35,7 @@ def write_video(path, count=48, rate=24, codec="libx264", offset=0, rotation=Non
 
 
 def packets(path):
-    """Bytes and time (s) of each picture packet, in the order stored."""
+    """Return the bytes and the time in seconds of each picture packet, in stored order."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         stored = [packet for packet in container.demux(stream) if packet.size]
@@ -47,7 +47,7 @@ def streams(path):
         return [stream.type for stream in container.streams]
 
 
-# The picture of a file
+# Copied pictures
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -81,7 +81,7 @@ def test_old_sound_is_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("seconds", [0.5, 4.0])
-def test_neither_is_cut(tmp_path, seconds):
+def test_picture_and_sound_keep_their_durations(tmp_path, seconds):
     path = write_video(tmp_path / "source.mp4")
     save_video(tmp_path / "target.mp4", path, tone(16000, seconds), 16000)
     assert packets(tmp_path / "target.mp4") == packets(path)
@@ -92,7 +92,7 @@ def test_neither_is_cut(tmp_path, seconds):
 @pytest.mark.parametrize("offset", [0, 36, -12])
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
 def test_sound_begins_with_the_first_frame(tmp_path, suffix, offset):
-    # A negative offset makes the muxer hide frames by an edit list.
+    # With a negative offset, the muxer hides frames by an edit list.
     path = write_video(tmp_path / "source.mp4", offset=offset)
     target = tmp_path / f"target{suffix}"
     if offset < 0 and suffix == ".mkv":
@@ -117,7 +117,7 @@ def test_sound_begins_with_the_first_frame(tmp_path, suffix, offset):
     assert onset == pytest.approx(0.5, abs=0.005)
 
 
-def test_interleaved(tmp_path):
+def test_picture_and_sound_are_interleaved(tmp_path):
     save_video(tmp_path / "target.mp4", write_video(tmp_path / "source.mp4", 30, 1, g="4"), tone(44100, 30.0))
     with av.open(str(tmp_path / "target.mp4")) as container:
         stored = sorted((packet for packet in container.demux() if packet.size), key=lambda packet: packet.pos)
@@ -187,7 +187,7 @@ def test_frames_are_encoded(tmp_path, suffix, fps):
     assert streams(tmp_path / f"clip{suffix}") == ["video", "audio"]
 
 
-def test_kinds_of_frames_agree(tmp_path):
+def test_all_types_of_frames_agree(tmp_path):
     frames = torch.arange(4 * 3 * 24 * 32).reshape(4, 3, 24, 32).div(36).to(torch.uint8)
     kinds = {
         "uint8": frames,
@@ -208,7 +208,7 @@ def test_colours(tmp_path):
     assert (loaded - colours).abs().max() < 6
 
 
-def test_odd_sizes_grow_by_the_edge(tmp_path):
+def test_odd_sizes_repeat_the_edge(tmp_path):
     frames = torch.full((2, 3, 25, 33), 200, dtype=torch.uint8)
     save_video(tmp_path / "clip.mp4", frames, fps=2)
     loaded = load_video(tmp_path / "clip.mp4", fps=2)
@@ -242,7 +242,7 @@ def test_frames_refused(tmp_path, video, fps, message):
 
 
 @pytest.mark.parametrize("form", [torch.float32, torch.float64, torch.bfloat16, "array", "flat"])
-def test_kinds_of_waveform(tmp_path, form):
+def test_types_of_waveform(tmp_path, form):
     waveform = torch.tensor([[0.0, 0.5, -0.5, 1.0, -1.0, 0.75 / 32768]])
     expected = torch.tensor([[0.0, 0.5, -0.5, 32767 / 32768, -1.0, 1 / 32768]])
     given = {"array": waveform.double().numpy(), "flat": waveform[0]}.get(form)
@@ -317,7 +317,7 @@ def test_unknown_extension(tmp_path):
         save_video(tmp_path / "clip.avi", torch.zeros(4, 3, 24, 32), fps=4)
 
 
-# What is at the target
+# The target
 
 
 SAVERS = {
@@ -353,7 +353,7 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, name, error, monkeypatc
         begun.extend(other for other in os.listdir(tmp_path) if other != name)
         raise error
 
-    # Two seconds: the second one fails, when the first one is in the file.
+    # The first second is in the file when the next one fails.
     real = av.AudioFrame.from_ndarray
     calls = iter([real, interrupted])
     frame = type("Frame", (), {"from_ndarray": staticmethod(lambda *args, **kwargs: next(calls)(*args, **kwargs))})

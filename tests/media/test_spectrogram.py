@@ -18,7 +18,7 @@ def noise(seconds=1.0, level=0.1):
 
 
 def band_centre(band, num_mels, rate):
-    """Hz, of HTK's mel scale."""
+    """Convert HTK's mel to Hz."""
     highest = 2595 * math.log10(1 + rate / 2 / 700)
     return 700 * (10 ** (highest * (band + 1) / (num_mels + 1) / 2595) - 1)
 
@@ -32,23 +32,23 @@ def test_shape():
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
 @pytest.mark.parametrize("band", [4, 30, 55])
-def test_tone_lies_in_its_band(rate, band):
+def test_tone_is_loudest_in_its_band(rate, band):
     spectrogram = log_mel(tone(band_centre(band, 64, rate), rate=rate), rate)
     assert (spectrogram[:, 8:-8].argmax(0) == band).all()
 
 
 def test_level_of_a_tone():
-    # On a bin and in the centre of the only band: half of the window's sum, which is half of its length.
+    # On a bin, in the centre of the only band: half of the window's sum, which is half of its length.
     spectrogram = log_mel(tone(4000, level=1.0), RATE, num_mels=1)
     centre = band_centre(0, 1, RATE)
     weights = [max(0.0, 1 - abs(mel(4000 + bin * RATE / 1024, centre))) for bin in (-1, 0, 1)]
-    # A Hann window puts half of it on each neighbour too.
+    # A Hann window also puts half of it on each neighbour.
     expected = 256 * (0.5 * weights[0] + weights[1] + 0.5 * weights[2])
     assert spectrogram[0, 8:-8].exp().mean().item() == pytest.approx(expected, rel=0.01)
 
 
 def mel(frequency, centre):
-    """Where a frequency lies in the triangle of a single band: 0 at the centre, 1 at the ends."""
+    """Return the distance from the centre of a single band: 0 at the centre, 1 at the ends."""
     return (frequency - centre) / (centre if frequency < centre else RATE / 2 - centre)
 
 
@@ -114,7 +114,7 @@ def test_distance_grows_with_noise():
     assert log_mel_distance(sound + noise(), sound, RATE) == distances[2]
 
 
-def test_distance_of_other_lengths():
+def test_distance_needs_equal_lengths():
     with pytest.raises(ValueError, match="`a` and `b`.*16000 and 8000"):
         log_mel_distance(noise(), noise(0.5), RATE)
 
@@ -129,14 +129,14 @@ def brightness(waveform, rate=RATE):
 def test_picture_of_a_tone(band):
     rows = brightness(tone(band_centre(band, 128, RATE), level=0.5))[:, 8:-8]
     assert rows.shape[0] == 256
-    # Two rows for each of 128 bands, the lowest at the bottom.
+    # Two rows per band, the lowest of 128 bands at the bottom.
     assert (np.isin(rows.argmax(0), [255 - 2 * band, 254 - 2 * band])).all()
 
 
 def test_pictures_share_one_range():
     assert brightness(torch.zeros(RATE)).max() == 4  # the colour of the lowest level, (0, 0, 4)
     quiet, loud = brightness(noise(level=0.01)), brightness(noise(level=0.1))
-    # 20 dB of the 80 that are shown.
+    # 20 dB of the 80 dB in the picture.
     assert (loud > quiet).all()
     assert brightness(tone(band_centre(64, 128, RATE), level=1.0)).max() > 650 > loud.max()
 

@@ -1,4 +1,4 @@
-"""Mel spectrograms of sound: to compare two sounds, and to look at one."""
+"""Mel spectrograms, to compare two sounds or to draw one."""
 
 import math
 
@@ -9,15 +9,15 @@ from torchaudio.transforms import MelSpectrogram
 
 from .files import check_sampling_rate
 
-# Magnitudes below count as this much, so that silence has a logarithm.
+# Smallest magnitude, so that silence has a logarithm.
 FLOOR = 1e-5
 
 PICTURE_MELS = 128
 PICTURE_HEIGHT = 256
-# What a picture shows, in dB below a tone of full scale.
+# Range of levels in a picture, in dB below a full-scale tone.
 PICTURE_RANGE = 80
 
-# Evenly spaced colours of matplotlib's "magma", from silent to loud: equal steps in level look equally large.
+# Evenly spaced colours of matplotlib's "magma", from silent to loud. Equal steps in level look equal.
 COLOURS = np.array(
     [
         (0, 0, 4),
@@ -35,24 +35,24 @@ COLOURS = np.array(
 
 def log_mel(waveform: torch.Tensor | np.ndarray, sampling_rate: int, num_mels: int = 64) -> torch.Tensor:
     """
-    Log-mel spectrogram of the mono mix of a sound.
+    Compute the log-mel spectrogram of a sound's mono mix.
 
-    The magnitudes (not powers) of a short-time Fourier transform with a Hann window of about 64 ms and a quarter of
-    that from frame to frame, summed by triangular filters on the mel scale (HTK's formula) from 0 to half the sampling
-    rate. The Fourier transform is not normalised: a tone of amplitude 1 gives about a quarter of the window's samples.
+    Triangular filters on the mel scale (HTK's formula), from 0 to half the sampling rate, sum the magnitudes (not
+    powers) of a short-time Fourier transform. Its Hann window is about 64 ms long and moves by a quarter of that. The
+    transform is not normalised: a tone of amplitude 1 gives about a quarter of the window's samples.
 
     Args:
-        waveform: Floating point, shape `[samples]` or `[channels, samples]`.
-        sampling_rate: In Hz.
-        num_mels: Number of mel bands. With 64, no band is empty from 8 kHz on.
+        waveform (`torch.Tensor` or `np.ndarray`): Floating point, shape `[samples]` or `[channels, samples]`.
+        sampling_rate (`int`): Sampling rate in Hz.
+        num_mels (`int`): Number of mel bands. With 64, no band is empty at rates of 8 kHz and more.
 
     Returns:
-        float32 tensor of shape `[num_mels, frames]` on the CPU, lowest band first: natural logarithms, at least
-        `ln(1e-5)`. Frame `i` is centred on sample `i * hop` with `frames = samples // hop + 1`, and there is silence
-        before the sound and after it.
+        `torch.Tensor`: float32 of shape `[num_mels, frames]` on the CPU, lowest band first. Values are natural
+        logarithms, at least `ln(1e-5)`. There are `samples // hop + 1` frames; frame `i` is centred on sample
+        `i * hop`, with silence before and after the sound.
 
     Raises:
-        ValueError: `waveform` is empty or has another shape or type, `sampling_rate` is not a whole number above 0.
+        ValueError: `waveform` is empty or has another shape or type, or `sampling_rate` is out of range.
     """
     sampling_rate = check_sampling_rate("sampling_rate", sampling_rate)
     n_fft = _n_fft(sampling_rate)
@@ -69,18 +69,22 @@ def log_mel(waveform: torch.Tensor | np.ndarray, sampling_rate: int, num_mels: i
 
 def log_mel_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray, sampling_rate: int) -> float:
     """
-    How far two sounds of the same length are apart: the mean absolute difference of their log-mel spectrograms.
+    Compute the mean absolute difference of the log-mel spectrograms of two sounds.
 
-    It is the mean over all bands and frames of [`log_mel`], in units of the natural logarithm: 0 for equal sounds,
-    about 0.7 for one at double the amplitude of the other, and the same whichever comes first. It is a measure of
-    spectra over time, not of samples: an inverted sound is at distance 0.
+    The mean is over all bands and frames of [`log_mel`], in units of the natural logarithm: 0 for equal sounds, about
+    0.7 if one has twice the amplitude of the other. The order of the sounds does not matter. The measure compares
+    spectra, not samples: an inverted sound has distance 0.
 
     Args:
-        a, b: Floating point, shape `[samples]` or `[channels, samples]`, equally many samples.
-        sampling_rate: Of both, in Hz.
+        a (`torch.Tensor` or `np.ndarray`): Floating point, shape `[samples]` or `[channels, samples]`.
+        b (`torch.Tensor` or `np.ndarray`): Another sound with as many samples.
+        sampling_rate (`int`): Sampling rate of both in Hz.
+
+    Returns:
+        `float`: The distance, 0 or more.
 
     Raises:
-        ValueError: The lengths differ, or a sound or the rate is not as [`log_mel`] takes it.
+        ValueError: The lengths differ, or [`log_mel`] does not accept a sound or the rate.
     """
     a, b = _mono("a", a), _mono("b", b)
     if len(a) != len(b):
@@ -90,18 +94,18 @@ def log_mel_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray,
 
 def spectrogram_picture(waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> Image.Image:
     """
-    Picture of a log-mel spectrogram, without axes.
+    Draw a log-mel spectrogram, without axes.
 
-    Time runs from left to right, one column for each frame of [`log_mel`]; low frequencies are at the bottom. The
-    colours span a fixed range, from 80 dB below a tone of full scale (black) to such a tone (pale yellow), so
-    pictures of sounds at one sampling rate can be compared.
+    Time runs from left to right, one column per frame of [`log_mel`]. Low frequencies are at the bottom. Colours span
+    a fixed range, from 80 dB below a full-scale tone (black) to a full-scale tone (pale yellow), so pictures of sounds
+    with the same sampling rate can be compared.
 
     Args:
-        waveform: Floating point in -1..1, shape `[samples]` or `[channels, samples]`.
-        sampling_rate: In Hz.
+        waveform (`torch.Tensor` or `np.ndarray`): Floating point in -1..1, shape `[samples]` or `[channels, samples]`.
+        sampling_rate (`int`): Sampling rate in Hz.
 
     Returns:
-        RGB picture, 256 pixels high.
+        `PIL.Image.Image`: RGB picture, 256 pixels high.
 
     Raises:
         ValueError: As [`log_mel`].
@@ -117,12 +121,12 @@ def spectrogram_picture(waveform: torch.Tensor | np.ndarray, sampling_rate: int)
 
 
 def _n_fft(sampling_rate: int) -> int:
-    """The power of two nearest to 64 ms, on a logarithmic scale."""
+    """Return the power of two nearest to 64 ms, on a logarithmic scale."""
     return 2 ** max(2, round(math.log2(0.064 * sampling_rate)))
 
 
 def _mono(name: str, waveform: torch.Tensor | np.ndarray) -> torch.Tensor:
-    """float32 `[samples]` on the CPU."""
+    """Return the mono mix as float32 `[samples]` on the CPU."""
     sound = torch.as_tensor(waveform).detach().cpu()
     if not sound.is_floating_point() or sound.ndim not in (1, 2) or sound.numel() == 0:
         raise ValueError(
