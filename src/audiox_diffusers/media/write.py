@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 import numpy as np
@@ -152,33 +151,17 @@ def save_video(
 @contextmanager
 def _create(path: Path, muxer: str) -> Iterator[OutputContainer]:
     """Open a new file for writing. FFmpeg gets the open file: it would take a name with a colon for a URL."""
-    output = None
     try:
-        with open(path, "wb") as file:
-            output = _Output(file)
-            with av.open(output, "w", format=muxer) as target:
-                yield target
+        with open(path, "wb") as file, av.open(file, "w", format=muxer) as target:
+            yield target
     except Exception as error:
-        # PyAV may report something else by now, such as a failure to close the file.
-        cause = output.error if output is not None and output.error is not None else error
+        # After a failed write, closing fails too, with an error that says less.
+        cause = error
+        while isinstance(cause, av.error.PyAVCallbackError):
+            cause = cause.__context__
         if not isinstance(cause, OSError) or cause.errno is None or cause.filename is not None:
             raise
         raise OSError(cause.errno, cause.strerror, str(path)) from cause
-
-
-class _Output:
-    """A file as PyAV writes it, which keeps its error."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.error = file, None
-        self.seek, self.tell = file.seek, file.tell
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self._file.write(data)
-        except OSError as error:
-            self.error = error
-            raise
 
 
 def _format(path: Path, formats: dict) -> tuple[str, str] | str:
