@@ -15,7 +15,7 @@ from audiox_diffusers import (
 
 
 def build(model_class: type, config: dict) -> torch.nn.Module:
-    """A small model in evaluation mode, the same at each call. No parameter is zero or one throughout."""
+    """Build a small model in evaluation mode, always the same. No parameter is constant."""
     with torch.random.fork_rng([]):
         torch.manual_seed(0)
         model = model_class(**config).eval()
@@ -28,7 +28,7 @@ def build(model_class: type, config: dict) -> torch.nn.Module:
 
 @dataclass
 class Case:
-    """A model class with a small config, and what a call of it takes."""
+    """A model class with a small config, and inputs for a call."""
 
     model_class: type
     config: dict
@@ -39,7 +39,7 @@ class Case:
         return build(self.model_class, self.config | config)
 
 
-# The rotated dimensions are fewer than those of a head, and a key-value head serves two query heads.
+# Heads have more dimensions than are rotated, and each key-value head serves two query heads.
 TRANSFORMER = Case(
     AudioXTransformer2DModel,
     {
@@ -163,7 +163,7 @@ CASES = {
 
 @pytest.fixture(params=CASES.values(), ids=CASES)
 def case(request) -> Case:
-    """Each model in turn."""
+    """Each model."""
     return request.param
 
 
@@ -189,7 +189,7 @@ def conditioner_case() -> Case:
 
 @pytest.fixture
 def run():
-    """First output of a call without gradients."""
+    """Return a function that calls a model without gradients and returns the first output."""
 
     def call(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
         with torch.no_grad():

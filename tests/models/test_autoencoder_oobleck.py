@@ -19,7 +19,7 @@ def sample(autoencoder_case):
 
 @pytest.fixture
 def vae_of(autoencoder_case):
-    """A small model with the given ratios. Its tiles have a core of 16 latent frames instead of 128."""
+    """A small model with the given ratios, and tiles of 16 latent frames instead of 128."""
 
     def build(ratios, core=16):
         vae = autoencoder_case.model(
@@ -62,7 +62,7 @@ def test_tiled_decoding_is_exact(vae_of, close, ratios, cores):
 @pytest.mark.parametrize("cores", [2.5, 3, 5.9375])
 @pytest.mark.parametrize("rest", [0.0, 0.25, 0.5, 0.75, 0.98])
 def test_tiled_encoding_is_exact(vae_of, close, ratios, cores, rest):
-    """Also for a last frame that is incomplete, wherever the last tile begins."""
+    """Also with an incomplete last frame, wherever the last tile starts."""
     vae = vae_of(ratios)
     frames = int(16 * cores) + 2 * vae.tile_latent_overlap
     sample = normal(2, 2, int((frames + rest) * vae.hop_length))
@@ -73,7 +73,7 @@ def test_tiled_encoding_is_exact(vae_of, close, ratios, cores, rest):
     assert tiled.mean.shape[-1] == frames
     close(tiled.mean, expected.mean, 1e-5)
     close(tiled.std, expected.std, 1e-5)
-    # The incomplete frame is on top.
+    # Plus the incomplete frame.
     assert len(calls) >= 3 and max(calls) < vae.tile_sample_min_length + vae.hop_length
 
 
@@ -107,7 +107,7 @@ def test_overlap_longer_than_a_tile(model):
         model.encode(normal(1, 2, 4001))
 
 
-def test_short_sounds_are_not_tiled(model, sample):
+def test_short_audio_is_not_tiled(model, sample):
     model.enable_tiling()
     calls = count_calls(model.encoder), count_calls(model.decoder)
     model(sample)
@@ -126,7 +126,7 @@ def test_slicing(model, sample, close):
 
 
 def reach(output: torch.Tensor, given: torch.Tensor) -> tuple[int, int]:
-    """First and last place of `given` that `output` depends on."""
+    """Return the first and last position of `given` that `output` depends on."""
     (gradient,) = torch.autograd.grad(output.double().abs().sum(), given)
     places = gradient.abs().sum(dim=(0, 1)).nonzero()
     return places.min().item(), places.max().item()
@@ -134,7 +134,7 @@ def reach(output: torch.Tensor, given: torch.Tensor) -> tuple[int, int]:
 
 @pytest.mark.parametrize("ratios", RATIOS)
 def test_overlap_covers_the_receptive_field(vae_of, ratios):
-    """The tiles overlap by no less than what an output depends on, and by little more."""
+    """The overlap covers everything that an output depends on, and little more."""
     vae = vae_of(ratios).double()
     hop, halo = vae.hop_length, vae.tile_latent_overlap
     frames = 4 * halo
@@ -195,8 +195,8 @@ def test_weight_norm_is_trained(model, sample):
         model.enable_group_offload(torch.device("cpu"), offload_type="leaf_level")
 
 
-def test_width_of_the_latents_is_free(autoencoder_case):
-    """`AutoencoderOobleck` needs twice as many channels in the first layer as there are in the latents."""
+def test_latent_width_is_independent_of_the_first_layer(autoencoder_case):
+    """`AutoencoderOobleck` needs twice as many channels in the first layer as in the latents."""
     vae = autoencoder_case.model(encoder_hidden_size=4, decoder_input_channels=5)
     latents = vae.encode(normal(1, 2, 80)).latent_dist.mean
     assert latents.shape == (1, 5, 10)
@@ -242,8 +242,8 @@ def test_decoder_stays_in_float32(model, sample, tmp_path, close, dtype):
     assert half(sample.to(dtype)).sample.dtype == torch.float32
 
 
-def test_blocks_are_offloaded_for_decode_alone(model):
-    """`decode` does not pass through `forward`, where one group of all that is in no block would be moved."""
+def test_blocks_are_offloaded_for_decode(model):
+    """`decode` does not call `forward`, whose hook would move everything outside the blocks as one group."""
     model.enable_group_offload(torch.device("cpu"), num_blocks_per_group=1)
     for part in (model.encoder, model.decoder):
         assert part._diffusers_hook.get_hook("group_offloading") is not None
@@ -251,7 +251,7 @@ def test_blocks_are_offloaded_for_decode_alone(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_seed_draws_the_same_in_every_precision(autoencoder_case, dtype):
+def test_a_seed_draws_the_same_noise_in_every_precision(autoencoder_case, dtype):
     model = autoencoder_case.model()
     sample = autoencoder_case.inputs()["sample"]
 

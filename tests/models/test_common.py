@@ -1,4 +1,4 @@
-"""What every model promises as a diffusers `ModelMixin`."""
+"""What every model does as a diffusers `ModelMixin`."""
 
 import copy
 import inspect
@@ -30,7 +30,7 @@ def same_weights(a: torch.nn.Module, b: torch.nn.Module) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_same_output_again(case, run):
+def test_output_is_reproducible(case, run):
     model = case.model()
     output = run(model, case.inputs())
     assert output.isfinite().all() and output.std() > 0
@@ -49,14 +49,14 @@ def test_tuple_equals_output_class(case):
         assert torch.equal(a, b) and torch.equal(a, c)
 
 
-def test_global_random_state_is_left_alone(case, run):
+def test_global_random_state_is_unchanged(case, run):
     model = case.model()
     before = torch.get_rng_state()
     run(model, case.inputs())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_inputs_are_left_alone(case, run):
+def test_inputs_are_unchanged(case, run):
     inputs = case.inputs()
     run(case.model(), inputs)
     assert all(torch.equal(tensor, inputs[name]) for name, tensor in case.inputs().items())
@@ -121,7 +121,7 @@ def test_load_reports_no_missing_keys(case, tmp_path):
 
 @pytest.fixture
 def shards(case, tmp_path):
-    """A model and the folder where it lies in several files, none of them with half of it."""
+    """A model, and a folder with its weights in at least three files."""
     model = case.model()
     size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     model.save_pretrained(tmp_path / "shards", max_shard_size=size // 3)
@@ -194,7 +194,7 @@ def training_loss(model: torch.nn.Module, inputs: dict) -> torch.Tensor:
 
 def test_training_step(case):
     model, inputs = case.model().train(), case.inputs()
-    # One sample without video and audio, or the empty tokens would have no gradient.
+    # Empty tokens only get a gradient from samples without video and audio.
     for name in {"video_embeds", "audio_latents"} & inputs.keys():
         inputs[name][0] = 0
     ema = EMAModel(model.parameters(), decay=0.9)
@@ -305,7 +305,7 @@ def test_compile_repeated_blocks(case, run):
         return
     expected = run(model, case.inputs())
     model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
-    # The blocks of a transformer share one compilation; elsewhere they come in a few shapes.
+    # The blocks of a transformer share one compilation. Other models have blocks of a few shapes.
     limit = 1 if case.model_class._supports_gradient_checkpointing else 4
     with torch._dynamo.config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True):
         for _ in range(2):
@@ -319,7 +319,7 @@ def test_export(case, run):
     torch.testing.assert_close(output, run(model, case.inputs()), rtol=1e-4, atol=1e-5)
 
 
-def test_gradient_checkpointing_is_supported_by_the_transformers_alone(case):
+def test_only_transformers_support_gradient_checkpointing(case):
     supported = case.model_class.__name__ in ("AudioXTransformer2DModel", "AudioXMMTransformer2DModel")
     model = case.model()
     assert model._supports_gradient_checkpointing == supported
@@ -338,7 +338,7 @@ def test_gradient_checkpointing_is_supported_by_the_transformers_alone(case):
 
 @pytest.mark.parametrize("name", ["transformer", "mm-transformer"])
 def test_lora_on_every_layer_of_a_block(request, run, close, tmp_path, name):
-    """Linear layers and convolutions: saved, loaded, fused and removed."""
+    """Save, load, fuse and unload adapters of linear layers and convolutions."""
     case = request.getfixturevalue("cases")[name]
     layers = (nn.Linear, nn.Conv1d)
     blocks = case.model().transformer_blocks

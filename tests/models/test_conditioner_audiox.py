@@ -42,8 +42,8 @@ def empty(model, name):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", PARTS)
-def test_absent_modality(model, inputs, name):
-    """Not given, or given as zeros, a modality's tokens are the empty ones and no other's change."""
+def test_missing_modality(model, inputs, name):
+    """`None` and zeros both give the empty tokens, and leave the other modalities alone."""
     full = model(**inputs)
     for absent in (None, torch.zeros_like(inputs[name])):
         output = model(**inputs | {name: absent})
@@ -66,7 +66,7 @@ def test_one_modality_alone(model, inputs, name):
 
 @torch.no_grad()
 def test_mixed_batch(model, inputs, close):
-    """Each sample lacks something else."""
+    """Each sample lacks another modality."""
     inputs["video_embeds"][0] = 0
     inputs["text_embeds"][1] = 0
     inputs["audio_latents"][1] = 0
@@ -78,7 +78,7 @@ def test_mixed_batch(model, inputs, close):
 
 
 @torch.no_grad()
-def test_partly_zero_is_present(model, inputs):
+def test_a_partly_zero_modality_is_not_missing(model, inputs):
     inputs["video_embeds"][0] = 0
     inputs["video_embeds"][0, 1, 2, 3] = 1
     inputs["audio_latents"][0] = 0
@@ -89,8 +89,8 @@ def test_partly_zero_is_present(model, inputs):
 
 
 @torch.no_grad()
-def test_video_places_are_read_in_memory_order(conditioner_case, inputs, close):
-    """`[T * Q, D]` in memory is read as `[D, T * Q]`, and the `[D, N]` made of it as `[N, D]`."""
+def test_video_projection_reshapes_instead_of_transposing(conditioner_case, inputs, close):
+    """The buffer `[T * Q, D]` is reshaped to `[D, T * Q]`, and the result `[D, N]` to `[N, D]`."""
     model = conditioner_case.model(num_temporal_layers=0)
     video, proj, norm = inputs["video_embeds"], model.video_proj.proj, model.video_proj.norm_out
     frames, places, dim, tokens = 3, 5, 8, 4
@@ -111,7 +111,7 @@ def test_video_places_are_read_in_memory_order(conditioner_case, inputs, close):
 
 @torch.no_grad()
 def test_time_transformer(model, close):
-    """The blocks written out; each place of the picture is a sequence of its own."""
+    """The written-out blocks. Each position of the image is a separate sequence."""
     block = model.video_proj.temporal_blocks[0]
     hidden = torch.randn(1, 3, 8, generator=torch.Generator().manual_seed(0))
     normed = block.norm1(hidden)
@@ -174,7 +174,7 @@ def test_half_precision_is_close(model, inputs, close, tmp_path):
     model.save_pretrained(tmp_path)
     half = AudioXConditioner.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
     inputs = {name: tensor.bfloat16() for name, tensor in inputs.items()}
-    # One lacks its video: the empty tokens are of the same dtype as the others.
+    # One sample lacks video: its empty tokens have the same dtype as the others.
     inputs["video_embeds"][0] = 0
     output = half(**inputs)
     assert {tensor.dtype for tensor in output.values()} == {torch.bfloat16}
@@ -182,7 +182,7 @@ def test_half_precision_is_close(model, inputs, close, tmp_path):
     close(output.condition_embeds.float(), expected.condition_embeds, 0.05)
 
 
-def test_gradient_reaches_the_embeddings_that_were_used(model, inputs):
+def test_gradient_reaches_the_embeddings_in_use(model, inputs):
     inputs["video_embeds"][0] = 0
     model(**inputs).condition_embeds.square().sum().backward()
     assert model.video_proj.empty_embedding.grad.any() and model.video_proj.proj.weight.grad.any()
@@ -194,7 +194,7 @@ def test_gradient_reaches_the_embeddings_that_were_used(model, inputs):
 
 
 def test_resampled_audio_tokens():
-    """`audio_autoencoder_v2`: latent frames are mixed to tokens, then channels to the width."""
+    """`audio_autoencoder_v2` projects latent frames to tokens, then channels to the width."""
     config = {
         "audio_type": "audio_autoencoder_v2",
         "latent_channels": 3,
@@ -215,7 +215,7 @@ def test_resampled_audio_tokens():
         model(text_embeds=torch.zeros(2, 2, 8))
 
 
-def test_what_a_model_has_no_use_for_is_refused(conditioner_case):
+def test_unused_modality_is_refused(conditioner_case):
     with pytest.raises(ValueError, match="This model does not use `sync_embeds`"):
         conditioner_case.model()(sync_embeds=torch.zeros(2, 9, 8), **conditioner_case.inputs())
     with pytest.raises(ValueError, match="`audio_type` must be one of"):

@@ -7,7 +7,7 @@ from peft import LoraConfig
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXTransformer2DModel
 from audiox_diffusers.models import AudioXContext
 
-# What each transformer makes of its context alone: names of layers, and how often they are called in a pass.
+# Layers of each transformer that depend on the context alone, and the number of calls in a forward pass.
 PROJECTIONS = {
     AudioXTransformer2DModel: {"linear_1": 1, "linear_2": 1, "attn2.to_k": 3, "attn2.to_v": 3},
     AudioXMMTransformer2DModel: {"context_embed": 1, "context_to_positions": 1, "modulation": 3},
@@ -21,7 +21,7 @@ def any_case(request, cases):
 
 @pytest.fixture
 def steps(any_case):
-    """Latents and times of three steps; the context is that of the case."""
+    """Latents and times of three steps, with the context of the case."""
     generator = torch.Generator().manual_seed(3)
     shape = any_case.inputs()["hidden_states"].shape
     return [
@@ -31,7 +31,7 @@ def steps(any_case):
 
 
 def count_calls(model) -> dict[str, list[int]]:
-    """Rows of each call of the projections, by their name, from now on."""
+    """Record the number of rows in each call of the projections, by name."""
     calls: dict[str, list[int]] = {name: [] for name in PROJECTIONS[type(model)]}
     for path, module in model.named_modules():
         for name in calls:
@@ -43,7 +43,7 @@ def count_calls(model) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def test_what_follows_from_the_context_alone_is_worked_out_once(any_case, steps):
+def test_the_context_is_projected_once(any_case, steps):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     expected = [model(**step, encoder_hidden_states=tensor).sample for step in steps]
     calls, context = count_calls(model), AudioXContext(tensor)
@@ -53,7 +53,7 @@ def test_what_follows_from_the_context_alone_is_worked_out_once(any_case, steps)
 
 
 @torch.no_grad()
-def test_fused_projections_are_kept_too(transformer_case):
+def test_fused_projections_are_cached_too(transformer_case):
     model, inputs = transformer_case.model(), transformer_case.inputs()
     expected = model(**inputs).sample
     model.fuse_qkv_projections()
@@ -66,7 +66,7 @@ def test_fused_projections_are_kept_too(transformer_case):
     assert len(calls) == len(model.transformer_blocks)
 
 
-def test_gradients_are_those_of_the_tensor(any_case, steps):
+def test_gradients_equal_those_of_a_tensor(any_case, steps):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     with torch.no_grad():
         context = AudioXContext(tensor)
@@ -81,7 +81,7 @@ def test_gradients_are_those_of_the_tensor(any_case, steps):
 
 
 @torch.no_grad()
-def test_the_null_context_costs_no_cross_attention(transformer_case):
+def test_the_null_context_skips_cross_attention(transformer_case):
     model, inputs = transformer_case.model(), transformer_case.inputs()
     tensor = inputs.pop("encoder_hidden_states")
     assert model.null_context_vanishes
@@ -96,7 +96,7 @@ def test_the_null_context_costs_no_cross_attention(transformer_case):
 
 
 @torch.no_grad()
-def test_a_context_of_fewer_rows_is_refused_where_the_null_context_is_something(any_case):
+def test_fewer_rows_are_refused_if_the_null_context_has_an_effect(any_case):
     model, inputs = any_case.model(), any_case.inputs()
     tensor = inputs.pop("encoder_hidden_states")
     with pytest.raises(ValueError, match="must have one row per sample of `hidden_states`, 2, got 1"):
@@ -122,7 +122,7 @@ def test_compiled_blocks_take_a_context(any_case, steps):
 
 
 def run_steps(model, steps, context, **kwargs) -> torch.Tensor:
-    """The output of each step, in one cache context."""
+    """Return the output of each step, in one cache context."""
     outputs = []
     with torch.no_grad():
         for step in steps:
@@ -132,7 +132,7 @@ def run_steps(model, steps, context, **kwargs) -> torch.Tensor:
 
 
 def offload_each_layer(model):
-    """As sequential offloading does it: weights are on the meta device but while a layer runs."""
+    """Keep weights on the meta device except while a layer runs, like sequential offloading."""
     cpu_offload(model, execution_device=torch.device("cpu"))
     assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
 
@@ -156,7 +156,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_context_gives_what_the_tensor_gives(any_case, steps, way):
+def test_a_context_gives_the_output_of_a_tensor(any_case, steps, way):
     tensor, outputs = any_case.inputs()["encoder_hidden_states"], []
     for context in (tensor, AudioXContext(tensor)):
         model = any_case.model()
@@ -166,7 +166,7 @@ def test_a_context_gives_what_the_tensor_gives(any_case, steps, way):
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
-def test_a_context_knows_the_scale_of_adapters(any_case, steps, scale):
+def test_a_context_uses_the_scale_of_adapters(any_case, steps, scale):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     with torch.random.fork_rng([]):
         torch.manual_seed(1)

@@ -31,7 +31,7 @@ def inputs(transformer_case):
 
 
 def reference(weights: dict, config, x, timestep, context) -> torch.Tensor:
-    """The network written out: one head after the other, the time token at position 0."""
+    """The written-out network: one head at a time, with the time token at position 0."""
     heads, head_dim = config.num_attention_heads, config.attention_head_dim
 
     def linear(name, hidden):
@@ -92,7 +92,7 @@ def reference(weights: dict, config, x, timestep, context) -> torch.Tensor:
     return (out + linear("postprocess_conv", out)).transpose(1, 2)
 
 
-# A head of 40 has 32 rotated dimensions, one of 80 has 40.
+# A head of width 40 has 32 rotated dimensions, a head of width 80 has 40.
 @pytest.mark.parametrize("head_dim", [32, 40, 80])
 @pytest.mark.parametrize("length", [9, 14])
 def test_known_answer(transformer_case, run, close, head_dim, length):
@@ -108,7 +108,7 @@ def test_depends_on_every_input(model, inputs, run):
         assert not torch.allclose(run(model, inputs | {name: tensor * 0.9}), output, atol=1e-3)
 
 
-def test_null_context_contributes_nothing(model, inputs, run):
+def test_null_context_has_no_effect(model, inputs, run):
     attended = []
     for block in model.transformer_blocks:
         block.attn2.register_forward_hook(lambda module, args, output: attended.append(output))
@@ -176,7 +176,7 @@ def attention_layers(model):
 
 @pytest.fixture
 def default_backend():
-    """Setting a model's backend also sets it for everything else in the process."""
+    """Setting the backend of one model also sets it for the whole process."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
     before = _AttentionBackendRegistry._active_backend
@@ -332,7 +332,7 @@ def test_lora_hotswap(transformer_case, lora_model, inputs, run, tmp_path):
 
 
 def denoise(model, inputs, run, calls=6, step=0.02) -> torch.Tensor:
-    """Outputs of the calls of a few steps, each with a null context and with the real one."""
+    """Return the outputs of a few steps, each with the null context and with a context."""
     outputs = []
     for i in range(calls):
         now = inputs | {"hidden_states": inputs["hidden_states"] * (1 - step * i)}
@@ -348,7 +348,7 @@ FIRST_BLOCK = {
     "config": lambda: FirstBlockCacheConfig(threshold=0.5),
     "exact": lambda: FirstBlockCacheConfig(threshold=0.0),
 }
-# The names it looks for by default end in "attn".
+# By default it looks for names that end in "attn".
 TAYLOR_LAYERS = [r"transformer_blocks\.\d+\.(attn1|attn2|ff)"]
 TAYLOR = {
     "config": lambda: TaylorSeerCacheConfig(
@@ -398,7 +398,7 @@ def test_cache(model, inputs, run, close, cache):
     assert len(calls) < len(expected)
     assert torch.equal(cached[0], expected[0])
     assert not torch.allclose(cached, expected)
-    if cache is not PYRAMID:  # which does not tell one context from the other
+    if cache is not PYRAMID:  # which does not distinguish contexts
         close(cached, expected, 0.3)
 
     model._reset_stateful_cache()
@@ -410,7 +410,7 @@ def test_cache(model, inputs, run, close, cache):
 
 
 def test_first_block_cache_keeps_contexts_apart(model, inputs, run):
-    """A call in a context that has no cache yet is computed in full, whatever another context holds."""
+    """A call in a context without a cache is computed in full, whatever other contexts have cached."""
     expected = run(model, inputs)
     model.enable_cache(FirstBlockCacheConfig(threshold=1e9))
     with model.cache_context("uncond"):

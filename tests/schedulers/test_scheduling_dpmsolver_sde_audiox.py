@@ -21,7 +21,7 @@ CONFIGS = [
 
 
 def velocity_of(denoised, sample, sigma):
-    """The velocity that a model would give for an estimate of the clean sample."""
+    """Return the model output for a denoised sample."""
     return (sample / (sigma**2 + 1) - denoised) * math.sqrt(sigma**2 + 1) / sigma
 
 
@@ -62,7 +62,7 @@ def test_every_parameter_matters(config):
     assert not torch.allclose(*loops, rtol=1e-3)
 
 
-def test_from_config_with_changes():
+def test_from_config_with_overrides():
     scheduler = AudioXDPMSolverSDEScheduler(sigma_min=0.03, eta=0.5)
     changed = AudioXDPMSolverSDEScheduler.from_config(scheduler.config, sigma_max=80.0)
     assert (changed.config.sigma_min, changed.config.sigma_max, changed.config.eta) == (0.03, 80.0, 0.5)
@@ -94,7 +94,7 @@ def test_schedule():
     assert scheduler.sigmas.tolist() == pytest.approx([8, 0])
 
 
-def test_own_sigmas():
+def test_custom_sigmas():
     scheduler = AudioXDPMSolverSDEScheduler()
     scheduler.set_timesteps(sigmas=[10.0, 3.0, 1.0])
     assert scheduler.sigmas.tolist() == [10, 3, 1, 0]
@@ -155,7 +155,7 @@ def test_scale_model_input_keeps_dtype():
 
 
 def test_denoise():
-    """A clean sample and noise, `x = x0 + s noise`, have the velocity `cos noise - sin x0` at `s = tan`."""
+    """`x = x0 + s noise` has the velocity `cos noise - sin x0` at `s = tan`."""
     clean, noise = normal(2, 3), normal(2, 3, seed=1)
     for sigma in (0.1, 1.0, 20.0):
         angle = math.atan(sigma)
@@ -209,7 +209,7 @@ def test_generator():
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_only_the_generator_is_drawn_from(eta):
+def test_noise_comes_from_the_generator_only(eta):
     before = torch.get_rng_state()
     generator = torch.Generator().manual_seed(0)
     full_loop(AudioXDPMSolverSDEScheduler(eta=eta), normal(2, 3, 5), generator=generator)
@@ -217,7 +217,7 @@ def test_only_the_generator_is_drawn_from(eta):
     assert torch.equal(generator.get_state(), torch.Generator().manual_seed(0).get_state()) == (eta == 0)
 
 
-def test_given_noise_equals_the_generators():
+def test_passed_noise_equals_noise_of_the_generator():
     outputs = []
     for kwargs in ({"generator": torch.Generator().manual_seed(3)}, {"variance_noise": normal(2, 3, seed=3)}):
         scheduler = AudioXDPMSolverSDEScheduler()
@@ -255,7 +255,7 @@ def test_dtype_is_kept(dtype):
         assert sample.dtype == dtype and sample.isfinite().all()
 
 
-def test_step_leaves_its_inputs_alone():
+def test_step_does_not_change_its_inputs():
     scheduler = AudioXDPMSolverSDEScheduler()
     scheduler.set_timesteps(4)
     output, sample, noise = normal(2, 3), normal(2, 3, seed=1), normal(2, 3, seed=2)
@@ -281,7 +281,7 @@ def test_add_noise():
 
 
 def test_begin_index():
-    """A loop entered midway starts at the step that its first timestep, or the begin index, names."""
+    """A loop can start at any step, given by its first timestep or by the begin index."""
     outputs = []
     for begin in (None, 6):
         scheduler = AudioXDPMSolverSDEScheduler()
@@ -300,7 +300,7 @@ def test_begin_index():
     assert scheduler.begin_index is None
 
 
-def test_set_timesteps_forgets_the_steps_taken():
+def test_set_timesteps_resets_the_steps():
     scheduler = AudioXDPMSolverSDEScheduler(eta=0.0)
     expected = full_loop(scheduler, normal(2, 3))
     scheduler.set_timesteps(10)
@@ -310,7 +310,7 @@ def test_set_timesteps_forgets_the_steps_taken():
 
 
 # Known answers. In l = -log(sigma) the exact step is exp(-g) x + integral of exp(u - g) D over u in 0..g, with
-# g = (1 + eta) h; for a D that is a polynomial in l it can be worked out.
+# g = (1 + eta) h. For a D that is a polynomial in l it has a closed form.
 
 
 def exact_step(sample, polynomial, sigma, next_sigma, eta):
@@ -327,8 +327,8 @@ def exact_step(sample, polynomial, sigma, next_sigma, eta):
 )
 def test_polynomials_are_integrated_exactly(eta, solver_order, coefficients):
     """
-    At steps of unequal lengths, a polynomial of degree `n` from the step on that knows `n + 1` denoised samples; of
-    the second degree's own share the released sampler takes one half.
+    With steps of any length, a polynomial of degree `n` is exact from the step with `n + 1` denoised samples on. Of the
+    quadratic term, the released sampler counts half.
     """
     scheduler = AudioXDPMSolverSDEScheduler(eta=eta, solver_order=solver_order)
     scheduler.set_timesteps(sigmas=[5.0, 4.0, 2.5, 1.2, 0.9, 0.4])
@@ -372,7 +372,7 @@ def test_order_2_is_the_midpoint_rule():
 
 @pytest.mark.parametrize("eta", [0.25, 1.0])
 def test_noise_level(eta):
-    """Noise is added at the level `s' sqrt(1 - (s' / s)^(2 eta))`."""
+    """The level of added noise is `s' sqrt(1 - (s' / s)^(2 eta))`."""
     outputs = []
     for noise in (torch.zeros(1), torch.ones(1)):
         scheduler = AudioXDPMSolverSDEScheduler(eta=eta)
@@ -385,7 +385,7 @@ MEAN, STD = 0.8, 0.5
 
 
 def sample_gaussian(scheduler, sample, steps, until_the_end=True, generator=None):
-    """The loop with the best denoiser there is for data that is normal with `MEAN` and `STD`."""
+    """Run the loop with the optimal denoiser for normal data with `MEAN` and `STD`."""
     scheduler.set_timesteps(steps)
     for i, timestep in enumerate(scheduler.timesteps if until_the_end else scheduler.timesteps[:-1]):
         sigma = scheduler.sigmas[i].item()
@@ -402,22 +402,22 @@ def test_converges_to_the_exact_trajectory(order):
     exact = MEAN + (start - MEAN) * math.sqrt((STD**2 + 0.1**2) / (STD**2 + 20.0**2))
     errors = [(sample_gaussian(scheduler, start, n, False) - exact).abs().max().item() for n in (21, 41, 81)]
     orders = [math.log2(a / b) for a, b in zip(errors, errors[1:])]
-    # With half the curvature the third order is a more exact second one.
+    # With half the curvature, the third-order solver converges with order 2 and a smaller error.
     assert errors[-1] < {1: 0.02, 2: 2e-4, 3: 1e-4}[order]
     assert all({1: 0.9, 2: 1.7, 3: 2.1}[order] < found for found in orders)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_samples_are_of_the_datas_distribution(eta):
+def test_samples_have_the_distribution_of_the_data(eta):
     scheduler = AudioXDPMSolverSDEScheduler(sigma_min=0.01, sigma_max=100.0, eta=eta)
     start = 100.0 * normal(40000)
     samples = sample_gaussian(scheduler, start, 60, generator=torch.Generator().manual_seed(1))
-    # Four standard errors of a sample of this size, and as much again for the steps' own error.
+    # Four standard errors for this sample size, and the same again for the error of the steps.
     assert samples.mean().item() == pytest.approx(MEAN, abs=0.02)
     assert samples.std().item() == pytest.approx(STD, rel=0.03)
 
 
-def test_velocity_is_the_one_whose_denoised_sample_is_given():
+def test_velocity_denoises_to_the_given_sample():
     scheduler = AudioXDPMSolverSDEScheduler()
     scheduler.set_timesteps(5)
     clean, noise = (torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))

@@ -16,7 +16,7 @@ def test_times():
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_straight_flow_ends_at_the_sample(stochastic):
-    """With the velocity that leads from the sample at hand to one clean point every solver ends there."""
+    """With the velocity from the current sample to a fixed one, every solver ends at the fixed one."""
     clean = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0))
     scheduler = AudioXFlowMatchScheduler(stochastic_sampling=stochastic)
     scheduler.set_timesteps(5)
@@ -38,7 +38,7 @@ def test_steps():
     assert student.step(velocity, student.timesteps[0], sample, variance_noise=noise)[0].tolist() == [[4.0, 4.0]]
 
 
-def test_noise_comes_from_the_generators():
+def test_noise_comes_from_the_generator():
     scheduler = AudioXFlowMatchScheduler(stochastic_sampling=True)
     zeros = torch.zeros(2, 3, 4)
 
@@ -90,7 +90,7 @@ def test_one_step_too_many():
         scheduler.step(torch.zeros(1, 2), 1.0, torch.zeros(1, 2))
 
 
-def test_velocity_leads_to_the_sample_that_is_given():
+def test_velocity_leads_to_the_given_sample():
     clean, sample = (torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     for begin in range(4):
         scheduler = AudioXFlowMatchScheduler()

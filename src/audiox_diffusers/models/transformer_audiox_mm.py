@@ -7,6 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
@@ -16,17 +17,13 @@ from diffusers.utils import apply_lora_scale
 
 from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts, project
 from .model_audiox import AudioXModelMixin
+from .parallel_audiox import convolve_tokens, gather_features
 from .transformer_audiox import AudioXFourierEmbedding
 
 
 def rms_norm_heads(hidden_states: torch.Tensor) -> torch.Tensor:
     """Apply RMS norm over the last axis, without a learned scale."""
     return F.rms_norm(hidden_states, hidden_states.shape[-1:], eps=1e-6)
-
-
-def convolve_tokens(conv: nn.Conv1d, tokens: torch.Tensor) -> torch.Tensor:
-    """Convolve tokens `[B, N, C]` over time."""
-    return conv(tokens.transpose(1, 2)).transpose(1, 2)
 
 
 class AudioXMMAttnProcessor:
@@ -42,7 +39,7 @@ class AudioXMMAttnProcessor:
             query, key, value = attn.to_qkv(hidden_states).chunk(3, dim=-1)
         else:
             query, key, value = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
-        query, key, value = (x.unflatten(-1, (attn.heads, -1)) for x in (query, key, value))
+        query, key, value = (x.unflatten(-1, (-1, attn.head_dim)) for x in (query, key, value))
 
         query = apply_rotary_emb(rms_norm_heads(query), rotary_emb, use_real_unbind_dim=-1, sequence_dim=1)
         key = apply_rotary_emb(rms_norm_heads(key), rotary_emb, use_real_unbind_dim=-1, sequence_dim=1)
@@ -50,7 +47,8 @@ class AudioXMMAttnProcessor:
         hidden_states = dispatch_attention_fn(
             query, key, value, backend=self._attention_backend, parallel_config=self._parallel_config
         )
-        return convolve_tokens(attn.to_out, hidden_states.flatten(2, 3).to(query.dtype))
+        hidden_states = gather_features(attn.to_q, hidden_states.flatten(2, 3).to(query.dtype))
+        return convolve_tokens(attn.to_out, hidden_states, self._parallel_config)
 
 
 class AudioXMMAttention(nn.Module, AttentionModuleMixin):
@@ -61,7 +59,7 @@ class AudioXMMAttention(nn.Module, AttentionModuleMixin):
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_dim = heads, dim // heads
         self.use_bias = True
         self.to_q = nn.Linear(dim, dim)
         self.to_k = nn.Linear(dim, dim)
@@ -90,7 +88,7 @@ class AudioXMMTransformerBlock(nn.Module):
 
     def modulate(self, context: torch.Tensor) -> torch.Tensor:
         """Project the context to shifts, scales and gates per position: `[B, L + 1, D] -> [B, L + 1, 6 D]`."""
-        return self.modulation(F.silu(context))
+        return gather_features(self.modulation, self.modulation(F.silu(context)))
 
     def forward(
         self,
@@ -107,12 +105,15 @@ class AudioXMMTransformerBlock(nn.Module):
 
         # Attention to a single token returns its value for any query. The released models use the normalized key of
         # the time token as its value.
-        time_value = rms_norm_heads(self.to_time(time_token).unflatten(-1, (self.heads, -1))).flatten(-2)
+        time_value = gather_features(self.to_time, self.to_time(time_token))
+        time_value = rms_norm_heads(time_value.unflatten(-1, (self.heads, -1))).flatten(-2)
         hidden_states = hidden_states + time_value[:, None]
 
         normed = self.norm2(hidden_states) * (1 + scale_ff) + shift_ff
-        gated = F.silu(convolve_tokens(self.ff_gate, normed)) * convolve_tokens(self.ff_in, normed)
-        return hidden_states + gate_ff * convolve_tokens(self.ff_out, gated)
+        parallel_config = self.attn1.processor._parallel_config
+        gate = F.silu(convolve_tokens(self.ff_gate, normed, parallel_config))
+        gated = gate * convolve_tokens(self.ff_in, normed, parallel_config)
+        return hidden_states + gate_ff * convolve_tokens(self.ff_out, gated, parallel_config)
 
 
 class AudioXMMTransformer2DModel(
@@ -138,6 +139,22 @@ class AudioXMMTransformer2DModel(
     _repeated_blocks = ["AudioXMMTransformerBlock"]
     _skip_layerwise_casting_patterns = ["time_proj", "preprocess_conv", "postprocess_conv", "norm"]
     _keep_in_fp32_modules = ["time_proj"]
+    # Splits the tokens, including the time token, from the first block to the output, and the condition tokens with
+    # them. Convolutions exchange the tokens at the edges.
+    _cp_plan = {
+        "context_to_positions": {0: ContextParallelInput(split_dim=2, expected_dims=3, split_output=True)},
+        "transformer_blocks.0": {"hidden_states": ContextParallelInput(split_dim=1, expected_dims=3)},
+        "transformer_blocks.*": {"rotary_emb": [ContextParallelInput(split_dim=0, expected_dims=2)] * 2},
+        "proj_out": ContextParallelOutput(gather_dim=1, expected_dims=3),
+    }
+    # diffusers can split linear layers only, so each process has whole convolutions.
+    _tp_plan = {
+        "transformer_blocks.*.attn1.to_q": "colwise",
+        "transformer_blocks.*.attn1.to_k": "colwise",
+        "transformer_blocks.*.attn1.to_v": "colwise",
+        "transformer_blocks.*.modulation": "colwise",
+        "transformer_blocks.*.to_time": "colwise",
+    }
 
     @register_to_config
     def __init__(
@@ -229,7 +246,7 @@ class AudioXMMTransformer2DModel(
             else:
                 hidden_states = block(hidden_states, context, time_token, rotary_emb)
 
-        hidden_states = self.proj_out(hidden_states[:, 1:]).transpose(1, 2)
+        hidden_states = self.proj_out(hidden_states)[:, 1:].transpose(1, 2)
         hidden_states = hidden_states + self.postprocess_conv(hidden_states)
 
         if not return_dict:
