@@ -272,6 +272,19 @@ def test_fusing_twice(lora_pipe, saved, close):
     close(generate(lora_pipe), expected, 1e-4)
 
 
+def test_loading_beside_a_fused_adapter(lora_pipe, saved, close):
+    lora_pipe.load_lora_weights(saved / "a", adapter_name="a")
+    expected = generate(lora_pipe)
+    lora_pipe.fuse_lora()
+    with pytest.raises(ValueError, match="Adapters are fused: a. Before loading another one"):
+        lora_pipe.load_lora_weights(saved / "b", adapter_name="b")
+    close(generate(lora_pipe), expected, 1e-4)
+    lora_pipe.unload_lora_weights()
+    lora_pipe.load_lora_weights(saved / "b", adapter_name="b")
+    lora_pipe.set_adapters("b", 0.0)
+    close(generate(lora_pipe), expected, 1e-4)
+
+
 def test_nothing_to_fuse(lora_pipe, warnings_of):
     lora_pipe.fuse_lora()
     assert "There is no adapter to fuse" in warnings_of()
@@ -503,6 +516,16 @@ def test_group_offloading(lora_pipe, saved, close, before):
     if not before:
         lora_pipe.load_lora_weights(saved / "both")
     close(generate_from_audio(lora_pipe), expected, 1e-5)
+
+
+def test_compiled_transformer(lora_pipe, saved):
+    expected = copy.deepcopy(lora_pipe)
+    expected.load_lora_weights(saved / "both")
+    lora_pipe.transformer = torch.compile(lora_pipe.transformer, backend="eager")
+    lora_pipe.load_lora_weights(saved / "both")
+    torch.testing.assert_close(generate_from_audio(lora_pipe), generate_from_audio(expected))
+    lora_pipe.save_lora_adapter(saved / "copy", "default_0")
+    assert_equal(load_file(saved / "copy" / FILE), load_file(saved / "both" / FILE))
 
 
 def test_adding_an_adapter_after_unloading_another(lora_pipe):

@@ -11,6 +11,7 @@ import torch
 from diffusers.loaders import CogVideoXLoraLoaderMixin
 from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.utils import logging
+from diffusers.utils.torch_utils import unwrap_module
 from peft import LoraConfig, PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from peft.utils import get_peft_model_state_dict
@@ -118,6 +119,13 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         if any(getattr(module, "fused_projections", False) for module in self.transformer.modules()):
             raise ValueError("The transformer's projections are fused. Call `unfuse_qkv_projections()` first.")
 
+        if fused := {name for model in models.values() for name in fused_adapters(model)}:
+            # peft would subtract them without an error.
+            raise ValueError(
+                f"Adapters are fused: {', '.join(sorted(fused))}. Before loading another one, call"
+                " `unload_lora_weights()` to keep them in the weights, or `unfuse_lora()`."
+            )
+
         names = {name for model in models.values() for name in getattr(model, "peft_config", {})}
         if adapter_name is None:
             adapter_name = next(name for i in range(len(names) + 1) if (name := f"default_{i}") not in names)
@@ -149,7 +157,8 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         self._activate([adapter_name])
 
     def _lora_models(self) -> dict[str, torch.nn.Module]:
-        return {component: getattr(self, component) for component in self._lora_loadable_modules}
+        """Return the components that can have adapters, also if they are compiled."""
+        return {component: unwrap_module(getattr(self, component)) for component in self._lora_loadable_modules}
 
     def _activate(self, adapter_names: list[str]) -> None:
         """Activate adapters in all components, including those where they have no layers."""
@@ -168,14 +177,14 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
                 local folders.
         """
         name = name or self.config.get("_name_or_path")
-        described = {key: _describe(getattr(self, key)) for key in ("transformer", CONDITIONER)}
+        described = {component: _describe(model) for component, model in self._lora_models().items()}
         return {"name": public_name(name) if name else None, **described}
 
     def _check_base(self, metadata: dict[str, Any], changes_conditioner: bool) -> None:
         """Raise `ValueError` if the adapter is for another base model, or warn if it leaves the conditioner alone."""
-        for component in ("transformer", CONDITIONER):
+        for component, model in self._lora_models().items():
             then = metadata.get(f"{BASE_MODEL}.{component}", {})
-            now = _describe(getattr(self, component))
+            now = _describe(model)
             differences = [
                 f"{component}.{key} was {value!r} and is {now.get(key)!r}"
                 for key, value in then.items()
@@ -352,7 +361,7 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """
         super().unfuse_lora(components, **kwargs)
         for component in components:
-            for layer in _lora_layers(getattr(self, component)):
+            for layer in _lora_layers(self._lora_models()[component]):
                 if hasattr(layer, "scaling_before_fusing"):
                     layer.scaling.update(layer.scaling_before_fusing)
                     del layer.scaling_before_fusing
