@@ -11,26 +11,14 @@ import fsspec
 import numpy as np
 import pytest
 from PIL import Image
+from small_window import SMALL_WINDOW
 
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.training.data import records
 from audiox_diffusers.training.data.masking import MaskingConfig
-from audiox_diffusers.training.data.records import BadRecord, RecordReader, WindowSpec
+from audiox_diffusers.training.data.records import BadRecord, RecordReader
 from audiox_diffusers.training.data.streaming import RowKey
 
-SPEC = WindowSpec(
-    sampling_rate=8000,
-    channels=1,
-    num_samples=8000,
-    prompt_samples=8000,
-    seconds=1.0,
-    video_fps=5.0,
-    num_frames=5,
-    frame_size=16,
-    sync_fps=0.0,
-    num_sync_frames=0,
-    sync_size=0,
-)
 COLUMNS = {name: name for name in ("audio", "image", "video", "caption")}
 FORMATS = ("avif", "bmp", "gif", "jpeg", "png", "tiff", "webp")
 
@@ -74,7 +62,7 @@ def sound(tmp_path_factory) -> str:
 
 def read(row: dict, task: str):
     masking = MaskingConfig(task_weights={task: 1.0}, drop_video_rate=0.0)
-    return RecordReader(SPEC, [COLUMNS], masking, "start", 0.5, 0).read(RowKey(0, 0, 0, 0), row)
+    return RecordReader(SMALL_WINDOW, [COLUMNS], masking, "start", 0.5, 0).read(RowKey(0, 0, 0, 0), row)
 
 
 @pytest.mark.parametrize("task", ["image", "video"])

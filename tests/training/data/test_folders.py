@@ -10,26 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import refused
 from PIL import Image
+from small_window import SMALL_WINDOW
 
 from audiox_diffusers.media import save_audio, save_video
 from audiox_diffusers.training.arguments import COLUMNS, MaskingConfig
-from audiox_diffusers.training.data.records import RecordReader, WindowSpec
+from audiox_diffusers.training.data.records import RecordReader
 from audiox_diffusers.training.data.sources import DatasetSource
 from audiox_diffusers.training.data.streaming import RowKey, Unreadable
-
-SPEC = WindowSpec(
-    sampling_rate=8000,
-    channels=1,
-    num_samples=8000,
-    prompt_samples=8000,
-    seconds=1.0,
-    video_fps=5.0,
-    num_frames=5,
-    frame_size=32,
-    sync_fps=0.0,
-    num_sync_frames=0,
-    sync_size=0,
-)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +91,7 @@ def test_videos_keep_their_pictures(make):
     write_metadata(folder, [{"file_name": "0.wav"}, {"file_name": "1.mp4"}])
     source = DatasetSource(str(folder))
     columns = {name: name for name in COLUMNS if name in source.columns}
-    reader = RecordReader(SPEC, [columns], MaskingConfig(), "start", 0.5, 0)
+    reader = RecordReader(SMALL_WINDOW, [columns], MaskingConfig(), "start", 0.5, 0)
     sound, video = [reader.read(RowKey(0, 0, 0, n), row, everything=True) for n, row in enumerate(rows_of(source))]
     assert sound.video is None and video.video.frames.float().mean().item() == pytest.approx(200, abs=5)
     assert "video" not in sound.available and "video" in video.available
