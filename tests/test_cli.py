@@ -600,6 +600,11 @@ def test_control_characters_of_files_are_escaped(model, lines, out, capsys):
     assert said.out.splitlines()[-1] == "wrote 1, skipped 0, failed 2"
 
 
+def test_long_lines_are_cut(capsys):
+    line = wrong(["generate", "--prompt", "a", "-o", f"{'x' * 100000}/x.wav"], capsys)
+    assert len(line) < 3000 and "characters)" in line
+
+
 def test_names_that_the_terminal_cannot_show(model, tmp_path):
     """A file name that is not UTF-8, and a terminal that is ASCII."""
     for name in ("caf\udce9.wav", "鳥.wav"):

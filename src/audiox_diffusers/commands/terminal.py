@@ -5,6 +5,9 @@ from typing import TextIO
 
 from ..messages import one_line
 
+# Characters of a line. File names and prompts in messages can be long.
+LONGEST = 2000
+
 
 def say(line: str) -> None:
     """Print a line on stdout."""
@@ -27,5 +30,7 @@ def error(message: str) -> None:
 
 
 def _print(line: str, stream: TextIO) -> None:
-    encoding = stream.encoding or "utf-8"
-    print(one_line(line).encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    line, encoding = one_line(line), stream.encoding or "utf-8"
+    if len(line) > LONGEST:
+        line = f"{line[:LONGEST]}... ({len(line)} characters)"
+    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

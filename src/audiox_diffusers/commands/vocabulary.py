@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
+from ..pipelines.requests import shortened
 from ..scenes import SOUNDS
 from ..scenes.scene import NUMBERS, WORDS
 from .terminal import note
@@ -20,7 +21,7 @@ def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         note(
-            f"{model} does not know {', '.join(map(repr, unknown[:3]))}{more}: it knows {', '.join(SOUNDS)}."
+            f"{model} does not know {', '.join(map(shortened, unknown[:3]))}{more}: it knows {', '.join(SOUNDS)}."
             " For any sound use a released model: --model audiox"
         )
 
