@@ -21,6 +21,15 @@ def first_line(error: BaseException) -> str:
     return one_line((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
+def shortened(value: object, most: int = 40) -> str:
+    """Return `repr(value)`, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a huge number"
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
+
+
 def describe(error: Exception) -> str:
     """Return what the user is told of an error, on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:

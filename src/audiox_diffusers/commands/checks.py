@@ -7,7 +7,7 @@ from pathlib import Path
 from ..atomic import check_target
 from ..bench.options import check_tasks
 from ..evaluation.metrics import choose
-from ..pipelines.requests import MAX_SEED
+from ..option_types import MAX_SEED
 from .request import STDOUT, Request, read_request
 
 

@@ -1,15 +1,14 @@
 """Options and help of the `audiox` commands."""
 
 import argparse
-import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import METRICS
 from ..loaders.releases import RELEASES, VARIANTS
-from ..pipelines.requests import MAX_LENGTH, MAX_SEED, shortened
+from ..option_types import MAX_SEED, real, span, whole
+from ..pipelines.requests import MAX_LENGTH
 from ..version import __version__
 from .checks import (
     check_bench,
@@ -57,50 +56,6 @@ def build_parser() -> argparse.ArgumentParser:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         raise ValueError(f"{message} (see {self.prog} --help)")
-
-
-def whole(low: int, high: int) -> Callable[[str], int]:
-    """Return a type for options: a whole number from `low` to `high`."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = None
-        if value is None or not low <= value <= high:
-            most = "2**64 - 1" if high == MAX_SEED else high
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {most}, got {shortened(text)}")
-        return value
-
-    return parse
-
-
-def real(low: float, high: float, above: bool = False, nonzero: bool = False) -> Callable[[str], float]:
-    """Return a type for options: a number from `low`, or `above` it, to `high`."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or (above and value == low) or (nonzero and not value):
-            span = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(
-                f"must be a number {span}{' other than 0' if nonzero else ''}, got {shortened(text)}"
-            )
-        return value
-
-    return parse
-
-
-def span(text: str) -> tuple[float, float]:
-    """Parse START-END in seconds."""
-    match = re.fullmatch(r"(\d{1,9}\.?\d*)-(\d{1,9}\.?\d*)", text)
-    if match is None or float(match[2]) <= float(match[1]):
-        raise argparse.ArgumentTypeError(
-            f"must be START-END in seconds with END after START, such as 2.5-7.5, got {shortened(text)}"
-        )
-    return float(match[1]), float(match[2])
 
 
 def _add(commands: Any, name: str, check: Callable, help: str, description: str) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
-from ..pipelines.requests import shortened
+from ..messages import shortened
 from ..scenes import SOUNDS
 from ..scenes.scene import NUMBERS, WORDS
 from .terminal import note

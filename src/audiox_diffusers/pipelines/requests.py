@@ -5,9 +5,11 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ..messages import shortened
+from ..option_types import MAX_SEED
+
 # Longest sound that can be asked for, in seconds: a day.
 MAX_LENGTH = 24 * 60 * 60
-MAX_SEED = 2**64 - 1
 
 
 def check_request(request: Mapping[str, Any]) -> None:
@@ -71,12 +73,3 @@ def check_request_paths(request: Mapping[str, Any]) -> None:
         path = request.get(name)
         if path is not None and str(path) != "-" and not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such file")
-
-
-def shortened(value: object, most: int = 40) -> str:
-    """Return `repr(value)`, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:
-        return "a huge number"
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"

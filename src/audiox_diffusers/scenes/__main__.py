@@ -3,6 +3,10 @@
 import argparse
 import sys
 
+from ..interruption import run_interruptible
+from ..messages import describe
+from ..option_types import MAX_SEED, real, whole
+
 
 def main(argv: list[str] | None = None) -> int:
     """Return the exit code: 0, or 2 for wrong input, with a line on stderr."""
@@ -11,9 +15,11 @@ def main(argv: list[str] | None = None) -> int:
         description="Write random scenes as a dataset folder: videos with sound and captions.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="folder to write; it must be empty or not exist")
-    parser.add_argument("--count", type=int, default=24, metavar="N", help="number of scenes (default: 24)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each scene (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="random seed (default: 0)")
+    parser.add_argument(
+        "--count", type=whole(1, 1_000_000), default=24, metavar="N", help="number of scenes (default: 24)"
+    )
+    parser.add_argument("--seconds", type=real(0.5, 3600), default=4.0, help="length of each scene (default: 4)")
+    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, metavar="S", help="random seed (default: 0)")
     parser.add_argument(
         "--sounds",
         metavar="FOLDER",
@@ -25,11 +31,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         folder = write_scenes(args.folder, args.count, args.seed, args.seconds, sounds=args.sounds)
     except (ValueError, OSError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        print(f"{parser.prog}: error: {describe(error)}", file=sys.stderr)
         return 2
     print(f"wrote {args.count} scenes to {folder}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_interruptible(main))

@@ -1,0 +1,54 @@
+"""Types for the options of command lines. They check ranges, so that wrong values are reported at once."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+
+from .messages import shortened
+
+MAX_SEED = 2**64 - 1
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """Return a type for options: a whole number from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            most = "2**64 - 1" if high == MAX_SEED else high
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {most}, got {shortened(text)}")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float, above: bool = False, nonzero: bool = False) -> Callable[[str], float]:
+    """Return a type for options: a number from `low`, or `above` it, to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or (above and value == low) or (nonzero and not value):
+            span = f"above {low:g} and at most {high:g}" if above else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(
+                f"must be a number {span}{' other than 0' if nonzero else ''}, got {shortened(text)}"
+            )
+        return value
+
+    return parse
+
+
+def span(text: str) -> tuple[float, float]:
+    """Parse START-END in seconds."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{0,9})?)-(\d{1,9}(?:\.\d{0,9})?)", text)
+    if match is None or float(match[2]) <= float(match[1]):
+        raise argparse.ArgumentTypeError(
+            f"must be START-END in seconds with END after START, such as 2.5-7.5, got {shortened(text)}"
+        )
+    return float(match[1]), float(match[2])
