@@ -1,5 +1,5 @@
 """
-The pictures of docs/editing.md: spectrograms of sounds before and after edits.
+Draw the pictures of docs/editing.md: spectrograms of sounds before and after edits.
 
     python -m audiox_diffusers.scenes clips --count 300 --seconds 2
     python -c "from audiox_diffusers.testing import create_small_pipeline as create; create().save_pretrained('small')"
@@ -8,8 +8,8 @@ The pictures of docs/editing.md: spectrograms of sounds before and after edits.
       --max_train_steps 2000 --cache_latents cache
     python docs/editing_pictures.py --model trained --output docs/pictures
 
-A quarter of an hour on two CPU cores teaches the small model little of what prompts mean: the pictures show what an edit
-changes and what it leaves, not what AudioX sounds like.
+In a quarter of an hour on two CPU cores the small model learns little about prompts. The pictures show what an edit changes
+and what it keeps, not how AudioX sounds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ WHITE = (255, 255, 255)
 
 
 def bells(rate: int) -> tuple[torch.Tensor, int]:
-    """Four seconds of bell strikes and beeps."""
+    """Render four seconds of bell strikes and beeps."""
     events = [Event("bell", 0.2, 1.0), Event("beep", 1.4, 0.25), Event("bell", 2.0, 1.0), Event("beep", 3.2, 0.25)]
     scene = torch.from_numpy(Scene(events, seconds=4.0, seed=0).audio(2 * rate))
     return resample_audio(scene, 2 * rate, rate), rate
@@ -38,7 +38,7 @@ def bells(rate: int) -> tuple[torch.Tensor, int]:
 def row(
     label: str, waveform: torch.Tensor | np.ndarray, rate: int, seconds: float, start: float = 0.0, marks: tuple = ()
 ) -> Image:
-    """A labelled spectrogram on an axis of `seconds`, with dotted lines at some times."""
+    """Draw a labelled spectrogram on an axis of `seconds`, with dotted lines at some times."""
     scale = 900 / seconds
     picture = spectrogram_picture(waveform, rate)
     picture = picture.resize((round(waveform.shape[-1] / rate * scale), 128), Image.Resampling.BILINEAR)
@@ -53,6 +53,7 @@ def row(
 
 
 def save(path: Path, *rows: Image.Image) -> None:
+    """Save pictures below each other."""
     canvas = Image.new("RGB", (900, sum(row.height + 6 for row in rows) - 6), WHITE)
     top = 0
     for picture in rows:
@@ -64,8 +65,8 @@ def save(path: Path, *rows: Image.Image) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the pictures of docs/editing.md.")
-    parser.add_argument("--model", required=True, metavar="FOLDER", help="a trained small model")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER")
+    parser.add_argument("--model", required=True, metavar="FOLDER", help="trained small model")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to save the pictures")
     args = parser.parse_args()
     args.output.mkdir(exist_ok=True)
     pipe = AudioXPipeline.from_pretrained(args.model)
@@ -110,7 +111,7 @@ def main() -> None:
     after = pipe(prompt=timed, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generator).audios[0]
     save(
         args.output / "length.png",
-        row('"rain" to 5 s, "a siren" from there, in windows of 2 s', after, rate, 10, 0, (5,)),
+        row('"rain" to 5 s, "a siren" after it, in windows of 2 s', after, rate, 10, 0, (5,)),
     )
 
 

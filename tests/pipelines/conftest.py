@@ -6,7 +6,7 @@ import torch
 from audiox_diffusers import AudioXTransformer2DModel
 from audiox_diffusers.testing import CONDITION_DIM, HOP_LENGTH, NUM_FRAMES, create_small_pipeline
 
-# How much a latent frame of the Gaussian model tells of the next one.
+# Correlation between neighbouring latent frames of the Gaussian model.
 CORRELATION = 0.9
 
 
@@ -28,7 +28,7 @@ class GaussianTransformer(AudioXTransformer2DModel):
 
 @pytest.fixture(scope="session")
 def gaussian_pipe():
-    """The small pipeline, windows of 2 s in 125 frames at 8 kHz, with a model of which all is known."""
+    """Return the small pipeline with the Gaussian model: windows of 2 s, 125 frames, 8 kHz."""
     pipe = create_small_pipeline()
     pipe.transformer = GaussianTransformer(
         sample_size=NUM_FRAMES,

@@ -1,4 +1,4 @@
-"""The released model's numbers, from the converted checkpoint through the public interface."""
+"""Reproduce the numbers of the released model from the converted checkpoint."""
 
 import math
 
@@ -10,7 +10,7 @@ from audiox_diffusers.pipelines.denoising import rescale_guidance
 
 
 def use_stored_noise(monkeypatch, scheduler, step_noise):
-    """Make the steps take the golden run's noise instead of drawing it; what is denoised is collected in a list."""
+    """Make steps use the noise of the golden run, and return a list that collects the denoised samples."""
     denoised = []
     step, denoise = scheduler.step, scheduler.denoise
 
@@ -118,7 +118,7 @@ def test_deterministic_run(pipe, golden, close, run, key, order):
 
 @torch.no_grad()
 def test_heun_run(pipe, golden, close):
-    """Heun's method from the scheduler's levels and denoising: the goldens of a solver that it is not itself."""
+    """The scheduler's levels and `denoise` suffice for another solver, Heun's method."""
     inputs = set_scheduler(pipe, golden, "b")
     context, scheduler = inputs["condition_embeds"], pipe.scheduler
     scheduler.set_timesteps(inputs["num_inference_steps"])
@@ -141,7 +141,7 @@ def test_heun_run(pipe, golden, close):
 
 @torch.no_grad()
 def test_training_pair(pipe, golden, close):
-    """`x_t = alpha x0 + sigma e`, target `v = alpha e - sigma x0`, and the loss of the model on them."""
+    """Check `x_t = alpha x0 + sigma e`, the target `v = alpha e - sigma x0`, and the loss of the model."""
     angle = golden["train.t"][:, None, None] * math.pi / 2
     alpha, sigma = angle.cos(), angle.sin()
     x0, noise = golden["train.x0"], golden["train.noise"]

@@ -1,4 +1,4 @@
-"""The numbers of the later releases: fusion, sync, mel, Synchformer, the multi-modal transformer, few steps."""
+"""Reproduce the numbers of the later releases: fusion, sync, mel, Synchformer, MMDiT, rectified flow."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from audiox_diffusers.models.conditioner_audiox import log_mel_spectrogram, mel_
 
 @pytest.fixture(scope="module")
 def maf(fixtures_path):
-    """The small conditioner with fusion, the image encoder it goes with, and the numbers."""
+    """Return the small conditioner with fusion, its image encoder, and the numbers."""
     converted = convert_state_dict(load_file(fixtures_path / "maf" / "state_dict.safetensors"))
     conditioner = AudioXConditioner(
         condition_dim=64,
@@ -47,7 +47,7 @@ def maf(fixtures_path):
 
 @pytest.fixture(scope="module")
 def mmdit(fixtures_path):
-    """The small multi-modal transformer, 32 heads 2 wide, and the numbers."""
+    """Return the small multi-modal transformer, with 32 heads of width 2, and the numbers."""
     transformer = AudioXMMTransformer2DModel(
         sample_size=24,
         in_channels=8,
@@ -74,7 +74,7 @@ def synchformer(fixtures_path):
 
 @torch.no_grad()
 def test_fusion(maf, close):
-    """Text stands where the block says video, and video where it says text; so they come out."""
+    """The block takes text in place of video and video in place of text, and returns them in that order."""
     conditioner, _, golden = maf
     tokens = [golden[f"maf.{name}_tokens"] for name in ("text", "video", "audio")]
     close(torch.cat(conditioner.fusion(*tokens), dim=1), golden["maf.context"])
@@ -134,7 +134,7 @@ def test_multi_modal_transformer(mmdit, close):
     close(null + 7 * (conditional - null), golden["mmdit.out_cfg7"])
 
 
-def test_lengths_that_the_weights_fix_are_named(mmdit):
+def test_wrong_lengths_are_named(mmdit):
     transformer, golden = mmdit
     with pytest.raises(ValueError, match="must have 24 latent frames, got 25"):
         transformer(torch.zeros(2, 8, 25), golden["mmdit.t"], golden["mmdit.context"])
@@ -147,7 +147,7 @@ def test_lengths_that_the_weights_fix_are_named(mmdit):
     [("latents_4step", True, 4, 1.0), ("latents_euler20_cfg6", False, 20, 6.0)],
 )
 def test_rectified_flow_run(pipe, mmdit, close, monkeypatch, tmp_path, key, stochastic, steps, guidance):
-    """The student in four steps and the teacher in twenty, by the defaults of a saved pipeline."""
+    """Run the student in four steps and the teacher in twenty, with the defaults of a saved pipeline."""
     transformer, golden = mmdit
     components = {**pipe.components, "transformer": transformer}
     components["scheduler"] = AudioXFlowMatchScheduler(stochastic_sampling=stochastic)

@@ -1,4 +1,4 @@
-"""Whole checkpoints of the later releases, put together from the small parts, loaded and run."""
+"""Load and run whole checkpoints of the later releases, assembled from small parts."""
 
 import copy
 import json
@@ -27,7 +27,7 @@ CONTEXT_TOKENS = 6 + 10 + 128  # video, text and audio of the multi-modal releas
 
 @pytest.fixture(scope="module")
 def sync_encoder():
-    """Synchformer as wide as the small context; it sees 248 frames of a window and gives 240 tokens."""
+    """Return a Synchformer of the small width. It reads 248 frames of a window and returns 240 tokens."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SynchformerVisionModel(image_size=32, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
@@ -36,7 +36,7 @@ def sync_encoder():
 
 @pytest.fixture(scope="module", params=RELEASES)
 def release(request, tmp_path_factory, fixtures_path):
-    """Name and folder of a release: config.json and model.ckpt, and vae.ckpt for the one that keeps it apart."""
+    """Return the name and folder of a release: config.json and model.ckpt, and vae.ckpt if it is separate."""
     small = torch.load(fixtures_path / "audiox" / "model.ckpt", weights_only=True)["state_dict"]
     maf = load_file(fixtures_path / "maf" / "state_dict.safetensors")
     config = json.loads((fixtures_path / "audiox" / "config.json").read_text())
@@ -100,7 +100,7 @@ def family_pipe(load):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A second of a video with a bright square that moves."""
+    """Return one second of a video in which a bright square moves."""
     frames = np.zeros((25, 36, 64, 3), np.uint8)
     for index, frame in enumerate(frames):
         frame[8:24, 2 * index : 2 * index + 12] = 250
@@ -166,7 +166,7 @@ def test_each_item_is_the_same_alone_and_in_a_batch(family_pipe, clip, close):
 
 @torch.no_grad()
 def test_sync_tokens_of_a_video(family_pipe, clip):
-    """A still picture gives the same tokens for every segment, a video ends as its last frame does."""
+    """All segments of a still picture have the same tokens. The last frame of a video is repeated."""
     config = family_pipe.sync_encoder.config
     frames = torch.rand(30, 3, 32, 32, generator=seeded())
     tokens = family_pipe.encode_sync(frames)
@@ -187,7 +187,7 @@ def test_sync_tokens_of_a_video(family_pipe, clip):
 
 @torch.no_grad()
 def test_image_encoder_sees_every_fifth_frame(family_pipe, clip):
-    """Frames are given at 25 a second, of which CLIP sees 5."""
+    """Frames come at 25 per second, and CLIP sees 5 of them."""
     frames = torch.rand(20, 3, 64, 64, generator=seeded())
     with_all = family_pipe.encode_video(frames)
     thinned = frames.clone()
@@ -218,7 +218,7 @@ def test_sync_encoder_is_called_for_pictures_only(family_pipe):
     family_pipe("rain", num_inference_steps=1)
 
 
-def test_files_of_their_own(release, load, tmp_path):
+def test_parts_in_separate_files(release, load, tmp_path):
     name, folder = release
     with pytest.raises(FileNotFoundError, match="synchformer_state_dict.pth"):
         load(synchformer=None)
@@ -235,7 +235,7 @@ def test_files_of_their_own(release, load, tmp_path):
 
 
 def test_synchformer_from_its_file(release, fixtures_path, load, tmp_path):
-    """Its heads are 64 wide; the other parts of the file are left out, what has no place is named."""
+    """Other networks in the file are skipped, and unknown keys are an error."""
     state_dict = load_file(fixtures_path / "synchformer" / "state_dict.safetensors")
     torch.save({**state_dict, "afeat_extractor.x": torch.zeros(1)}, tmp_path / "synchformer.pth")
     encoder = load(synchformer=tmp_path / "synchformer.pth").sync_encoder

@@ -1,4 +1,4 @@
-"""Saving a pipeline and loading it the ways people do: by either class, from a folder, from a Hub."""
+"""Save a pipeline and load it by either class, from a folder and from a Hub."""
 
 import hashlib
 import http.server
@@ -127,7 +127,7 @@ def test_without_the_import(folder, tmp_path):
 
 @pytest.fixture
 def hub(folder):
-    """A Hub on this machine that holds the folder as `someone/audiox`; its address."""
+    """Serve the folder as `someone/audiox` on a local Hub, and return its address."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     commit = "0123456789abcdef0123456789abcdef01234567"
 

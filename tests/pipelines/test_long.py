@@ -1,4 +1,4 @@
-"""Sounds longer than a window: how they are laid out, what is averaged, and what each window is given."""
+"""Sounds longer than a window: their layout, their average, and the prompts of each window."""
 
 import subprocess
 import sys
@@ -30,13 +30,13 @@ def generate(pipe):
 
 @pytest.fixture
 def film(pipe, tmp_path):
-    """A video file of a second at the model's 5 frames a second, each frame of a grey of its own."""
+    """Write a video of one second at the model's 5 frames per second. Each frame has its own grey."""
     frames = np.stack([np.full((32, 32, 3), 40 * k, np.uint8) for k in range(1, 6)])
     save_video(tmp_path / "film.mkv", frames, fps=5)
     return tmp_path / "film.mkv"
 
 
-# Where the windows lie
+# Layout of windows
 
 
 @pytest.mark.parametrize(("length", "overlap"), [(25, 6), (42, 6), (43, 6), (100, 1), (500, 23), (77, 12)])
@@ -54,12 +54,12 @@ def test_windows_cover_everything_and_overlap(length, overlap):
     torch.testing.assert_close(total, torch.ones(length))
 
 
-def test_one_window_has_all_the_weight():
+def test_a_single_window_has_weight_1():
     assert window_starts(10, WINDOW, 6) == window_starts(WINDOW, WINDOW, 6) == [0]
     assert torch.equal(window_weights([0], WINDOW, 6), torch.ones(1, WINDOW))
 
 
-def test_weights_cross_evenly():
+def test_weights_cross_linearly():
     first, second = window_weights([0, 4], 8, 4)
     torch.testing.assert_close(first, torch.tensor([1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]))
     torch.testing.assert_close(second, first.flip(0))
@@ -75,13 +75,13 @@ def test_shares_of_a_timed_prompt():
     assert shares[1, 16] == 1
 
 
-# What comes out
+# Results
 
 
 def test_the_average_is_the_perfect_prediction_of_a_process(gaussian_pipe):
     """
-    A stationary process of which the model knows all stays one across windows: frames at the edges of windows tell as
-    much of each other, and vary as much, as those inside.
+    The Gaussian process that the model knows stays stationary across windows: at the edges of windows, frames have the
+    same correlation and deviation as inside.
     """
     latents = gaussian_pipe(
         "a",
@@ -112,7 +112,7 @@ def test_every_length(generate, pipe):
     assert generate(prompt="rain", latents=torch.zeros_like(latents)).isfinite().all()
 
 
-def test_decoded_in_tiles_as_a_whole(generate, pipe, close):
+def test_tiles_give_the_same_sound_as_decoding_at_once(generate, pipe, close):
     pipe.vae.tile_latent_min_length = 2 * pipe.vae.tile_latent_overlap + 10
     latents = generate(prompt="rain", output_type="latent")
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_decoded_in_tiles_as_a_whole(generate, pipe, close):
     assert np.array_equal(np.concatenate(list(pipe.stream_latents(latents, 700)), axis=-1), np.concatenate(pieces, -1))
 
 
-def test_a_stream_is_decoded_as_it_is_read(generate, pipe):
+def test_a_stream_decodes_on_demand(generate, pipe):
     pipe.vae.tile_latent_min_length = 2 * pipe.vae.tile_latent_overlap + 10
     calls = []
     handle = pipe.vae.decoder.register_forward_hook(lambda *args: calls.append(args[2].shape))
@@ -138,7 +138,7 @@ def test_a_stream_is_decoded_as_it_is_read(generate, pipe):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_windows_at_a_time(generate, pipe, close, count):
+def test_window_batch_size_bounds_the_batch(generate, pipe, close, count):
     rows = []
     handle = pipe.transformer.register_forward_hook(lambda module, args, output: rows.append(len(args[0])))
     latents = generate(prompt=["rain", "wind"], generator=None, latents=torch.ones(2, 8, 88), window_batch_size=count)
@@ -162,7 +162,7 @@ def test_each_item_is_the_same_alone_and_in_a_batch(generate, close, film):
         close(batch[i], alone[0], 1e-4)
 
 
-def test_one_step_a_level_for_the_whole_length(generate, pipe, monkeypatch):
+def test_the_scheduler_takes_one_step_per_level(generate, pipe, monkeypatch):
     shapes, step = [], pipe.scheduler.step
     monkeypatch.setattr(
         pipe.scheduler,
@@ -176,7 +176,7 @@ def test_one_step_a_level_for_the_whole_length(generate, pipe, monkeypatch):
 
 
 def test_a_model_whose_weights_fix_the_window(generate, pipe, fixtures_path):
-    """Also with another scheduler, and a context of its own."""
+    """It also works with another scheduler, and with `condition_embeds`."""
     pipe.transformer = AudioXMMTransformer2DModel(
         sample_size=WINDOW, in_channels=8, num_layers=1, num_attention_heads=4, attention_head_dim=8,
         cross_attention_input_dim=64, num_context_tokens=36, ff_inner_dim=32,
@@ -189,11 +189,11 @@ def test_a_model_whose_weights_fix_the_window(generate, pipe, fixtures_path):
     torch.testing.assert_close(generate(condition_embeds=context), expected)
 
 
-# What each window is given
+# Prompts of each window
 
 
 def contexts_of(pipe, **kwargs):
-    """The contexts of all windows of a sound, and what the transformer was called with."""
+    """Return the contexts of all windows of a sound."""
     seen = []
 
     def look(pipe, step, timestep, tensors):
@@ -214,7 +214,7 @@ def test_windows_share_a_context_that_does_not_change(pipe):
 
 
 @torch.no_grad()
-def test_a_prompt_for_each_time(pipe, generate, monkeypatch):
+def test_timed_prompts_apply_in_their_spans(pipe, generate, monkeypatch):
     monkeypatch.setattr("audiox_diffusers.pipelines.windows.PROMPT_FADE", 1e-4)
     timed = [(0, 0.008, "rain"), (0.008, LONG, "wind")]
     contexts = contexts_of(pipe, prompt=timed)
@@ -233,7 +233,7 @@ def test_a_prompt_for_each_time(pipe, generate, monkeypatch):
     assert (both - wind)[..., edge + 2 :].abs().max() < scale
 
 
-def test_timed_prompts_say_how_long_a_sound_is(generate):
+def test_timed_prompts_set_the_duration(generate):
     timed = [(0, 0.003, "rain"), (0.003, 0.01, None)]
     assert generate(prompt=timed, audio_length_in_s=None).shape[-1] == 441
     assert generate(prompt=[timed, "wind"], audio_length_in_s=None, generator=None).shape == (2, 2, 441)
@@ -241,7 +241,7 @@ def test_timed_prompts_say_how_long_a_sound_is(generate):
 
 @torch.no_grad()
 def test_each_window_sees_its_own_seconds_of_a_video(pipe, film):
-    """A second a window: the window that begins at 0.4 s sees from the third frame on."""
+    """With windows of a second, the window at 0.4 s starts with the third frame."""
     frames = torch.stack([torch.full((3, 32, 32), 40 * k, dtype=torch.uint8) for k in range(1, 6)])
     pipe.vae.register_to_config(sampling_rate=200)  # windows of 0.96 s
     contexts = contexts_of(pipe, video=frames, audio_length_in_s=(WINDOW + 10) * HOP / 200)
@@ -252,7 +252,7 @@ def test_each_window_sees_its_own_seconds_of_a_video(pipe, film):
 
 
 @torch.no_grad()
-def test_the_last_frame_of_a_video_stays(pipe, film):
+def test_the_last_frame_of_a_video_is_repeated(pipe, film):
     pipe.vae.register_to_config(sampling_rate=200)
     last = pipe.encode_video(torch.full((1, 3, 32, 32), 200, dtype=torch.uint8))
     for start in (0.95, 1.0, 2.5, 700.0):
@@ -262,7 +262,7 @@ def test_the_last_frame_of_a_video_stays(pipe, film):
 
 
 def test_each_window_hears_its_own_seconds_of_a_sound(pipe):
-    """Silence after the end of the sound; the first window is as of a sound of one window."""
+    """The first window equals that of a short sound. After the end of the sound, there is silence."""
     pipe.vae.register_to_config(sampling_rate=200)
     sound = torch.randn(2, 150, generator=seeded()) / 3
     contexts = contexts_of(
@@ -282,8 +282,8 @@ def test_padding_side_is_checked(generate):
         generate(prompt="rain", audio=sound, audio_padding_side="lef")
 
 
-def test_what_was_not_read_to_its_end_changes_nothing_later(pipe, generate):
-    # Weights that do not react to their context would hide a cache that is left over.
+def test_an_unfinished_stream_does_not_change_the_next_call(pipe, generate):
+    # Random weights hardly react to the context, which would hide a stale cache.
     with torch.no_grad():
         for parameter in pipe.transformer.parameters():
             parameter += 0.02 * torch.randn(parameter.shape, generator=seeded(5))
@@ -294,7 +294,7 @@ def test_what_was_not_read_to_its_end_changes_nothing_later(pipe, generate):
     assert torch.equal(generate(prompt="rain", num_inference_steps=6), expected)
 
 
-def test_a_stream_that_is_left_ends_quietly(pipe, tmp_path):
+def test_an_unfinished_stream_ends_quietly_at_exit(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "model")
     script = """
 import sys
@@ -310,7 +310,7 @@ print(next(stream).shape)
     assert "Exception ignored" not in result.stderr
 
 
-def test_features_are_of_one_window(pipe, generate, tmp_path):
+def test_features_cover_one_window(pipe, generate, tmp_path):
     save_features(tmp_path / "clip.safetensors", torch.ones(4, 5, 64), None)
     assert generate(video=tmp_path / "clip.safetensors", audio_length_in_s=0.004).isfinite().all()
     with pytest.raises(ValueError, match=r"clip\.safetensors: holds the features of one window"):

@@ -29,7 +29,7 @@ def generate(pipe):
 
 @pytest.fixture
 def clip():
-    """A video at the model's rate, uint8 `[T, 3, H, W]`."""
+    """Return a random video at the model's rate, uint8 `[T, 3, H, W]`."""
     return torch.randint(0, 256, (FRAMES, 3, 48, 80), dtype=torch.uint8, generator=seeded(1))
 
 
@@ -40,11 +40,11 @@ def sound():
 
 @pytest.fixture
 def warned(caplog):
-    """The package's warnings so far."""
+    """Return a function that lists the package's warnings so far."""
     return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("audiox_diffusers")]
 
 
-# What comes out
+# Results
 
 
 @pytest.mark.parametrize("output_type", ["np", "pt", "latent"])
@@ -93,8 +93,8 @@ def test_each_item_is_the_same_alone_and_in_a_batch(generate, clip, sound, close
         close(batch[i], alone[0], 1e-4)
 
 
-def test_waveforms_of_a_prompt_stand_together(generate, sound, close):
-    """With negative prompts and a draw from the posterior of the audio prompt for each."""
+def test_waveforms_of_a_prompt_are_neighbours(generate, sound, close):
+    """Each has its negative prompt, and its own sample from the posterior of the audio prompt."""
     other = (sound[0].flip(1), sound[1])
     batch = generate(
         prompt=["rain", "bell"],
@@ -121,10 +121,10 @@ def test_one_item_goes_with_a_longer_list(generate, clip, close):
     close(together, repeated, 1e-5)
 
 
-# What goes in
+# Prompts
 
 
-def test_every_modality_counts(generate, clip, sound):
+def test_every_modality_changes_the_result(generate, clip, sound):
     results = [
         generate(prompt="rain"),
         generate(prompt="wind"),
@@ -141,7 +141,7 @@ def test_every_modality_counts(generate, clip, sound):
         assert all((result - other).abs().max() > 1e-3 for other in results[:i])
 
 
-def test_kinds_of_video_are_the_same(pipe, clip):
+def test_every_form_of_a_video_gives_the_same_embeddings(pipe, clip):
     expected = pipe.encode_video(clip)
     array = clip.permute(0, 2, 3, 1).numpy()
     for video in (clip / 255, array, array / np.float32(255), [Image.fromarray(frame) for frame in array]):
@@ -222,7 +222,7 @@ def test_audio_is_drawn_from_the_posterior(pipe, sound):
     assert ((draws.mean(dim=0) - posterior.mean[0]) / posterior.std[0]).abs().max() < 0.4
 
 
-def test_what_counts_as_absent_is_a_warning(pipe, warned):
+def test_silent_and_black_prompts_are_a_warning(pipe, warned):
     pipe.encode_audio((torch.zeros(2, 160), 44100))
     assert "`audio` is silent" in warned()[0]
     pipe.encode_video(image=Image.new("RGB", (8, 8)))
@@ -259,7 +259,7 @@ def test_long_prompt_is_cut_with_a_warning(pipe, warned):
     assert len(warned()) == 1
 
 
-def test_prompt_that_goes_with_a_picture_alone(generate, clip):
+def test_default_prompt_of_a_video(generate, clip):
     assert torch.equal(generate(video=clip), generate(video=clip, prompt="Generate general audio for the video"))
 
 
@@ -278,7 +278,7 @@ def test_text_encoder_does_not_see_the_padding(pipe):
     )
 
 
-def test_long_negative_prompt_is_named(pipe, warned):
+def test_long_negative_prompt_is_named_in_the_warning(pipe, warned):
     pipe("a", negative_prompt="a prompt of more than ten letters", num_inference_steps=1)
     assert "`negative_prompt` 0 is longer" in warned()[0]
 
@@ -290,7 +290,7 @@ def test_tokenizer_of_another_length(pipe):
 
 
 @torch.no_grad()
-def test_embeds_stand_for_prompts(generate, pipe, clip, sound):
+def test_embeds_replace_prompts(generate, pipe, clip, sound):
     expected = generate(prompt="rain", negative_prompt="wind")
     prompt_embeds, negative_prompt_embeds = pipe.encode_prompt("rain", "wind")
     embeds = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
@@ -390,7 +390,7 @@ def test_pipeline_callback(generate):
 
 
 def test_rescaled_guidance_has_the_deviation_of_the_conditional(generate, pipe, monkeypatch):
-    """With all of it brought back the guided velocity deviates over its channels as the conditional one does."""
+    """With a rescale of 1, the guided velocity has the standard deviation of the conditional one over its channels."""
     outputs, velocities = [], []
     pipe.transformer.register_forward_hook(lambda module, args, output: outputs.append(output[0]))
     step = pipe.scheduler.step
@@ -451,7 +451,7 @@ def test_a_call_changes_nothing_but_its_own_state(pipe, clip, sound):
         assert all(torch.equal(after[key], tensor) for key, tensor in tensors.items())
 
 
-# Ways to run it
+# Offloading, caches, dtypes, compilation
 
 
 def test_offloaded_components(generate, pipe, clip, sound, close):
@@ -464,7 +464,7 @@ def test_offloaded_components(generate, pipe, clip, sound, close):
 
 
 def test_model_cpu_offload(generate, pipe, clip, sound):
-    """On the device that there is: the hooks move every component, and are laid anew after the call."""
+    """The hooks are installed again after each call, here with the CPU as the device."""
     inputs = {"prompt": "rain", "video": clip, "audio": sound}
     expected = generate(**inputs)
     pipe.enable_model_cpu_offload(device="cpu")
@@ -522,7 +522,7 @@ def test_compiled_blocks(generate, pipe, close):
     close(generate(prompt="rain"), expected, 1e-5)
 
 
-# What is refused
+# Refused arguments
 
 
 @pytest.mark.parametrize(
@@ -593,13 +593,13 @@ def test_a_call_projects_its_context_once(generate, pipe):
         block.attn2.to_k.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
     layers = len(pipe.transformer.transformer_blocks)
     expected = generate(prompt="rain", guidance_scale=3.0)
-    # Of the conditional half alone: the other one has the null context.
+    # Only the conditional half: the other one has the null context.
     assert calls == [1] * layers
     calls.clear()
     generate(prompt="rain", negative_prompt="wind", guidance_scale=3.0)
     assert calls == [2] * layers
     calls.clear()
-    # A callback may change what the projections depend on.
+    # A callback may change the context, so it is projected in each step.
     found = generate(prompt="rain", guidance_scale=3.0, callback_on_step_end=lambda *args: {})
     assert calls == [1] * (3 * layers)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Editing: what is kept is kept to the bit, what is new fits."""
+"""Edits keep the rest of a sound to the bit, and new parts fit."""
 
 import numpy as np
 import pytest
@@ -43,8 +43,8 @@ def edit(edit_pipe, sound):
 
 @pytest.fixture(scope="module")
 def gaussian(gaussian_pipe):
-    """The editor with a model of which all is known, and 4 s from the middle of a sound that it made."""
-    # Down to so little noise that what comes out is of the process, and not smoother.
+    """Return the editor with the Gaussian model, and 4 s from the middle of a sound that the model generates."""
+    # With more noise at the last step, the result would be smoother than the process.
     edit = AudioXInpaintPipeline.from_pipe(gaussian_pipe, scheduler=AudioXDPMSolverSDEScheduler(sigma_min=0.03))
     edit.set_progress_bar_config(disable=True)
     sound = AudioXPipeline.from_pipe(edit)(
@@ -54,7 +54,7 @@ def gaussian(gaussian_pipe):
 
 
 def changed(result, sound):
-    """Samples of a result that are not those of the sound."""
+    """Return the samples in which a result differs from the sound."""
     return (result != sound).any(dim=-2).nonzero()[..., -1]
 
 
@@ -87,21 +87,21 @@ def test_outside_the_spans_the_result_is_the_sound(edit, sound, spans):
     assert result.isfinite().all()
 
 
-def test_crossfade_lies_outside_of_the_span(edit, sound):
+def test_crossfade_lies_outside_the_span(edit, sound):
     faded = edit(inpaint_spans=[seconds(200, 260)], crossfade_ms=1000 * 20 / RATE)
     places = changed(faded[0], sound)
     assert places.min() == 180 and places.max() == 279
 
 
 @pytest.mark.parametrize("spans", [[], [seconds(100, 100)]])
-def test_nothing_to_make_anew(edit, sound, spans, caplog):
+def test_empty_edits_return_the_sound(edit, sound, spans, caplog):
     assert torch.equal(edit(inpaint_spans=spans)[0], sound)
     assert "returned unchanged" in caplog.text
     assert torch.equal(edit(mask=torch.zeros(9))[0], sound)
 
 
 def test_a_span_over_everything_is_generation(edit, edit_pipe, pipe, sound):
-    """No latents and no audio prompt are left, so that the same seed makes the same sound."""
+    """With neither known latents nor an audio prompt, the same seed gives the same sound."""
     short = sound[:, :150]
     result = edit(audio=(short, RATE), inpaint_spans=[seconds(0, 150)])
     expected = pipe(
@@ -133,8 +133,8 @@ def test_the_audio_prompt_is_the_sound_with_silenced_spans(edit, edit_pipe, soun
         AudioXFlowMatchScheduler(stochastic_sampling=True),
     ],
 )
-def test_held_latents_have_the_right_noise_at_every_step(edit, edit_pipe, sound, scheduler):
-    """At each level, held latents are those of the sound with unit noise of that level."""
+def test_known_latents_have_the_right_noise_at_every_step(edit, edit_pipe, sound, scheduler):
+    """After each step, known latents are those of the sound with noise of the next level."""
     edit_pipe.scheduler = scheduler
     sound = sound.repeat(1, 8)[:, : 190 * HOP]
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_only_windows_around_the_spans_run(edit, edit_pipe, sound):
 
 
 def test_a_gap_fits_its_surroundings(gaussian):
-    """Next to the gap new latents tell of the sound's almost as much as it does itself; without holding nothing."""
+    """New latents correlate with those beside the gap almost as much as those of the sound do with each other."""
     edit, sound = gaussian
     result = edit(
         (sound, 8000), "a", inpaint_spans=[(1.0, 3.0)], num_inference_steps=25, guidance_scale=1.0,
@@ -183,14 +183,14 @@ def test_a_gap_fits_its_surroundings(gaussian):
 # Soft masks and variation
 
 
-def test_mask_is_a_strength_for_each_time(edit, sound):
+def test_mask_is_a_strength_over_time(edit, sound):
     hard = torch.zeros(SAMPLES)
     hard[100:200] = 1
     assert torch.equal(edit(mask=hard), edit(inpaint_spans=[seconds(100, 200)]))
     assert torch.equal(edit(mask=np.full(3, 0.5)), edit(strength=0.5))
 
 
-def test_the_further_from_0_a_mask_is_the_further_is_the_result_from_the_sound(gaussian):
+def test_higher_mask_values_change_more(gaussian):
     edit, sound = gaussian
     result = edit(
         (sound, 8000), "a", mask=torch.linspace(0, 1, 5), crossfade_ms=0, num_inference_steps=40, guidance_scale=1.0,
@@ -242,8 +242,8 @@ def test_extension_is_crossfaded_in_the_sound(edit, sound):
     assert changed(before[:, 60:], sound).max() == 19
 
 
-def test_hops_are_conditioned_on_what_is_there(edit, edit_pipe, sound, monkeypatch):
-    """The audio prompt of each window is the end of the window before, and then silence."""
+def test_windows_of_an_extension_continue_the_sound(edit, edit_pipe, sound, monkeypatch):
+    """The audio prompt of each window is the end of the window before, followed by silence."""
     prompts, encode = [], edit_pipe.encode_waveforms
     monkeypatch.setattr(
         edit_pipe, "encode_waveforms", lambda waveforms, *args: prompts.append(waveforms[0].clone()) or encode(waveforms, *args)
@@ -254,7 +254,7 @@ def test_hops_are_conditioned_on_what_is_there(edit, edit_pipe, sound, monkeypat
     assert len(prompts) == 5
     assert torch.equal(prompts[0][:, :overlap], sound[:, -overlap:]) and not prompts[0][:, overlap:].any()
     assert prompts[1][:, :overlap].any(dim=0).all() and not prompts[1][:, overlap:].any()
-    # What lies further from the edge than the decoder looks is not decoded again.
+    # Samples beyond the receptive field of the edge are not decoded again.
     halo = edit_pipe.vae.tile_latent_overlap * HOP
     if overlap > halo:
         torch.testing.assert_close(prompts[1][:, : overlap - halo], result[:, 480 : 480 + overlap - halo])
@@ -262,9 +262,9 @@ def test_hops_are_conditioned_on_what_is_there(edit, edit_pipe, sound, monkeypat
 
 def test_no_seam(gaussian):
     """
-    At the joint of a sound with its extension, and at those of the extension's windows, the spectral flux stays within
-    the range of that inside the segments: its peaks do in the mean over seeds, in both directions. A sound that is torn
-    leaves it, and without refinements the joints come closer to that.
+    The spectral flux at the joints of a sound, its extension and the windows of the extension stays in the range of the
+    flux inside the segments. This holds for peaks averaged over seeds, in both directions. A cut exceeds the range, and
+    without refinements the joints come closer to it.
     """
     edit, sound = gaussian
 
@@ -311,7 +311,7 @@ def test_each_item_is_the_same_alone_and_in_a_batch(edit, sound, close):
 
 
 @pytest.mark.parametrize("other", [[], [seconds(0, SAMPLES)]])
-def test_what_is_done_to_another_item_changes_nothing(edit, sound, close, other):
+def test_edits_of_other_items_change_nothing(edit, sound, close, other):
     sounds = [(sound, RATE), (sound.flip(1), RATE)]
     spans = [[seconds(300, 420)], other]
     batch = edit(audio=sounds, inpaint_spans=spans, generator=[seeded(0), seeded(1)])
@@ -325,7 +325,7 @@ def test_spans_may_be_lists_of_two_numbers(edit):
 
 
 @pytest.mark.parametrize("what", [{"extend_by_s": 0.001}, {"inpaint_spans": [(0.0105, 0.011)]}])
-def test_features_are_of_one_window(edit, tmp_path, what):
+def test_features_cover_one_window(edit, tmp_path, what):
     save_features(tmp_path / "clip.safetensors", torch.ones(4, 5, 64), None)
     with pytest.raises(ValueError, match=r"`video` .*clip\.safetensors: holds the features of one window"):
         edit(video=tmp_path / "clip.safetensors", **what)
@@ -346,7 +346,7 @@ def test_several_waveforms_and_seeds(edit, close):
     assert not torch.equal(edit(strength=0.5), edit(1, strength=0.5))
 
 
-def test_prompts_count(edit):
+def test_every_prompt_changes_the_result(edit):
     results = [
         edit(inpaint_spans=[seconds(50, 450)], **prompts)
         for prompts in (
@@ -443,7 +443,7 @@ def test_a_model_whose_weights_fix_the_window(edit, edit_pipe, sound):
     assert edit(extend_by_s=0.01, **kwargs).shape == (1, 2, 941)
 
 
-# Files, and what is refused
+# Files, and refused arguments
 
 
 def test_files_are_converted_with_a_warning(edit, tmp_path, caplog):
@@ -511,3 +511,69 @@ SOUND = torch.zeros(2, 441) + 0.1
 def test_bad_input(edit_pipe, kwargs, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         edit_pipe(**{"audio": (SOUND, RATE), "num_inference_steps": 1, "crossfade_ms": 0, **kwargs})
+
+
+# Latents, and what diffusers' own tests ask of a pipeline
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "lead", "new"),
+    [
+        ({"inpaint_spans": [seconds(100, 200)]}, 0, slice(100, 200)),
+        ({"inpaint_spans": [seconds(100, 200)], "strength": 0.5}, 0, slice(100, 200)),
+        ({"mask": [0.0] * 100 + [0.7] * 100 + [0.0] * 300}, 0, slice(100, 200)),
+        ({"strength": 0.6}, 0, slice(0, SAMPLES)),
+        # 500 samples end with a frame if the grid begins 4 samples before them; 100 samples take 13 frames.
+        ({"extend_by_s": 100 / RATE}, 4, slice(504, 604)),
+        ({"extend_by_s": -100 / RATE}, 104, slice(4, 104)),
+        ({"inpaint_spans": []}, 0, slice(0, 0)),
+    ],
+)
+def test_latents_are_those_of_the_result(edit, edit_pipe, sound, kwargs, lead, new):
+    """
+    Decoded, they are the result where that is new. Elsewhere they are the latents of the input, which begins `lead`
+    samples after them.
+    """
+    result = edit(**kwargs)[0]
+    latents = edit(output_type="latent", **kwargs)
+    first = new.start if "extend_by_s" in kwargs and lead > 4 else lead
+    assert latents.shape[:2] == (1, 8) and latents.shape[2] == -(-(first + result.shape[1]) // HOP)
+    with torch.no_grad():
+        decoded = edit_pipe.vae.decode(latents).sample[0]
+        padded = torch.nn.functional.pad(sound, (lead, -(lead + SAMPLES) % HOP))
+        known = edit_pipe.vae.encode(padded[None]).latent_dist.mode()
+    difference = decoded[:, new] - result[:, new.start - first : new.stop - first]
+    assert not difference.numel() or difference.abs().max() < 1e-3 * decoded[:, new].abs().max()
+    if kwargs != {"strength": 0.6}:
+        kept = slice(lead // HOP + 26, lead // HOP + 38)
+        torch.testing.assert_close(latents[..., kept], known[..., kept], rtol=1e-3, atol=1e-3)
+
+
+def test_latents_of_a_short_sound_fill_a_window(edit, sound):
+    assert edit(audio=(sound[:, :100], RATE), strength=0.5, output_type="latent").shape == (1, 8, WINDOW)
+
+
+def test_guidance_that_a_callback_changes_is_reset_before_each_pass_only(edit, edit_pipe):
+    seen = []
+
+    def increase(pipe, i, t, tensors):
+        seen.append(pipe.guidance_scale)
+        pipe._guidance_scale += 1.0
+        return tensors
+
+    edit(inpaint_spans=[seconds(100, 200)], guidance_scale=2.0, num_refinements=1, callback_on_step_end=increase)
+    assert seen[:4] == [2.0, 3.0, 4.0, 2.0]
+    assert edit_pipe.guidance_scale == 2.0 + edit_pipe.num_timesteps
+
+
+def test_the_current_time_is_known_during_a_call(edit, edit_pipe, pipe):
+    times = []
+    assert edit_pipe.current_timestep is None
+    edit(
+        inpaint_spans=[seconds(100, 200)],
+        callback_on_step_end=lambda pipe, i, t, tensors: times.append(pipe.current_timestep is t),
+    )
+    assert times and all(times) and edit_pipe.current_timestep is None
+    with pytest.raises(ZeroDivisionError):
+        edit(strength=0.5, callback_on_step_end=lambda *args: 1 / 0)
+    assert edit_pipe.current_timestep is None

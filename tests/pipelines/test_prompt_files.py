@@ -8,7 +8,7 @@ from audiox_diffusers.pipelines.prompt_files import read_prompt_file
 
 @pytest.fixture
 def write(tmp_path):
-    """`write(*lines)` -> a file of them; what is no text is written as JSON."""
+    """Return a function that writes lines to a file. Values other than strings are written as JSON."""
 
     def write(*lines: object, newline: str = "\n", encoding: str = "utf-8") -> Path:
         path = tmp_path / "prompts.jsonl"
@@ -26,7 +26,7 @@ def test_every_key(write, tmp_path):
     assert read_prompt_file(path) == {1: {**request, **files}}
 
 
-def test_lines_are_numbered_as_they_are_in_the_file(write):
+def test_line_numbers_count_blank_lines(write):
     path = write("", {"prompt": "a"}, "  \t", {"prompt": "b", "length": 2}, "")
     assert read_prompt_file(path) == {2: {"prompt": "a"}, 4: {"prompt": "b", "length": 2}}
 
@@ -71,7 +71,7 @@ def test_wrong_lines_are_named(write, line, said):
         read_prompt_file(write({"prompt": "a"}, "", line, {"prompt": "b"}))
 
 
-def test_files_that_hold_no_lines(write, tmp_path):
+def test_empty_files(write, tmp_path):
     for lines in ([], ["", " "]):
         with pytest.raises(ValueError, match="prompts.jsonl: has no lines"):
             read_prompt_file(write(*lines))
