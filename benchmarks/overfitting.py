@@ -25,7 +25,7 @@ from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.media import log_mel_distance
 from audiox_diffusers.training.arguments import TASKS
 from audiox_diffusers.training.export import read_log
-from audiox_diffusers.training.log import LOG
+from audiox_diffusers.training.run.log import LOG
 
 TRAINED = ("text", "video")
 HIDING = ("drop_text_rate", "drop_video_rate", "mask_text_rate", "mask_video_rate", "drop_context_rate")

@@ -1,18 +1,16 @@
 """The model card of a converted checkpoint."""
 
-import json
 import shlex
 
 import torch
 from huggingface_hub import ModelCardData
 
+from ..card_text import TAGS, code, string
 from ..loaders import on_hub, public_name
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
 from ..loaders.releases import LICENCE
 from ..messages import one_line
 from ..pipelines import AudioXPipeline
-
-TAGS = ["audiox", "diffusers", "text-to-audio", "video-to-audio", "text-to-music", "audio-generation"]
 
 CARD = """\
 ---
@@ -108,18 +106,13 @@ def model_card(pipe: AudioXPipeline, source: str, text_encoder: str | None, name
     link = f"[{published}](https://huggingface.co/{published})"
     return CARD.format(
         metadata=data.to_yaml(),
-        source=link if on_hub(source) else f"the released checkpoint {_code(published)}",
-        quoted=json.dumps(name),
+        source=link if on_hub(source) else f"the released checkpoint {code(published)}",
+        quoted=string(name),
         word=one_line(shlex.quote(name)),
         window=pipe.window_samples / rate,
         channels=pipe.vae.config.audio_channels,
         rate=rate,
         components="\n".join(rows),
         licence=LICENCE,
-        text_encoder=_code(public_name(text_encoder or DEFAULT_TEXT_ENCODER)),
+        text_encoder=code(public_name(text_encoder or DEFAULT_TEXT_ENCODER)),
     )
-
-
-def _code(text: str) -> str:
-    """Return a name as code in Markdown."""
-    return f"`{one_line(text).replace('`', '')}`"

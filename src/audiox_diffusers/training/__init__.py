@@ -1,11 +1,11 @@
 """Training of AudioX: `parse_args`, `main`, [`Trainer`] and the training methods."""
 
-import sys
 from collections.abc import Sequence
 
 from .arguments import TrainingArguments, parse
 from .methods.full import FullTraining
 from .methods.lora import LoraTraining
+from .run.start import start
 from .trainer import Trainer
 
 __all__ = ["FullTraining", "LoraTraining", "Trainer", "main", "parse_args"]
@@ -20,10 +20,6 @@ def parse_args(argv: Sequence[str] | None = None, method: type[FullTraining] = F
 
 
 def main(argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining) -> None:
-    """Run a training script. Wrong options, and errors in what they name, end the process with one line."""
+    """Run a training script. Errors in options, and divergence, end the process with one line."""
     args = parse_args(argv, method)
-    try:
-        trainer = Trainer(args, method)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    trainer.train()
+    start(lambda: Trainer(args, method))

@@ -199,6 +199,8 @@ def _steps(log: list[dict[str, Any]]) -> str:
 
 def _mean_losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
     """Return last step and mean loss of at most `ROWS` parts of the run, of equal length except for the last."""
+    # Training skips steps whose loss is not finite.
+    log = [report for report in log if math.isfinite(report["loss"])]
     size = max(1, math.ceil(len(log) / ROWS))
     parts = [log[first : first + size] for first in range(0, len(log), size)]
     return [(part[-1]["step"], sum(report["loss"] for report in part) / len(part)) for part in parts]

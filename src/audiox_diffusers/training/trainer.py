@@ -1,9 +1,10 @@
 """Training loop of the transformer: batches, steps, checkpoints and reports."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +19,25 @@ from accelerate.utils import (
 )
 from diffusers.training_utils import EMAModel
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
-from .checkpoints import config_of, lock_folder, open_checkpoint, save_checkpoint, write_json, write_run
 from .data.batches import Batch, BatchMaker, Sample
 from .data.encoding import ENCODERS, RecordEncoder
 from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
 from .data.records import RecordReader, WindowSpec
 from .data.sources import MixedDataset
-from .interruption import Interruption, stopped_at
-from .log import LOG, SKIPPED, cut_log, write_report
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
 from .methods.model import AudioXTrainingModel
+from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
+from .run.divergence import DivergenceGuard
+from .run.interruption import Interruption, stopped_at
+from .run.lock import locked
+from .run.log import LOG, SKIPPED, cut_log, write_report
+from .run.state import RunState, local, read, reading
 from .validation import Validation
 
 DATA = "data-{}.json"
@@ -72,15 +75,16 @@ class Trainer:
         self.method.check_devices(self.accelerator)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
-        if self.accelerator.is_main_process:
-            args.output_dir.mkdir(parents=True, exist_ok=True)
-            lock_folder(args.output_dir)
-
-        self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
-        self.validation = None if args.validation_prompts is None else Validation(args)
-        self._prepare_data()
-        self._prepare_model()
-        self._resume()
+        with ExitStack() as stack:
+            if self.accelerator.is_main_process:
+                args.output_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(args.output_dir))
+            self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
+            self.validation = None if args.validation_prompts is None else Validation(args)
+            self._prepare_data()
+            self._prepare_model()
+            self._resume()
+            self._locked = stack.pop_all()
 
     def _prepare_data(self) -> None:
         args, accelerator, pipe = self.args, self.accelerator, self.pipe
@@ -165,8 +169,8 @@ class Trainer:
             inv_gamma=args.lr_inv_gamma,
             warmup_decay=args.lr_warmup_decay,
         )
-        accelerator.register_for_checkpointing(self.lr_scheduler)
-        accelerator.register_save_state_pre_hook(_remove_frozen)
+        self.state = RunState(accelerator, self.model, self.optimizer, self.lr_scheduler)
+        self.guard = DivergenceGuard(accelerator, args.output_dir)
         self.ema = EMAModel(self._local_parameters(), decay=args.ema_decay) if args.use_ema else None
 
     def _trained_parameters(self) -> list[torch.nn.Parameter]:
@@ -174,26 +178,29 @@ class Trainer:
 
     def _local_parameters(self) -> list[torch.Tensor]:
         """Return this process's part of the trained parameters. They share memory with the parameters."""
-        return [
-            parameter.to_local() if isinstance(parameter, DTensor) else parameter
-            for parameter in self._trained_parameters()
-        ]
+        return [local(parameter) for parameter in self._trained_parameters()]
 
     # Loop
 
     def train(self) -> None:
-        """Train to the last step and save the model. SIGTERM stops the run after a checkpoint."""
+        """
+        Train to the last step and save the model. SIGTERM stops the run after a checkpoint.
+
+        Raises:
+            DivergenceError: Loss, gradient or weights are not finite.
+        """
         accelerator = self.accelerator
-        with self.interruption:
-            self._start_trackers()
-            self._take_steps()
-        if self.stopped:
-            accelerator.print(stopped_at(self.step))
-        else:
-            if self.finished:
-                accelerator.print(f"stopped at step {self.step}: the held-out loss no longer falls")
-            self._save_model()
-        accelerator.end_training()
+        with self._locked:
+            with self.interruption:
+                self._start_trackers()
+                self._take_steps()
+            if self.stopped:
+                accelerator.print(stopped_at(self.step))
+            else:
+                if self.finished:
+                    accelerator.print(f"stopped at step {self.step}: the held-out loss no longer falls")
+                self._save_model()
+            accelerator.end_training()
 
     def _take_steps(self) -> None:
         args, accelerator = self.args, self.accelerator
@@ -217,7 +224,10 @@ class Trainer:
                     report["held_out_loss"] = self._measure_held_out()
                 self._report(report, progress)
                 last = self.step == args.max_train_steps or self.finished
-                if last or self.stopped or self.step % args.checkpointing_steps == 0:
+                self.guard.check_step(self.step, report["loss"], report.get("grad_norm"), last)
+                due = last or self.stopped or self.step % args.checkpointing_steps == 0
+                if due and not self.guard.steps:
+                    self.guard.check_weights(self.step, self._kept_weights())
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
                     )
@@ -227,7 +237,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[LoadedBatch]) -> dict[str, float]:
         """Take one optimizer step and return its report."""
         args, accelerator = self.args, self.accelerator
-        total, norm = torch.zeros((), device=accelerator.device), None
+        total, norm, finite = torch.zeros((), device=accelerator.device), None, True
         for _ in range(args.gradient_accumulation_steps):
             first_sample = (
                 self.records.batches * accelerator.num_processes + accelerator.process_index
@@ -239,10 +249,13 @@ class Trainer:
                 total += loss.detach() / args.gradient_accumulation_steps
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained_parameters(), args.max_grad_norm)
-                self.optimizer.step()
+                    finite = norm is None or math.isfinite(norm)
+                # A gradient scaler skips the step itself, and lowers its scale.
+                if finite or accelerator.scaler is not None:
+                    self.optimizer.step()
                 self.optimizer.zero_grad()
         learning_rate = self.lr_scheduler.get_last_lr()[0]
-        if not self.optimizer.step_was_skipped:
+        if finite and not self.optimizer.step_was_skipped:
             self.lr_scheduler.step()
             if self.ema is not None:
                 self.ema.step(self._local_parameters())
@@ -338,13 +351,16 @@ class Trainer:
         fsdp = self.accelerator.distributed_type == DistributedType.FSDP
         return EMA_SHARD.format(self.accelerator.process_index) if fsdp else EMA
 
+    def _kept_weights(self) -> list[torch.Tensor]:
+        return [*self._local_parameters(), *(self.ema.shadow_params if self.ema is not None else ())]
+
     def _configs(self) -> dict[str, dict[str, Any]]:
         return {name: config_of(getattr(self.pipe, name)) for name in self.method.names}
 
     def _write_state(self, folder: Path) -> None:
         """Write everything that an exact resume needs."""
         accelerator, records = self.accelerator, self.records
-        accelerator.save_state(str(folder))
+        self.state.save(folder)
         data = {"batches": records.batches, "skipped": self.skipped, "streams": records.states}
         write_json(folder / DATA.format(accelerator.process_index), data)
         if accelerator.is_main_process:
@@ -367,19 +383,19 @@ class Trainer:
         folder, step = open_checkpoint(self.args, self._configs(), accelerator)
         if folder is None:
             return
-        # Checkpoints do not contain frozen weights.
-        accelerator.load_state(str(folder), **({} if self.sharded else {"strict": False}))
+        self.state.load(folder)
         self.step = step
-        data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
-        self.skipped = data["skipped"]
-        self.records.batches = data["batches"]
-        self.records.states = {int(stream): position for stream, position in data["streams"].items()}
-        if self.early_stopping is not None:
-            self.early_stopping.load_state_dict(torch.load(folder / EARLY_STOPPING, weights_only=True))
-            self.finished = self.early_stopping.exhausted
-        if self.ema is not None:
-            device = self.ema.shadow_params[0].device
-            self.ema.load_state_dict(torch.load(folder / self._ema_file(), weights_only=True, map_location=device))
+        with reading(folder):
+            data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
+            self.skipped = data["skipped"]
+            self.records.batches = data["batches"]
+            self.records.states = {int(stream): position for stream, position in data["streams"].items()}
+            if self.early_stopping is not None:
+                self.early_stopping.load_state_dict(read(folder / EARLY_STOPPING))
+                self.finished = self.early_stopping.exhausted
+            if self.ema is not None:
+                self.ema.load_state_dict(read(folder / self._ema_file()))
+                self.ema.to(self._local_parameters()[0].device)
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     def _save_model(self) -> None:
@@ -466,14 +482,6 @@ def cache_description(args: TrainingArguments, pipe: AudioXPipeline, datasets: l
         "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},
         "configs": {name: config_of(getattr(pipe, name)) for name in (*components, "conditioner")},
     }
-
-
-def _remove_frozen(models: list[torch.nn.Module], weights: list[dict[str, torch.Tensor]], folder: str) -> None:
-    """Remove frozen weights from a checkpoint. They are loaded with the pipeline."""
-    for model, state_dict in zip(models, weights):
-        for name, parameter in model.named_parameters():
-            if not parameter.requires_grad:
-                state_dict.pop(name, None)
 
 
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:

@@ -252,7 +252,50 @@ def test_two_processes(run, words, tmp_path):
     # Weights that hardly move: the held-out loss is that of one process, the mean over its segments is not.
     assert two[-1]["held_out"] == pytest.approx(one[-1]["held_out"], rel=1e-5)
     assert all(a["spectral"] != pytest.approx(b["spectral"], rel=1e-3) for a, b in zip(one, two, strict=True))
-    assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("random_states_*")} == {
-        "random_states_0.pkl",
-        "random_states_1.pkl",
+    assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("random-*")} == {
+        "random-0.bin",
+        "random-1.bin",
     }
+
+
+def test_a_resume_runs_no_code(run, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "marker"),)
+
+    run("out", "--max_train_steps", 2)
+    for name in ("optimizer.bin", "random-0.bin", "custom_checkpoint_0.pkl"):
+        path = tmp_path / "out" / "checkpoint-2" / name
+        before = path.read_bytes() if path.exists() else None
+        torch.save({"state": Payload()}, path)
+        with pytest.raises(SystemExit, match="^error: --resume_from_checkpoint: .*checkpoint-2 cannot be used"):
+            run("out", "--resume_from_checkpoint", "latest")
+        path.unlink() if before is None else path.write_bytes(before)
+    assert not (tmp_path / "marker").exists()
+    assert len(run("out", "--resume_from_checkpoint", "latest")) == 4
+
+
+def test_a_run_that_diverges_keeps_its_last_good_checkpoint(run, tmp_path):
+    run("out", "--max_train_steps", 2)
+    step = VaeTrainer._train_step
+
+    def diverge(trainer):
+        segments = trainer.recordings
+        trainer.recordings = [segment * float("nan") for segment in segments]
+        try:
+            return step(trainer)
+        finally:
+            trainer.recordings = segments
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(VaeTrainer, "_train_step", diverge)
+        options = ["--max_train_steps", 6, "--resume_from_checkpoint", "latest", "--checkpointing_steps", 1]
+        with pytest.raises(SystemExit, match="^error: training diverged: .* Checkpoints in .*: checkpoint-2. "):
+            run("out", *options)
+    assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-2"}
+
+
+def test_a_learning_rate_that_is_too_large(run, tmp_path):
+    with pytest.raises(SystemExit, match="^error: training diverged"):
+        run("out", "--learning_rate", 1e25)
+    assert not (tmp_path / "out" / "vae").exists()

@@ -1,11 +1,13 @@
 """Training loop of the VAE."""
 
 import json
-import sys
+import math
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,10 +19,14 @@ from ...atomic import filling
 from ...mdct import initialize_with_mdct
 from ...models import AudioXAutoencoderOobleck
 from ..arguments import Arguments, Count, CountOrZero, NotNegative, Positive, RunArguments, parse
-from ..checkpoints import config_of, lock_folder, open_checkpoint, save_checkpoint, write_run
-from ..interruption import Interruption, stopped_at
-from ..log import LOG, SKIPPED, cut_log, write_report
 from ..lr_schedules import get_lr_scheduler
+from ..run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
+from ..run.divergence import DivergenceGuard
+from ..run.interruption import Interruption, stopped_at
+from ..run.lock import locked
+from ..run.log import LOG, SKIPPED, cut_log, write_report
+from ..run.start import start
+from ..run.state import RunState
 from .loss import LONGEST_WINDOW, VaeLoss, spectral_loss
 from .segments import HELD_OUT_SEGMENTS, draw_segments, hold_out, load_recordings
 
@@ -100,9 +106,17 @@ class VaeTrainer:
                 f"--segment_frames {args.segment_frames} are {self.length} samples of this VAE; the loss needs more than"
                 f" {LONGEST_WINDOW // 2}"
             )
-        self._prepare_data()
-        self._prepare_model()
-        self._resume()
+        skipped = self._load_recordings()
+        with ExitStack() as stack:
+            if accelerator.is_main_process:
+                args.output_dir.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(args.output_dir))
+                if skipped:
+                    (args.output_dir / SKIPPED).write_text("".join(f"{json.dumps(row)}\n" for row in skipped), "utf-8")
+                    print(f"{len(skipped)} rows cannot be used, see {args.output_dir / SKIPPED}")
+            self._prepare_model()
+            self._resume()
+            self._locked = stack.pop_all()
 
     def create_vae(self) -> AudioXAutoencoderOobleck:
         return create_vae(self.args.vae_config)
@@ -119,19 +133,14 @@ class VaeTrainer:
         """Write the trained VAE."""
         self.vae.save_pretrained(folder / "vae")
 
-    def _prepare_data(self) -> None:
-        args, config = self.args, self.vae.config
-        recordings, skipped = load_recordings(args.dataset, config.sampling_rate, config.audio_channels)
+    def _load_recordings(self) -> list[dict[str, Any]]:
+        """Load the data and return the skipped rows."""
+        config = self.vae.config
+        recordings, skipped = load_recordings(self.args.dataset, config.sampling_rate, config.audio_channels)
         if len(recordings) < 2:
             raise ValueError("--dataset has only one usable recording; at least two are needed, one of them held out")
         self.recordings, self.held_out = hold_out(recordings)
-        if self.accelerator.is_main_process:
-            args.output_dir.mkdir(parents=True, exist_ok=True)
-            lock_folder(args.output_dir)
-            if skipped:
-                lines = "".join(f"{json.dumps(row)}\n" for row in skipped)
-                (args.output_dir / SKIPPED).write_text(lines, encoding="utf-8")
-                print(f"{len(skipped)} rows cannot be used, see {args.output_dir / SKIPPED}")
+        return skipped
 
     def _prepare_model(self) -> None:
         args = self.args
@@ -143,10 +152,16 @@ class VaeTrainer:
             "cosine", optimizer, num_warmup_steps=args.lr_warmup_steps, num_training_steps=args.max_train_steps
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.accelerator.register_for_checkpointing(self.lr_scheduler)
+        self.state = RunState(self.accelerator, self.model, self.optimizer, self.lr_scheduler)
+        self.guard = DivergenceGuard(self.accelerator, args.output_dir)
 
     def train(self) -> None:
-        """Train to the last step and save the VAE. SIGTERM stops the run after a checkpoint."""
+        """
+        Train to the last step and save the VAE. SIGTERM stops the run after a checkpoint.
+
+        Raises:
+            DivergenceError: Loss, gradient or weights are not finite.
+        """
         args, accelerator = self.args, self.accelerator
         progress = tqdm(
             total=args.max_train_steps,
@@ -154,28 +169,31 @@ class VaeTrainer:
             desc="steps",
             disable=not accelerator.is_local_main_process,
         )
-        with self.interruption, progress:
+        with self._locked, self.interruption, progress:
             while self.step < args.max_train_steps and not self.stopped:
                 started = time.perf_counter()
                 report = self._train_step()
                 progress.update()
                 progress.set_postfix({name: f"{value:.4f}" for name, value in report.items()})
                 self.step += 1
-                due = self.step == args.max_train_steps or self.step % args.checkpointing_steps == 0
+                last = self.step == args.max_train_steps
+                due = last or self.step % args.checkpointing_steps == 0
                 if due:
                     report["held_out"] = self._measure_held_out()
                 report["seconds"] = time.perf_counter() - started
                 self._report(report)
-                if due or self.stopped:
+                self.guard.check_step(self.step, report["loss"], report["grad_norm"], last)
+                if (due or self.stopped) and not self.guard.steps:
+                    self.guard.check_weights(self.step, self.model.parameters())
                     save_checkpoint(
                         accelerator, args.output_dir, self.step, self._write_state, args.checkpoints_total_limit
                     )
-        if self.stopped:
-            accelerator.print(stopped_at(self.step))
-        elif accelerator.is_main_process:
-            with filling(args.output_dir) as folder:
-                self.export(folder)
-        accelerator.wait_for_everyone()
+            if self.stopped:
+                accelerator.print(stopped_at(self.step))
+            elif accelerator.is_main_process:
+                with filling(args.output_dir) as folder:
+                    self.export(folder)
+            accelerator.wait_for_everyone()
         accelerator.end_training()
 
     def _train_step(self) -> dict[str, float]:
@@ -187,10 +205,13 @@ class VaeTrainer:
         report = self.model(segments.to(accelerator.device))
         accelerator.backward(report["loss"])
         norm = accelerator.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
-        self.optimizer.step()
+        finite = math.isfinite(norm)
+        # A gradient scaler skips the step itself, and lowers its scale.
+        if finite or accelerator.scaler is not None:
+            self.optimizer.step()
         self.optimizer.zero_grad()
         learning_rate = self.lr_scheduler.get_last_lr()[0]
-        if not self.optimizer.step_was_skipped:
+        if finite and not self.optimizer.step_was_skipped:
             self.lr_scheduler.step()
         values = [value.detach() for value in report.values()]
         local = torch.tensor([*values, self.interruption.signalled], device=accelerator.device)
@@ -211,7 +232,7 @@ class VaeTrainer:
 
     def _write_state(self, folder: Path) -> None:
         """Write everything that an exact resume needs. Segments depend only on the step."""
-        self.accelerator.save_state(str(folder))
+        self.state.save(folder)
         if self.accelerator.is_main_process:
             write_run(folder, self.step, self.args, {"vae": config_of(self.vae)}, self.accelerator)
 
@@ -222,7 +243,7 @@ class VaeTrainer:
             cut_log(args.output_dir / LOG, step)
         if folder is None:
             return
-        accelerator.load_state(str(folder))
+        self.state.load(folder)
         self.step = step
         accelerator.print(f"resumed from {folder} at step {step}")
 
@@ -233,10 +254,6 @@ def parse_args(argv: Sequence[str] | None = None) -> VaeArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run `training/train_vae.py`. Wrong options, and errors in what they name, end the process with one line."""
+    """Run `training/train_vae.py`. Errors in options, and divergence, end the process with one line."""
     args = parse_args(argv)
-    try:
-        trainer = VaeTrainer(args)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    trainer.train()
+    start(lambda: VaeTrainer(args))

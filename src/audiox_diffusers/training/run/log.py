@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..atomic import replacing
+from ...atomic import replacing
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"

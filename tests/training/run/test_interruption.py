@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 CHILD = """
 import pathlib, sys, time
-from audiox_diffusers.training.interruption import Interruption
+from audiox_diffusers.training.run.interruption import Interruption
 with Interruption() as interruption:
     pathlib.Path("ready").touch()
     for _ in range(200):

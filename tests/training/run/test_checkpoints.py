@@ -1,10 +1,8 @@
-"""Checkpoints while a run is killed, and two runs in one folder."""
+"""Checkpoints of runs that are killed."""
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from helpers import refused
 
-from audiox_diffusers.training.checkpoints import STATE, find_checkpoint, lock_folder, save_checkpoint
+from audiox_diffusers.training.run.checkpoints import STATE, find_checkpoint, save_checkpoint
 
 
 class Killed(BaseException):
@@ -115,28 +113,3 @@ def test_incomplete_folders_are_not_checkpoints(save, tmp_path, contents):
     assert find_checkpoint(tmp_path, "latest").name == "checkpoint-1"
     with refused("checkpoint-2", "has checkpoint-1"):
         find_checkpoint(tmp_path, "checkpoint-2")
-
-
-HOLD = """
-import pathlib, sys
-from audiox_diffusers.training.checkpoints import lock_folder
-lock_folder(pathlib.Path(sys.argv[1]))
-print("locked", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_two_runs_cannot_share_a_folder(tmp_path):
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert other.stdout.readline() == "locked\n"
-        with refused("--output_dir", tmp_path, "in use by another run"):
-            lock_folder(tmp_path)
-    finally:
-        other.kill()
-        other.wait()
-    for _ in range(2):
-        lock_folder(tmp_path)
-    assert not list(tmp_path.iterdir())

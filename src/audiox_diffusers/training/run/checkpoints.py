@@ -1,6 +1,5 @@
 """Checkpoints of a run, each written whole or not at all."""
 
-import fcntl
 import json
 import os
 import re
@@ -13,15 +12,14 @@ from accelerate import Accelerator
 from diffusers import ModelMixin
 from transformers import PreTrainedModel
 
-from ..loaders import architecture
-from .arguments import RunArguments, as_json, relative_to_output
+from ...loaders import architecture
+from ..arguments import RunArguments, as_json, relative_to_output
+from .state import reading
 
 STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 
 # Device and inode of each folder that this process has locked.
-_locked: set[tuple[int, int]] = set()
-
 # All other options decide what is computed, and must stay the same for an exact resume.
 MAY_CHANGE = {
     "output_dir",
@@ -48,27 +46,6 @@ MAY_CHANGE = {
 
 # Options with folders that may be inside the output folder, and then move with it.
 FOLDERS = ("cache_latents", "class_data_dir")
-
-
-def lock_folder(output_dir: Path) -> None:
-    """
-    Lock an output folder until this process ends, so that no two runs write to it.
-
-    Raises:
-        ValueError: Another process has locked the folder.
-    """
-    folder = os.open(output_dir, os.O_RDONLY)
-    identity = os.fstat(folder).st_dev, os.fstat(folder).st_ino
-    if identity in _locked:
-        os.close(folder)
-        return
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"--output_dir {output_dir} is in use by another run") from None
-    except OSError:  # a file system without locks
-        return
-    _locked.add(identity)
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
@@ -117,6 +94,7 @@ def save_checkpoint(
     path = output_dir / f"checkpoint-{step}"
     temporary = output_dir / f".{path.name}"
     if accelerator.is_main_process:
+        # Remains of a run that was killed while it wrote or removed a checkpoint.
         for left in output_dir.glob(".checkpoint-*"):
             shutil.rmtree(left)
         temporary.mkdir(parents=True)
@@ -151,8 +129,8 @@ def _hide(checkpoint: Path) -> Path:
 
 def _is_write_error(error: Exception) -> bool:
     """torch and safetensors raise their own exceptions when a file cannot be written."""
-    text = str(error)
-    return "PytorchStreamWriter" in text or "I/O error" in text or "No space left" in text
+    known = ("PytorchStreamWriter", "inline_container", "iostream error", "I/O error", "No space left")
+    return any(text in str(error) for text in known)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -194,7 +172,10 @@ def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: A
     if folder is None:
         accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
         return None, 0
-    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    with reading(folder):
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        if list(folder.glob("custom_checkpoint_*")):
+            raise ValueError("it has the format of an earlier version, which could run code")
     _check_arguments(as_json(args), state["args"])
     _check_configs(configs, state["configs"])
     if accelerator.num_processes != state["num_processes"]:

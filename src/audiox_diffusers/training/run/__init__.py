@@ -1,0 +1,1 @@
+"""Parts of every training run: checkpoints, log, lock, and the reasons to stop."""
