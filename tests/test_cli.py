@@ -20,7 +20,7 @@ import audiox_diffusers
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import main
 from audiox_diffusers.commands import batch, convert, features, generate
-from audiox_diffusers.media import load_audio, save_audio, save_video
+from audiox_diffusers.media import load_audio, load_video, save_audio, save_video
 from audiox_diffusers.pipelines import load_features, save_features
 
 RATE = 44100
@@ -304,6 +304,31 @@ def test_video_with_new_sound_keeps_its_picture(make_sound, media, out, capsys, 
     assert waveform.shape[0] == 2
     assert "; the video continues without sound until 0.60 s; loaded in" in capsys.readouterr().out
     assert names(out) == [output]
+
+
+@pytest.mark.parametrize(
+    ("muxer", "codec", "options"),
+    [
+        ("webm", "libvpx", {"live": "1"}),
+        ("matroska", "libx264", {"live": "1"}),
+        ("mjpeg", "mjpeg", {}),
+        ("mpegts", "mpeg2video", {}),
+    ],
+)
+def test_a_video_without_a_declared_duration(make_sound, tmp_path, out, muxer, codec, options):
+    """As browsers, live streams and cameras write them."""
+    path = tmp_path / f"recording.{muxer}"
+    with av.open(str(path), "w", format=muxer, options=options) as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height = 64, 48
+        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+        for shade in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 25 * shade, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    make_sound("--video", path, "--prompt", "rain", output="film.mkv")
+    assert load_audio(out / "film.mkv")[0].any()
+    assert len(load_video(out / "film.mkv", fps=25)) in range(9, 12)
 
 
 def test_several_sounds(make_sound, out, capsys):
