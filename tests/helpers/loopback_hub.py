@@ -21,6 +21,7 @@ class LoopbackHub:
     Attributes:
         repositories (`dict`): Folder of each repository, by its id.
         requests (`list`): Method and path of every request.
+        spans (`list`): Path and first byte of every file that was asked for.
         delay (`float`): Seconds that each 64 kB of a file takes.
         cut (`int`): Bytes after which a file ends, as if the connection was lost. 0 for no limit.
         token (`str`): Token that is needed, if any.
@@ -29,6 +30,7 @@ class LoopbackHub:
     def __init__(self, repositories: dict[str, Path]):
         self.repositories = repositories
         self.requests: list[str] = []
+        self.spans: list[tuple[str, int]] = []
         self.delay, self.cut, self.token = 0.0, 0, ""
         hub = self
 
@@ -74,12 +76,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     hub: LoopbackHub
 
     def do_HEAD(self):
-        self.answer(with_body=False)
+        self.do_GET()
 
-    def do_GET(self):
-        self.answer(with_body=True)
-
-    def answer(self, with_body: bool) -> None:
+    def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
@@ -88,7 +87,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             api = f"/api/models/{repo_id}"
             if path.startswith(f"/{repo_id}/resolve/"):
                 revision, _, name = path.removeprefix(f"/{repo_id}/resolve/").partition("/")
-                return self.file(folder / name, revision, with_body)
+                return self.file(folder / name, revision)
             if path == api or path.startswith(f"{api}/"):
                 kind, _, revision = path.removeprefix(api).strip("/").partition("/")
                 return self.list(repo_id, folder, kind, revision or "main")
@@ -109,7 +108,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         info = {"id": repo_id, "modelId": repo_id, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
         self.send(json.dumps(info).encode())
 
-    def file(self, path: Path, revision: str, with_body: bool) -> None:
+    def file(self, path: Path, revision: str) -> None:
         if revision not in ("main", "other", COMMIT):
             return self.fail(404, "RevisionNotFound")
         if not path.is_file():
@@ -118,18 +117,21 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         start, status = 0, 200
         if (span := self.headers.get("Range")) is not None:
             start, status = int(span.removeprefix("bytes=").split("-")[0]), 206
+        self.hub.spans.append((self.path, start))
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "Accept-Ranges": "bytes"}
         if status == 206:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.send(content[start:] if with_body else b"", headers, status, len(content) - start)
+        self.send(content[start:], headers, status)
 
-    def send(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200, length: int | None = None):
+    def send(self, body: bytes, headers: dict[str, str] | None = None, status: int = 200):
         self.send_response(status)
         headers = {"X-Repo-Commit": COMMIT, "Content-Type": "application/json", **(headers or {})}
-        headers["Content-Length"] = str(len(body) if length is None else length)
+        headers["Content-Length"] = str(len(body))
         for key, value in headers.items():
             self.send_header(key, value)
         self.end_headers()
+        if self.command == "HEAD":
+            return
         with contextlib.suppress(ConnectionError):
             for start in range(0, len(body), 1 << 16):
                 if self.hub.cut and start >= self.hub.cut:

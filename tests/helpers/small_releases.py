@@ -1,6 +1,7 @@
 """Small AudioX releases in the layouts that are published, with random weights of the small fixtures."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -95,3 +96,13 @@ def save(state_dict: dict[str, torch.Tensor], path: Path, wrapped: bool = True) 
 
 def _contiguous(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value.contiguous() for key, value in state_dict.items()}
+
+
+def write_repositories(root: Path, tokenizer) -> dict[str, Path]:
+    """Write the Hub repositories of all releases, and a small T5 as `google-t5/t5-base`; return their folders."""
+    for name in ("audiox", "audiox-maf", "audiox-maf-mmdit", "audiox-turbo"):
+        write_published(name, root / REPOSITORIES[name])
+    text_encoder = root / "google-t5" / "t5-base"
+    shutil.copytree(FIXTURES / "audiox" / "text_encoder", text_encoder)
+    tokenizer.save_pretrained(text_encoder)
+    return {repo_id: root / repo_id for repo_id in [*REPOSITORIES.values(), "google-t5/t5-base"]}

@@ -137,6 +137,21 @@ def check_convert(args: Namespace) -> None:
         validate_repo_id(args.push_to_hub)
 
 
+def check_export(args: Namespace) -> None:
+    """Check the arguments of `audiox export`."""
+    target = Path(args.target)
+    if target.suffix in (".ckpt", ".safetensors"):
+        check_target(target)
+        if target.exists():
+            raise FileExistsError(f"{target}: exists")
+    else:
+        check_new_folder(target)
+    for name in ("like", "fuse_lora"):
+        value = getattr(args, name)
+        if value is not None and os.sep in value and value.count("/") > 1 and not Path(value).exists():
+            raise FileNotFoundError(f"--{name.replace('_', '-')} {value}: no such file or folder")
+
+
 def check_new_folder(target: Path) -> None:
     """
     Check that a new folder can be put at `target`, which may be an empty folder.

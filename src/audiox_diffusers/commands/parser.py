@@ -16,6 +16,7 @@ from .checks import (
     check_demo,
     check_edit,
     check_evaluate,
+    check_export,
     check_features,
     check_generate,
 )
@@ -48,7 +49,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"audiox-diffusers {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_generate, _add_edit, _add_features, _add_convert, _add_demo, _add_bench, _add_evaluate):
+    for add in (
+        _add_generate,
+        _add_edit,
+        _add_features,
+        _add_convert,
+        _add_export,
+        _add_demo,
+        _add_bench,
+        _add_evaluate,
+    ):
         add(commands)
     return parser
 
@@ -291,6 +301,29 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument("--push-to-hub", metavar="REPO", help="upload the folder to this Hub repository")
 
 
+def _add_export(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "export",
+        check_export,
+        help="write a model as a released checkpoint",
+        description="Write a model in the format of the released AudioX checkpoints, which the original code and the"
+        " ComfyUI nodes read.",
+    )
+    parser.add_argument("model", help=f"folder of a model, Hub id, or one of {', '.join(RELEASES)}")
+    parser.add_argument(
+        "target",
+        help="new folder to write in the published layout, or a .ckpt or .safetensors file, with config.json and"
+        " Synchformer beside it",
+    )
+    parser.add_argument(
+        "--like",
+        metavar="FILE",
+        help="released checkpoint that gives the tensors that nothing uses, and the dtypes (default: zeros)",
+    )
+    parser.add_argument("--fuse-lora", metavar="DIR_OR_ID", help="LoRA adapter to add to the weights")
+
+
 def _add_demo(commands: Any) -> None:
     parser = _add(
         commands,
@@ -360,6 +393,7 @@ def _add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         check_evaluate,
+        check_export,
         help="compute the metrics of papers",
         description="Compare generated files with references, captions and videos by the metrics that papers report."
         " Files match by the stem of their names.",

@@ -73,24 +73,9 @@ def find_files(
         FileNotFoundError: There is no such checkpoint, or it has no config.
         ValueError: `variant` is unknown, or `config` is no config.
     """
-    if variant not in (None, *VARIANTS):
-        raise ValueError(f"`variant` must be 'student' or 'teacher', got {variant!r}.")
-    path = Path(checkpoint)
     if variant is None and isinstance(config, str) and config in RELEASES and not Path(config).is_file():
         variant = RELEASES[config].variant
-    if path.is_file():
-        folder, layout = layout_of_file(path, variant)
-    elif path.is_dir():
-        folder, layout = path, find_layout(lambda name: (path / name).is_file(), variant)
-        if layout is None:
-            raise FileNotFoundError(
-                f"{path}: no released checkpoint in this folder. Expected {EXPECTED}; found"
-                f" {some(entry.name for entry in path.iterdir()) or 'nothing'}"
-            )
-    else:
-        release = find_release(str(checkpoint))
-        repo_id = str(checkpoint) if release is None else release.repo_id
-        folder, layout = download(repo_id, variant or (release and release.variant), **hub_kwargs)
+    folder, layout = locate(checkpoint, variant, **hub_kwargs)
 
     def file(name: str | None) -> Path | None:
         return None if name is None else folder / name
@@ -113,6 +98,26 @@ def find_files(
         vae=file(layout.vae),
         synchformer=file(layout.synchformer),
     )
+
+
+def locate(checkpoint: str | Path, variant: str | None = None, **hub_kwargs: Any) -> tuple[Path, Layout]:
+    """Return the folder of a released checkpoint and its [`Layout`] there, see [`find_files`]."""
+    if variant not in (None, *VARIANTS):
+        raise ValueError(f"`variant` must be 'student' or 'teacher', got {variant!r}.")
+    path = Path(checkpoint)
+    if path.is_file():
+        return layout_of_file(path, variant)
+    if not path.is_dir():
+        release = find_release(str(checkpoint))
+        repo_id = str(checkpoint) if release is None else release.repo_id
+        return download(repo_id, variant or (release and release.variant), **hub_kwargs)
+    layout = find_layout(lambda name: (path / name).is_file(), variant)
+    if layout is None:
+        raise FileNotFoundError(
+            f"{path}: no released checkpoint in this folder. Expected {EXPECTED}; found"
+            f" {some(entry.name for entry in path.iterdir()) or 'nothing'}"
+        )
+    return path, layout
 
 
 def download(repo_id: str, variant: str | None = None, **hub_kwargs: Any) -> tuple[Path, Layout]:

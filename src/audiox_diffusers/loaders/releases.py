@@ -89,7 +89,7 @@ class Layout:
 _CHECKPOINTS = ("model.safetensors", "model.ckpt")
 # AudioX-Turbo keeps its files in folders, below `checkpoints` where its download script leaves them.
 _ROOTS = ("", "checkpoints/")
-_TURBO = {"student": "audiox_turbo/audiox_turbo", "teacher": "pretrained_ckpt/pretrained_ckpt"}
+TURBO = {"student": "audiox_turbo/audiox_turbo", "teacher": "pretrained_ckpt/pretrained_ckpt"}
 _TURBO_RELEASES = {"student": "audiox-turbo", "teacher": "audiox-base"}
 EXPECTED = (
     "model.safetensors or model.ckpt with config.json, or audiox_turbo/audiox_turbo.ckpt or"
@@ -114,7 +114,7 @@ def find_layout(exists: Callable[[str], bool], variant: str | None = None) -> La
         return Layout(checkpoint, config, teacher=variant == "teacher", **_beside(exists))
     for root in _ROOTS:
         for kind in VARIANTS if variant is None else (variant,):
-            checkpoint = _first(exists, *(f"{root}{_TURBO[kind]}{suffix}" for suffix in (".safetensors", ".ckpt")))
+            checkpoint = _first(exists, *(f"{root}{TURBO[kind]}{suffix}" for suffix in (".safetensors", ".ckpt")))
             if checkpoint is not None:
                 release, teacher = _TURBO_RELEASES[kind], kind == "teacher"
                 config = _first(exists, f"{root}config.json")
@@ -124,7 +124,7 @@ def find_layout(exists: Callable[[str], bool], variant: str | None = None) -> La
 
 def layout_of_file(path: Path, variant: str | None = None) -> tuple[Path, Layout]:
     """Return the folder of a release that a checkpoint file belongs to, and its [`Layout`] there."""
-    kind = next((kind for kind, name in _TURBO.items() if path.stem == name.split("/")[1]), None)
+    kind = next((kind for kind, name in TURBO.items() if path.stem == name.split("/")[1]), None)
     in_folders = kind is not None and path.parent.name == path.stem
     folder = path.parent.parent if in_folders else path.parent
 
