@@ -14,6 +14,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from loopback_hub import loopback_hub
+from small_releases import write_repositories
 
+from audiox_diffusers.loaders import RELEASES
 from audiox_diffusers.testing import create_random_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,7 +186,24 @@ def working_folder(tmp_path_factory):
     return folder
 
 
-def run(command, folder, place, cache):
+@contextlib.contextmanager
+def hub_of_releases(document, folder, tokenizer):
+    """Serve small weights of the released models for the page about them, and put their files into its folder."""
+    if document != "docs/releases.md":
+        yield {}
+        return
+    shutil.rmtree(folder / "audiox")  # a folder would come before the release of that name
+    repositories = write_repositories(folder / "hub", tokenizer)
+    turbo = repositories["HKUSTAudio/AudioX-Turbo"]
+    shutil.copytree(turbo, folder / "checkpoints")
+    shutil.copy(turbo / "audiox_turbo" / "audiox_turbo.ckpt", folder / "student.ckpt")
+    shutil.copytree(repositories["HKUSTAudio/AudioX-MAF"], folder / "models" / "audiox")
+    (folder / "files").mkdir()
+    with loopback_hub(repositories) as hub:
+        yield hub.environment
+
+
+def run(command, folder, place, cache, environment):
     env = {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -191,6 +212,7 @@ def run(command, folder, place, cache):
         "HF_HOME": str(cache),
         "MPLBACKEND": "Agg",
         "PYTHONIOENCODING": "utf-8",
+        **environment,
     }
     process = subprocess.Popen(
         command,
@@ -240,16 +262,26 @@ def as_in_document(block):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_blocks_run(document, working_folder, tmp_path):
-    for block in blocks_of(document, "bash", "python"):
-        if block.not_run is not None:
-            continue
-        if block.language == "python":
-            command = [sys.executable, "-c", RUN_PYTHON, str(ROOT / document), as_in_document(block)]
-        else:
-            check_make(block)
-            command = ["bash", "-e", "-c", NO_MAKE + block.source]
-        run(command, working_folder, block.place, cache=tmp_path)
+def test_blocks_run(document, working_folder, tmp_path, tokenizer):
+    with hub_of_releases(document, working_folder, tokenizer) as environment:
+        for block in blocks_of(document, "bash", "python"):
+            if block.not_run is not None:
+                continue
+            if block.language == "python":
+                command = [sys.executable, "-c", RUN_PYTHON, str(ROOT / document), as_in_document(block)]
+            else:
+                check_make(block)
+                command = ["bash", "-e", "-c", NO_MAKE + block.source]
+            run(command, working_folder, block.place, tmp_path, environment)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/releases.md"])
+def test_table_of_releases(document):
+    """Each line names a release that loads by its name, and its Hub repository."""
+    rows = re.findall(r"^\| `(audiox[\w-]*)` \|(.*)$", (ROOT / document).read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name, _ in rows] == list(RELEASES)
+    for name, row in rows:
+        assert RELEASES[name].repo_id in row or "AudioX-Turbo" in row
 
 
 # Checking the blocks that are not run
