@@ -64,7 +64,8 @@ class ModelArguments(Arguments):
     _argument_group_name = "model"
 
     pretrained_model_name_or_path: str = HfArg(
-        help="Pipeline to start from, on the Hub or in a folder. Frozen components come from it too."
+        help="Pipeline to start from: a folder, a Hub id, or the name of a release such as audiox. Frozen components come"
+        " from it too."
     )
     revision: str | None = HfArg(default=None, help="Revision of the pipeline on the Hub.")
     variant: str | None = HfArg(default=None, help="Variant of the pipeline's weight files, such as fp16.")

@@ -84,7 +84,7 @@ def training_card(args: TrainingArguments, pipe: AudioXPipeline, log: list[dict[
     seconds = pipe.window_samples / pipe.vae.config.sampling_rate
     return _fill(
         args,
-        {"base_model": base if on_hub(base) and not args.from_scratch else None, "tags": TAGS},
+        {"base_model": public_name(base) if on_hub(base) and not args.from_scratch else None, "tags": TAGS},
         log,
         introduction=f"[AudioX](https://arxiv.org/abs/2503.10522), {origin} {code(public_name(base))} with"
         " `training/train_audiox.py` of the package `audiox-diffusers`, which it needs.\n\n"
@@ -119,7 +119,7 @@ def lora_card(
     return _fill(
         args,
         {
-            "base_model": base if on_hub(base) else None,
+            "base_model": public_name(base) if on_hub(base) else None,
             "base_model_relation": "adapter" if on_hub(base) else None,
             "instance_prompt": one_line(", ".join(words)) or None,
             "tags": [*TAGS, "lora"],
