@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 from helpers import assert_equal, refused, seeded
+from peft import LoraConfig
 from safetensors.torch import load_file
 from small_releases import RELEASES, VAE, small_release, small_synchformer, write_published
 
-from audiox_diffusers import load_original_checkpoint
+from audiox_diffusers import AudioXPipeline, load_original_checkpoint
 from audiox_diffusers.cli import main
 from audiox_diffusers.loaders import (
     convert_state_dict,
@@ -100,11 +101,14 @@ def test_config_comes_back(release, tmp_path):
     assert main(["export", str(converted), str(tmp_path / "back")]) == 0
     config, original = small_release(name)
     back = json.loads((tmp_path / "back" / "config.json").read_text())
-    assert component_configs(back, original) == component_configs(config, original)
+    pipe = AudioXPipeline.from_pretrained(converted)
+    for component, settings in component_configs(back, original).items():
+        actual = getattr(pipe, component).config
+        assert {key: actual[key] for key in settings} == settings
     assert back["model_type"] == config["model_type"] and back["sample_size"] == config["sample_size"]
 
 
-def test_exported_checkpoint_loads_and_sounds_the_same(release, tmp_path, fixtures_path, tokenizer):
+def test_exported_checkpoint_loads_and_sounds_the_same(release, tmp_path, fixtures_path, tokenizer, close):
     name, published, converted = release
     shutil.copytree(converted, tmp_path / "model")
     options = {"text_encoder": fixtures_path / "audiox" / "text_encoder", "tokenizer": tokenizer}
@@ -121,14 +125,12 @@ def test_exported_checkpoint_loads_and_sounds_the_same(release, tmp_path, fixtur
     pipe.set_progress_bar_config(disable=True)
     expected = pipe("rain", num_inference_steps=2, generator=seeded()).audios
     for audio in audios:
-        assert_equal(audio, expected)
+        close(torch.from_numpy(audio), torch.from_numpy(expected))
 
 
 def test_fine_tuned_weights_are_written(release, tmp_path, fixtures_path, tokenizer):
     """A changed tensor is that of the pipeline, also with --like."""
     name, published, converted = release
-    from audiox_diffusers import AudioXPipeline
-
     pipe = AudioXPipeline.from_pretrained(converted)
     with torch.no_grad():
         pipe.transformer.proj_in.weight += 1
@@ -155,13 +157,10 @@ def test_lora_is_fused(release, tmp_path):
     name, published, converted = release
     if name not in ("audiox", "audiox-turbo"):
         return
-    from peft import LoraConfig
-
-    from audiox_diffusers import AudioXPipeline
 
     pipe = AudioXPipeline.from_pretrained(converted)
     pipe.transformer.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
-    pipe.save_lora_adapter(tmp_path / "lora") if hasattr(pipe, "save_lora_adapter") else None
+    pipe.save_lora_adapter(tmp_path / "lora")
     fused = AudioXPipeline.from_pretrained(converted)
     fused.load_lora_weights(tmp_path / "lora")
     fused.fuse_lora()

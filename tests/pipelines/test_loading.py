@@ -1,16 +1,14 @@
 """Save a pipeline and load it by either class, from a folder and from a Hub."""
 
-import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from loopback_hub import loopback_hub
 
 from audiox_diffusers import AudioXPipeline
 
@@ -127,64 +125,12 @@ def test_without_the_import(folder, tmp_path):
 
 @pytest.fixture
 def hub(folder):
-    """Serve the folder as `someone/audiox` on a local Hub, and return its address."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    commit = "0123456789abcdef0123456789abcdef01234567"
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            self.answer(with_body=False)
-
-        def do_GET(self):
-            self.answer(with_body=True)
-
-        def answer(self, with_body):
-            path = self.path.split("?")[0]
-            prefixes = ("/api/models/someone/audiox/tree/", "/api/models/someone/audiox", "/someone/audiox/resolve/")
-            headers, body = {"X-Repo-Commit": commit, "Content-Type": "application/json"}, b""
-            if path.startswith(prefixes[0]):
-                tree = [
-                    {"type": "file", "path": name, "size": file.stat().st_size, "oid": self.etag(file)}
-                    for name, file in files.items()
-                ]
-                body = json.dumps(tree).encode()
-            elif path.startswith(prefixes[1]):
-                siblings = [{"rfilename": name} for name in files]
-                body = json.dumps({"id": "someone/audiox", "sha": commit, "siblings": siblings}).encode()
-            elif path.startswith(prefixes[2]) and (name := path.removeprefix(prefixes[2]).split("/", 1)[1]) in files:
-                body = files[name].read_bytes()
-                headers["ETag"] = f'"{self.etag(files[name])}"'
-            else:
-                self.send_error(404)
-                return
-            self.send_response(200)
-            for key, value in {**headers, "Content-Length": str(len(body))}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if with_body:
-                self.wfile.write(body)
-
-        @staticmethod
-        def etag(file):
-            return hashlib.sha1(file.read_bytes()).hexdigest()
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    """A Hub on this machine that holds the folder as `someone/audiox`; its environment."""
+    with loopback_hub({"someone/audiox": folder}) as hub:
+        yield hub.environment
 
 
 @pytest.mark.parametrize("code", [LOAD_WITH_IMPORT, LOAD_WITHOUT_IMPORT])
 def test_from_the_hub(hub, tmp_path, code):
-    environment = {
-        "HF_ENDPOINT": hub,
-        "HF_HOME": str(tmp_path / "hub"),
-        "HF_HUB_OFFLINE": "0",
-        "NO_PROXY": "127.0.0.1",
-    }
-    out = run_python(code.format(source="someone/audiox"), **environment)
+    out = run_python(code.format(source="someone/audiox"), HF_HOME=str(tmp_path / "hub"), **hub)
     assert out.split() == ["AudioXPipeline", "AudioXTransformer2DModel"]

@@ -393,7 +393,6 @@ def _add_evaluate(commands: Any) -> None:
         commands,
         "evaluate",
         check_evaluate,
-        check_export,
         help="compute the metrics of papers",
         description="Compare generated files with references, captions and videos by the metrics that papers report."
         " Files match by the stem of their names.",

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -189,6 +190,8 @@ def hub_error(name: str, error: Exception) -> FileNotFoundError:
     """Return an error in one line that says why a name was not found, or not downloaded."""
     if isinstance(error, RevisionNotFoundError):
         why = "no such revision on the Hub"
+    elif isinstance(error, GatedRepoError):
+        why = "the Hub repository is gated; accept its conditions there, and log in with `hf auth login`"
     elif isinstance(error, (RepositoryNotFoundError, HFValidationError)):
         why = "no such file, folder, release or Hub repository"
     elif isinstance(error, OfflineModeIsEnabled) or constants.is_offline_mode():

@@ -7,14 +7,16 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from diffusers.utils import logging
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from safetensors import SafetensorError
 
-from ..atomic import remove, replace, replacing
+from ..atomic import remove, replace
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
 from ..loaders.original_files import HUB_ERRORS, hub_error, layout_on_hub, list_files
@@ -155,11 +157,13 @@ class _Conversion:
             write_model(pipe, work / "model")
             model.parent.mkdir(parents=True, exist_ok=True)
             replace(work / "model", model)
+        # The model counts as converted once the revision has a file, so nothing that is left over goes unnoticed.
+        remove(work)
         ref = self.folder / "refs" / (self.revision or "main")
         ref.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(ref) as temporary:
-            temporary.write_text(commit)
-        remove(work)
+        temporary = self.folder / "ref.incomplete"
+        temporary.write_text(commit)
+        os.replace(temporary, ref)
         return model
 
     def cached(self, source: "_Source") -> Path | None:
@@ -176,18 +180,37 @@ class _Conversion:
         """Return a folder with the files: that of the Hugging Face cache if it has them, or a temporary one."""
         if (folder := self.cached(source)) is not None:
             return folder
+        folder = work / source.repo_id.replace("/", "--") / source.commit
         try:
-            return Path(
-                snapshot_download(
-                    source.repo_id,
-                    revision=source.commit,
-                    allow_patterns=list(source.sizes),
-                    local_dir=work / source.repo_id.replace("/", "--"),
-                    **self.hub_kwargs,
-                )
-            )
+            if self.hub_kwargs["local_files_only"]:
+                raise LocalEntryNotFoundError("local_files_only is set")
+            for name in source.sizes:
+                if not (folder / name).is_file():
+                    self.fetch(hf_hub_url(source.repo_id, name, revision=source.commit), folder / name)
         except HUB_ERRORS as error:
             raise hub_error(source.repo_id, error) from None
+        except OSError as error:
+            raise hub_error(source.repo_id, error) if error.errno is None else error from None
+        return folder
+
+    def fetch(self, url: str, file: Path) -> None:
+        """Download a file, or the rest of it. The downloads of huggingface_hub start again if they are killed."""
+        metadata = get_hf_file_metadata(url, token=self.token)
+        headers = build_hf_headers(token=self.token)
+        if urlsplit(metadata.location).netloc != urlsplit(url).netloc:
+            headers.pop("authorization", None)
+        part = file.with_name(f"{file.name}.{metadata.etag}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "ab") as content:
+            http_get(
+                metadata.location,
+                content,
+                resume_size=content.tell(),
+                headers=headers,
+                expected_size=metadata.size,
+                displayed_filename=file.name,
+            )
+        os.replace(part, file)
 
     def check_disk(self, work: Path, sources: list["_Source"]) -> None:
         """Raise `OSError` if the disk has no room for the downloads and the converted model."""
