@@ -8,7 +8,8 @@ from common import create_parser
 
 from audiox_diffusers.bench import Bench
 from audiox_diffusers.bench.detectors import measure_detectors
-from audiox_diffusers.bench.report import markdown_table, show
+from audiox_diffusers.bench.report import show
+from audiox_diffusers.tables import markdown_table
 
 
 def main() -> None:

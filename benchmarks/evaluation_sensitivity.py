@@ -19,7 +19,8 @@ from torchaudio.functional import lowpass_biquad
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.evaluation.clips import EvaluationSet
-from audiox_diffusers.evaluation.run import EvaluationConfig, run_evaluation
+from audiox_diffusers.evaluation.config import EvaluationConfig
+from audiox_diffusers.evaluation.run import run_evaluation
 from audiox_diffusers.media import save_audio
 from audiox_diffusers.scenes import random_scene, scene_seed
 

@@ -23,7 +23,8 @@ import torch
 from random_networks import use_random_weights
 
 from audiox_diffusers.evaluation.clips import read_set
-from audiox_diffusers.evaluation.run import EvaluationConfig, run_evaluation
+from audiox_diffusers.evaluation.config import EvaluationConfig
+from audiox_diffusers.evaluation.run import run_evaluation
 from audiox_diffusers.media import save_audio
 
 RATE = 16_000

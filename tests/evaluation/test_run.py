@@ -1,4 +1,4 @@
-"""An evaluation from files to figures, with small networks in the place of the released ones."""
+"""An evaluation from files to figures, with small networks instead of the released ones."""
 
 import json
 import subprocess
@@ -13,8 +13,10 @@ from small_networks import SmallNetwork
 
 from audiox_diffusers.evaluation import catalog
 from audiox_diffusers.evaluation.clips import read_captions, read_set
-from audiox_diffusers.evaluation.run import EvaluationConfig, load_statistics, run_evaluation, save_statistics
+from audiox_diffusers.evaluation.config import EvaluationConfig
+from audiox_diffusers.evaluation.run import run_evaluation
 from audiox_diffusers.evaluation.statistics import GaussianStatistics
+from audiox_diffusers.evaluation.statistics_files import load_statistics, save_statistics
 from audiox_diffusers.media import save_audio, save_video
 
 RATE = 16_000

@@ -9,10 +9,11 @@ import torch.nn as nn
 
 from audiox_diffusers.evaluation import catalog
 from audiox_diffusers.evaluation.clips import read_set
+from audiox_diffusers.evaluation.config import EvaluationConfig
 from audiox_diffusers.evaluation.networks.aesthetics import AXES
 from audiox_diffusers.evaluation.networks.base import AudioNetwork
 from audiox_diffusers.evaluation.networks.synchformer import WINDOW, Synchformer
-from audiox_diffusers.evaluation.run import EvaluationConfig, run_evaluation
+from audiox_diffusers.evaluation.run import run_evaluation
 
 
 class Bands(AudioNetwork):

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import stdev
 from typing import Any
 
+from ..tables import markdown_table
 from .scores import Score, mean
 
 
@@ -134,11 +135,3 @@ class SweepReport:
 def show(value: float | None) -> str:
     """Format with three decimals; empty for `None`."""
     return "" if value is None else f"{value:.3f}"
-
-
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
-    """Return a table with columns padded to equal width."""
-    widths = [max(map(len, column)) for column in zip(header, *rows)]
-    rule = ["-" * width for width in widths]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths)] for row in (header, rule, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

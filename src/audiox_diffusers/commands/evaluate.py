@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from ..atomic import replacing
 from ..evaluation.clips import EvaluationSet, captions_of_prompts, read_set
-from ..evaluation.run import EvaluationConfig, run_evaluation
+from ..evaluation.config import EvaluationConfig
+from ..evaluation.run import run_evaluation
 from . import batch
 from .loading import read_placement
 from .parser import parse_args
@@ -58,7 +59,7 @@ def _path(value: str | None) -> Path | None:
 
 
 def _generate_args(args: Namespace) -> Namespace:
-    """The arguments of `audiox generate --batch` for the prompts of the set."""
+    """Return the arguments of `audiox generate --batch` for the set."""
     values = {"model": args.model, "batch": args.set, "output": args.generated, "seed": args.seed}
     values |= {"steps": args.steps, "guidance": args.guidance, "device": args.device, "batch-size": args.batch_size}
     options = [f"--{name}={value}" for name, value in values.items() if value is not None]
@@ -66,7 +67,7 @@ def _generate_args(args: Namespace) -> Namespace:
 
 
 def _device(args: Namespace) -> torch.device:
-    """`--device`, or by default a GPU of its own for each process."""
+    """Return `--device`. By default each process has its own GPU."""
     device, _ = read_placement(args)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", PartialState().local_process_index % torch.cuda.device_count())

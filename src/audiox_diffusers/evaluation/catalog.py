@@ -52,7 +52,7 @@ SYNCHFORMER = Weights(
 )
 CLAP_REPO, CLAP_REVISION = "laion/clap-htsat-unfused", "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"
 
-# Names that transformers gave to the parts of the audio spectrogram transformer since.
+# Parts of the audio spectrogram transformer that transformers has renamed.
 _AST_NAMES = (
     ("encoder.layer.", "layers."),
     ("attention.attention.query", "attention.q_proj"),
@@ -65,25 +65,25 @@ _AST_NAMES = (
 
 
 def vggish_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
-    """Weights of [`VGGish`] from the released file."""
+    """Return the weights of [`VGGish`] from the released file."""
     return {name: tensor for name, tensor in checkpoint.items() if name.startswith(("features.", "embeddings."))}
 
 
 def cnn14_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
-    """Weights of [`Cnn14`] from a released file, without the filter bank that it stores."""
+    """Return the weights of [`Cnn14`] from a released file, without its filter bank."""
     weights = checkpoint.get("model", checkpoint)
     return {name: tensor for name, tensor in weights.items() if not name.startswith(("spectrogram_", "logmel_"))}
 
 
 def passt_state_dict(checkpoint: dict) -> dict[str, torch.Tensor]:
-    """Weights of [`Passt`] from the released file, without the head of distillation."""
+    """Return the weights of [`Passt`] from the released file, without the head for distillation."""
     return {name: tensor for name, tensor in checkpoint.items() if not name.startswith("head_dist.")}
 
 
 def synchformer_state_dict(checkpoint: dict, visual: bool = True) -> dict[str, torch.Tensor]:
     """
-    Weights of [`Synchformer`] from the released file, under the names of this package and of transformers. Without
-    `visual`, the visual tower is left out.
+    Return the weights of [`Synchformer`] from the released file, under the names of this package and of transformers.
+    Without `visual`, the visual tower is left out.
     """
     weights = {}
     if visual:
@@ -104,9 +104,9 @@ class Network:
     A network of the catalog.
 
     Attributes:
-        build: Makes the module with random weights.
-        weights: Where its weights are.
-        state_dict: Weights of the module from the content of the file.
+        build: Creates the module with random weights.
+        weights: The checkpoint file.
+        state_dict: Converts the content of the file to weights of the module.
     """
 
     build: Callable[[], nn.Module]
@@ -120,11 +120,11 @@ class Network:
 
     @property
     def identity(self) -> str:
-        """Changes with the weights: part of the key of cached features, and of reports."""
+        """Identity of the weights, for cache keys and reports."""
         return self.weights.digest
 
     def load(self, folder: Path | None, device: torch.device) -> nn.Module:
-        """The network with its weights, for inference; for errors see [`Weights.find`] and [`read_checkpoint`]."""
+        """Load the network for inference. For errors see [`Weights.find`] and [`read_checkpoint`]."""
         path = self.weights.find(folder)
         network = self.build()
         try:
@@ -144,11 +144,11 @@ class ClapNetwork:
 
     @property
     def identity(self) -> str:
-        """Repository and revision."""
+        """Identity of the weights: repository and revision."""
         return f"{self.repo}@{self.revision}"
 
     def load(self, folder: Path | None, device: torch.device) -> AudioNetwork:
-        """The network with its weights, for inference, from the Hub or from `folder/<name of the repository>`."""
+        """Load the network for inference, from the Hub or from `folder/clap-htsat-unfused`."""
         if folder is None:
             source, options = self.repo, {"revision": self.revision}
         else:
@@ -172,11 +172,11 @@ class AestheticsNetwork:
 
     @property
     def identity(self) -> str:
-        """Repository."""
+        """Identity of the weights: the repository."""
         return self.repo
 
     def load(self, folder: Path | None, device: torch.device) -> Aesthetics:
-        """The network with its weights, for inference, from the Hub or from `folder/audiobox-aesthetics`."""
+        """Load the network for inference, from the Hub or from `folder/audiobox-aesthetics`."""
         try:
             from audiobox_aesthetics.model.aes import AesMultiOutput
         except ImportError:

@@ -1,4 +1,4 @@
-"""The files of an evaluation: generated sounds, references, captions and videos, matched by the stem of their names."""
+"""Files of an evaluation: generated sounds, references, captions and videos, matched by the stem of their names."""
 
 import csv
 import json
@@ -14,12 +14,12 @@ CAPTION_COLUMNS = ("caption", "text", "captions", "sentence")
 @dataclass(frozen=True)
 class EvaluationSet:
     """
-    What is compared.
+    The files to compare.
 
     Attributes:
         generated: Generated files by name, sorted.
         reference: Reference files by name, sorted; empty without a reference set.
-        captions: Caption of each name; of several for one name the first.
+        captions: Caption by name. If a name has several captions, the first.
         videos: Video files by name.
     """
 
@@ -48,7 +48,7 @@ def read_set(
     generated: Path, reference: Path | None = None, captions: Path | None = None, videos: Path | None = None
 ) -> EvaluationSet:
     """
-    Find and match the files.
+    Find the files and match them.
 
     Args:
         generated, reference: Folders of sounds, or of films with sound.
@@ -72,7 +72,7 @@ def read_set(
 
 
 def find_files(argument: str, folder: Path, suffixes: set[str]) -> dict[str, Path]:
-    """Files below a folder by stem, sorted; `ValueError` if there are none, or two of one stem."""
+    """Return the files below a folder by stem, sorted; raise `ValueError` if there are none, or two of one stem."""
     if not folder.is_dir():
         raise NotADirectoryError(f"--{argument} {folder}: no such folder")
     files: dict[str, Path] = {}
@@ -87,7 +87,7 @@ def find_files(argument: str, folder: Path, suffixes: set[str]) -> dict[str, Pat
 
 
 def read_captions(path: Path) -> dict[str, str]:
-    """Captions by name from CSV or JSON lines; of several for one name the first."""
+    """Read captions by name from CSV or JSON lines. If a name has several captions, the first counts."""
     if not path.is_file():
         raise FileNotFoundError(f"--captions {path}: no such file")
     try:
@@ -124,7 +124,7 @@ def _some(found: EvaluationSet) -> str:
 
 
 def captions_of_prompts(path: Path) -> dict[str, str]:
-    """Captions by output name from the prompt file of `audiox generate --batch`."""
+    """Read captions by output name from a prompt file of `audiox generate --batch`."""
     captions = {}
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
         if line.strip():

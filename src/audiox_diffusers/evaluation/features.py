@@ -16,22 +16,22 @@ from .networks.base import Sound
 
 class FeatureCache:
     """
-    Tensors by content: a file that is generated again under the same name gets features of its own.
+    Cache of features by the content of files, so that a file that is generated again gets new features.
 
     Args:
-        folder: Folder of the cache; it is created.
+        folder: Folder of the cache. It is created.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     def path(self, *key: object) -> Path:
-        """Where the features of a key are kept."""
+        """Return the file for a key."""
         name = hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:34]}.safetensors"
 
     def get(self, *key: object) -> dict[str, torch.Tensor] | None:
-        """The features of a key; `None` if there are none, or a damaged file."""
+        """Return the features of a key; `None` if they are missing or damaged."""
         path = self.path(*key)
         try:
             return load_file(path) if path.is_file() else None
@@ -39,7 +39,7 @@ class FeatureCache:
             return None
 
     def put(self, features: dict[str, torch.Tensor], *key: object) -> None:
-        """Keep the features of a key."""
+        """Store the features of a key."""
         path = self.path(*key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -47,14 +47,14 @@ class FeatureCache:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class SoundReader:
     """
-    Reads the sounds of an evaluation alike.
+    Reader that treats all sounds of an evaluation alike.
 
     Args:
         audio_length_in_s: Longer sounds are cut to this; `None` reads them whole.
@@ -65,11 +65,11 @@ class SoundReader:
 
     @property
     def settings(self) -> str:
-        """What features depend on, as part of the key of cached ones."""
+        """Settings that features depend on, part of the cache key."""
         return f"length={self.audio_length_in_s}"
 
     def read(self, path: Path) -> Sound:
-        """Waveform `[channels, samples]` at the file's own rate, and the rate."""
+        """Read a waveform `[channels, samples]` at the file's own rate, and return both."""
         return load_audio(path, duration=self.audio_length_in_s)
 
 
@@ -82,18 +82,18 @@ def compute_features(
     batch_size: int = 16,
 ) -> Iterator[tuple[Path, str | None]]:
     """
-    Make sure that the features of every file are in the cache.
+    Compute the features of all files that are not in the cache.
 
     Args:
         paths: The files.
-        embed: Gives the features of a batch of sounds.
+        embed: Computes the features of a batch of sounds.
         reader: Reads the sounds.
-        cache: Where features are kept.
+        cache: Stores the features.
         identity: Name and weights of the network.
         batch_size: Sounds read and embedded at a time, which bounds memory.
 
     Yields:
-        Each file, with `None` or why it has no features.
+        Each file, with `None` or the reason why it has no features.
     """
     waiting: list[tuple[Path, str, Sound]] = []
     for path in paths:

@@ -1,8 +1,8 @@
 """
-Waveforms to the spectrograms that each network was trained on.
+Front ends: from waveforms to the spectrograms that each network was trained on.
 
-Networks differ in rate, window, mel scale and logarithm, and a wrong front end moves every figure, so each has a
-function of its own here. They take mono waveforms `[samples]`; [`prepare`] makes one.
+Networks differ in sampling rate, window, mel scale and logarithm, and a wrong front end changes every figure. The
+functions take mono waveforms `[samples]`, which [`prepare`] returns.
 """
 
 import torch
@@ -16,7 +16,7 @@ SYNCHFORMER_HOP = 5_120
 
 def prepare(waveform: torch.Tensor, sampling_rate: int, new_rate: int, remove_mean: bool = True) -> torch.Tensor:
     """
-    Mean over channels, minus its own mean, resampled: what av-benchmark and audioldm_eval do before a network.
+    Mix to mono, remove the mean and resample, as av-benchmark and audioldm_eval do before every network.
 
     Args:
         waveform: float32 `[channels, samples]`.
@@ -35,8 +35,8 @@ def prepare(waveform: torch.Tensor, sampling_rate: int, new_rate: int, remove_me
 
 def vggish_mel(waveform: torch.Tensor) -> torch.Tensor:
     """
-    Patches `[patches, 96, 64]` of 0.96 s of a waveform at 16 kHz: `ln(magnitude mel + 0.01)`, without centring or
-    overlap; what does not fill a patch is dropped.
+    Return patches `[patches, 96, 64]` of 0.96 s of a waveform at 16 kHz: `ln(magnitude mel + 0.01)`, without centring and
+    overlap. An incomplete last patch is dropped.
     """
     frames = waveform.unfold(0, 400, 160) * torch.hann_window(400, device=waveform.device)
     magnitudes = torch.fft.rfft(frames, n=512).abs()
@@ -47,7 +47,7 @@ def vggish_mel(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def cnn14_mel(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
-    """Mel spectrogram `[frames, 64]` in dB (floor -100) of a waveform at 16 or 32 kHz."""
+    """Return the mel spectrogram `[frames, 64]` in dB (floor -100) of a waveform at 16 or 32 kHz."""
     n_fft = 512 if sampling_rate == 16_000 else 1024
     f_max = 8000.0 if sampling_rate == 16_000 else 14_000.0
     power = _power_spectrogram(waveform, n_fft, sampling_rate // 100)
@@ -57,8 +57,8 @@ def cnn14_mel(waveform: torch.Tensor, sampling_rate: int) -> torch.Tensor:
 
 def passt_mel(waveform: torch.Tensor) -> torch.Tensor:
     """
-    Log-mel `[128, frames]` of a waveform at 32 kHz, scaled to about unit variance. The upper end of 15 kHz is what
-    the network was trained with.
+    Return the log-mel spectrogram `[128, frames]` of a waveform at 32 kHz, scaled to about unit variance. The network was
+    trained with mel bands up to 15 kHz.
     """
     emphasised = waveform[1:] - 0.97 * waveform[:-1]
     power = _power_spectrogram(emphasised, 1024, 320, torch.hann_window(800, periodic=False, device=waveform.device))
@@ -69,8 +69,8 @@ def passt_mel(waveform: torch.Tensor) -> torch.Tensor:
 
 def synchformer_mel(waveform: torch.Tensor) -> torch.Tensor:
     """
-    Mel spectrograms `[segments, 128, 66]` of segments of 0.64 s, each 0.32 s after the last, of a waveform at 16 kHz
-    whose mean was not removed.
+    Return mel spectrograms `[segments, 128, 66]` of a waveform at 16 kHz whose mean was not removed. Segments last 0.64 s
+    and start every 0.32 s.
     """
     segments = waveform.unfold(0, SYNCHFORMER_SEGMENT, SYNCHFORMER_HOP)
     power = _power_spectrogram(segments, 1024, 160, torch.hann_window(400, device=waveform.device))
@@ -80,7 +80,7 @@ def synchformer_mel(waveform: torch.Tensor) -> torch.Tensor:
 
 
 def imagebind_mel(waveform: torch.Tensor) -> torch.Tensor:
-    """Kaldi filter bank `[128, 204]` of a clip of 2 s at 16 kHz, normalised; short clips are padded with zeros."""
+    """Return the normalised Kaldi filter bank `[128, 204]` of a clip of 2 s at 16 kHz. Short clips are padded."""
     bank = fbank(
         waveform[None] - waveform.mean(),
         htk_compat=True,

@@ -1,8 +1,10 @@
-"""The outcome of an evaluation, as a table and as JSON."""
+"""Results of an evaluation, as a table and as JSON."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from ..tables import markdown_table
 
 
 @dataclass(frozen=True)
@@ -16,9 +18,9 @@ class Figure:
         value: The figure.
         error: Standard error (inception score: deviation over the splits); `None` if unknown.
         better: `"lower"` or `"higher"`.
-        count: Generated clips that it rests on.
+        count: Number of generated clips.
         network: Network, and its weights.
-        details: What else the figure depends on.
+        details: Further settings of the metric.
     """
 
     metric: str
@@ -34,14 +36,14 @@ class Figure:
 @dataclass(frozen=True)
 class EvaluationReport:
     """
-    The outcome of [`run_evaluation`].
+    Results of [`run_evaluation`].
 
     Attributes:
-        settings: What every figure depends on: files, lengths, rates, versions.
-        figures: The metrics that ran.
-        skipped: Why a metric did not run, by name.
-        excluded: Why a file counts in no figure of a network, by network and file.
-        warnings: What makes figures mean less than they seem to.
+        settings: Settings that every figure depends on: files, lengths, rates, versions.
+        figures: Metrics that ran.
+        skipped: Reasons why metrics did not run, by name.
+        excluded: Reasons why files were left out, by network and file.
+        warnings: Reasons to trust figures less.
     """
 
     settings: dict[str, Any]
@@ -51,7 +53,7 @@ class EvaluationReport:
     warnings: list[str]
 
     def to_json(self) -> str:
-        """Figures by key, in front, and everything else."""
+        """Return JSON with the figures by key first."""
         values = {figure.key: figure.value for figure in self.figures}
         values |= {
             figure.key.replace("-mean", "-std"): figure.error for figure in self.figures if "-mean" in figure.key
@@ -59,7 +61,7 @@ class EvaluationReport:
         return json.dumps({**values, **asdict(self)}, indent=2) + "\n"
 
     def table(self) -> str:
-        """Markdown table of the figures, followed by what was skipped and the warnings."""
+        """Return a Markdown table of the figures, followed by skipped metrics, excluded files and warnings."""
         header = ("metric", "value", "± s.e.", "better", "clips", "network")
         rows = [
             (
@@ -72,11 +74,7 @@ class EvaluationReport:
             )
             for figure in self.figures
         ]
-        widths = [max(map(len, column)) for column in zip(header, *rows)]
-        lines = [header, tuple("-" * width for width in widths), *rows]
-        text = "\n".join(
-            "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in lines
-        )
+        text = markdown_table(header, rows)
         skipped: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             skipped.setdefault(reason, []).append(name)

@@ -1,4 +1,4 @@
-"""The formulas of the field's audio metrics, on embeddings and logits that any network gives. All work in float64."""
+"""Formulas of the metrics, in float64, on the embeddings and logits of any network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ class GaussianStatistics:
 
     @classmethod
     def empty(cls, dim: int) -> "GaussianStatistics":
-        """Statistics of no embeddings of width `dim`."""
+        """Return empty statistics of embeddings of width `dim`."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @classmethod
     def of(cls, embeddings: np.ndarray) -> "GaussianStatistics":
-        """Statistics of embeddings `[N, D]`."""
+        """Return the statistics of embeddings `[N, D]`."""
         statistics = cls.empty(embeddings.shape[1])
         statistics.update(embeddings)
         return statistics
@@ -68,7 +68,7 @@ class GaussianStatistics:
 
 
 def merged(parts: Sequence[GaussianStatistics]) -> GaussianStatistics:
-    """Statistics of several sets together."""
+    """Return the statistics of several sets together."""
     whole = GaussianStatistics.empty(len(parts[0].mean))
     for part in parts:
         whole.merge(part)
@@ -76,7 +76,7 @@ def merged(parts: Sequence[GaussianStatistics]) -> GaussianStatistics:
 
 
 def covariance_factor(covariance: np.ndarray) -> np.ndarray:
-    """Factor `[D, rank]` of a covariance: the factor times its transpose is the covariance."""
+    """Return a factor `F` `[D, rank]` of a covariance `F Fᵀ`."""
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * values.max()
     return vectors[:, kept] * np.sqrt(values[kept])
@@ -135,7 +135,7 @@ def jackknife_frechet_distance(
 
 
 def bootstrap_error(values: np.ndarray, num_resamples: int = 1000, seed: int = 0) -> float:
-    """Standard error of the mean of per-clip values `[N]`, by the bootstrap."""
+    """Return the standard error of the mean of per-clip values `[N]`, by the bootstrap."""
     rng = np.random.default_rng(seed)
     means = [rng.choice(values, len(values)).mean() for _ in range(num_resamples)]
     return float(np.std(means))
@@ -172,7 +172,7 @@ def frechet_distance_at_infinity(
 
 
 def line_at_zero(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Value at 0 and R² of the least-squares line through points."""
+    """Return the value at 0 and the R² of the least-squares line through points."""
     slope, intercept = np.polyfit(x, y, 1)
     residual = ((y - slope * x - intercept) ** 2).sum()
     total = ((y - y.mean()) ** 2).sum()
@@ -211,7 +211,7 @@ def kl_divergence(generated: np.ndarray, reference: np.ndarray) -> np.ndarray:
     `KL(reference || generated)` of the softmax of each pair of rows, summed over classes, without an epsilon.
 
     Args:
-        generated, reference: Logits `[pairs, classes]`; row `i` of both belongs to the same clip.
+        generated, reference: Logits `[pairs, classes]`. Row `i` of both belongs to the same clip.
 
     Returns:
         float64 `[pairs]`.
@@ -260,8 +260,8 @@ def kernel_distance(
 
 def median_distance(embeddings: np.ndarray, most: int = 4096) -> float:
     """
-    Median Euclidean distance of all pairs of `[N, D]` (the lower one of two, as PyTorch has it). Of more than `most`
-    rows, evenly spaced ones are used.
+    Return the median Euclidean distance of all pairs of `[N, D]`, the lower one of two, as in PyTorch. From more than
+    `most` rows, evenly spaced rows are taken.
     """
     if len(embeddings) > most:
         embeddings = embeddings[np.linspace(0, len(embeddings) - 1, most).astype(int)]
@@ -270,14 +270,14 @@ def median_distance(embeddings: np.ndarray, most: int = 4096) -> float:
 
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each pair of rows of two `[N, D]`, float64 `[N]`; 0 where a row is zero."""
+    """Return the cosine of each pair of rows of two `[N, D]`, float64 `[N]`. It is 0 if a row is zero."""
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     return np.divide((a * b).sum(axis=1), norms, out=np.zeros(len(a)), where=norms > 0)
 
 
 def mean_of_normalized(embeddings: np.ndarray) -> np.ndarray:
-    """Mean over clips of L2-normalised embeddings `[N, clips, D]`: `[N, D]`."""
+    """Normalise embeddings `[N, clips, D]` and return their mean over clips, `[N, D]`."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
     norms = np.linalg.norm(embeddings, axis=-1, keepdims=True)
     return np.divide(embeddings, norms, out=np.zeros_like(embeddings), where=norms > 0).mean(axis=-2)
@@ -298,7 +298,7 @@ def synchronization_error(logits: np.ndarray, offsets: Sequence[float]) -> np.nd
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Logarithms of the softmax over the last axis, float64."""
+    """Return the logarithm of the softmax over the last axis, float64."""
     logits = np.asarray(logits, dtype=np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

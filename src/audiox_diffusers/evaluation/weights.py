@@ -1,4 +1,4 @@
-"""Weights of the networks: where they come from, under which licence, and how they are read without running code."""
+"""Weights of the networks: download, check and read them, without running code."""
 
 import hashlib
 import os
@@ -25,7 +25,7 @@ _SAFE_GLOBALS = [
 @dataclass(frozen=True)
 class Weights:
     """
-    A checkpoint file on the web.
+    A checkpoint file to download.
 
     Attributes:
         url: Address of the file.
@@ -46,11 +46,11 @@ class Weights:
 
     def find(self, folder: Path | None = None) -> Path:
         """
-        Path of the file: in `folder`, or else in the Hugging Face cache, where it is downloaded once.
+        Return the path of the file in `folder`, or in the Hugging Face cache, where it is downloaded once.
 
         Raises:
-            FileNotFoundError: The file is not there and cannot be downloaded.
-            ValueError: The file is another one than the digest says.
+            FileNotFoundError: The file is missing and cannot be downloaded.
+            ValueError: The file does not match its digest.
         """
         if folder is not None:
             path = folder / self.file_name
@@ -86,7 +86,7 @@ class Weights:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Content of a checkpoint, tensors and plain values only; a file with code in it raises `ValueError`."""
+    """Read tensors and plain values from a checkpoint; raise `ValueError` if it holds anything else, such as code."""
     try:
         with torch.serialization.safe_globals(_SAFE_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Audiobox Aesthetics (Tjandra et al., arXiv 2502.05139), through its package: how good a sound is, without a reference."""
+"""Audiobox Aesthetics (Tjandra et al., arXiv 2502.05139), through its package: quality without a reference."""
 
 import torch
 import torch.nn as nn
@@ -12,10 +12,10 @@ AXES = ("PQ", "PC", "CE", "CU")
 
 class Aesthetics(nn.Module):
     """
-    Production quality, production complexity, content enjoyment and content usefulness, from 1 to 10.
+    Scores of production quality, production complexity, content enjoyment and content usefulness, from 1 to 10.
 
     Args:
-        model: The package's `AesMultiOutput`. It runs in float32, so that figures can be repeated.
+        model: `AesMultiOutput` of the package. It runs in float32, so that scores are repeatable.
     """
 
     sampling_rate = 16_000

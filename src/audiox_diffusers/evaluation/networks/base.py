@@ -1,5 +1,6 @@
-"""What every network of the metrics has in common."""
+"""Base class of the networks that metrics use."""
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
 
 import torch
@@ -12,7 +13,7 @@ from ..frontends import prepare
 Sound = tuple[torch.Tensor, int]
 
 
-class AudioNetwork(nn.Module):
+class AudioNetwork(nn.Module, ABC):
     """
     An audio network with its front end.
 
@@ -24,16 +25,16 @@ class AudioNetwork(nn.Module):
     sampling_rate: int
     min_samples: int
 
+    @abstractmethod
     def mel(self, waveform: torch.Tensor) -> torch.Tensor:
         """Compute the input of [`forward`] from a prepared mono waveform `[samples]`, without the batch dimension."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, mel: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Compute features of a batch of inputs: `windows`, embeddings `[B, windows, D]`; for networks with classes also
         `logits`, `[B, classes]`.
         """
-        raise NotImplementedError
 
     @torch.inference_mode()
     def embed(self, sounds: list[Sound]) -> list[dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""LAION-CLAP (Wu et al., arXiv 2211.06687): sound and text in one space, through transformers."""
+"""LAION-CLAP (Wu et al., arXiv 2211.06687), through transformers: sound and text in one space."""
 
 import torch
 import torch.nn.functional as F
@@ -6,14 +6,14 @@ from transformers import ClapFeatureExtractor, ClapModel, PreTrainedTokenizerBas
 
 from .base import AudioNetwork
 
-# What the released models were trained with; `ClapFeatureExtractor` has other defaults.
+# Settings of the released models. `ClapFeatureExtractor` has other defaults.
 FRONT_END = {"frequency_min": 50, "frequency_max": 14_000, "truncation": "rand_trunc", "padding": "repeat"}
 
 
 class Clap(AudioNetwork):
     """
-    Embeddings of the first 10 s of a sound, and of texts. Shorter sounds are repeated, as in training; nothing is
-    drawn at random.
+    CLAP embeddings of texts and of the first 10 s of sounds. Shorter sounds are repeated, as in training. Nothing is
+    random.
 
     Args:
         model: A CLAP model without feature fusion.

@@ -26,10 +26,10 @@ class ConvBlock(nn.Module):
 
 class Cnn14(AudioNetwork):
     """
-    The names of its tensors are those of the released checkpoints, whose own filter bank is left out.
+    CNN14 with the tensor names of the released checkpoints. Their filter bank is left out.
 
     Args:
-        sampling_rate: 16,000 or 32,000, of which there is a checkpoint each.
+        sampling_rate: 16,000 or 32,000 Hz. Each has its own checkpoint.
     """
 
     def __init__(self, sampling_rate: int = 16_000):

@@ -42,8 +42,8 @@ class PasstBlock(nn.Module):
 
 class Passt(AudioNetwork):
     """
-    The names of its tensors are those of the released `passt-s-f128-p16-s10-ap.476-swa.pt`. Patches of 16 x 16 are 10
-    apart, and frequency and time have position embeddings of their own.
+    PaSST-S with the tensor names of the released `passt-s-f128-p16-s10-ap.476-swa.pt`. Patches of 16 x 16 overlap with a
+    stride of 10. Frequency and time have separate position embeddings.
     """
 
     sampling_rate = 32_000

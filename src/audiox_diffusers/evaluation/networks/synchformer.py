@@ -1,4 +1,4 @@
-"""Synchformer (Iashin et al., arXiv 2401.16423) with its audio tower and head: by how much sound and picture are off."""
+"""Synchformer (Iashin et al., arXiv 2401.16423) with its audio tower and head: the offset between sound and video."""
 
 import torch
 import torch.nn as nn
@@ -12,7 +12,7 @@ WINDOW = 14
 
 
 class SynchformerAudioModel(nn.Module):
-    """An audio spectrogram transformer, and a layer that pools over frequency: six tokens a segment."""
+    """Audio tower: an audio spectrogram transformer and a layer that pools over frequency. Six tokens per segment."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class SynchformerHeadBlock(nn.Module):
 
 
 class SynchformerHead(nn.Module):
-    """Classifies the offset from the tokens of 14 segments of both towers."""
+    """Classifier of the offset, from the tokens of 14 segments of both towers."""
 
     def __init__(self, dim: int = 768, depth: int = 3, heads: int = 8, num_classes: int = 21):
         super().__init__()
@@ -69,8 +69,7 @@ class SynchformerHead(nn.Module):
 
     def forward(self, visual: torch.Tensor, audio: torch.Tensor) -> torch.Tensor:
         """Logits `[B, 21]` of `visual` `[B, 112, 768]` and `audio` `[B, 84, 768]`."""
-        special = (token.expand(len(visual), -1, -1) for token in (self.OFF_tok, self.MOD_tok))
-        off, mod = special
+        off, mod = (token.expand(len(visual), -1, -1) for token in (self.OFF_tok, self.MOD_tok))
         hidden_states = torch.cat((off, self.vis_in_lnorm(visual), mod, self.aud_in_lnorm(audio)), dim=1)
         hidden_states = hidden_states + self.pos_emb_cfg["pos_emb"]
         for block in self.blocks:
@@ -79,7 +78,7 @@ class SynchformerHead(nn.Module):
 
 
 class Synchformer(nn.Module):
-    """The whole of Synchformer. Its classes are offsets from -2 to 2 s, 0.2 s apart."""
+    """Synchformer with both towers and its head. Its classes are offsets from -2 to 2 s, 0.2 s apart."""
 
     sampling_rate = 16_000
     video_fps = 25.0

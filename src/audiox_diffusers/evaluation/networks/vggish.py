@@ -9,8 +9,8 @@ from .base import AudioNetwork
 
 class VGGish(AudioNetwork):
     """
-    Embeddings of patches of 0.96 s, without the last activation, PCA and quantisation. The names of its tensors are
-    those of the `vggish-10086976.pth` that the torch ports share.
+    VGGish with the tensor names of `vggish-10086976.pth`, the file that PyTorch ports share. It embeds patches of 0.96 s,
+    without the last activation, PCA and quantisation.
     """
 
     sampling_rate = 16_000
