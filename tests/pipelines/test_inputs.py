@@ -14,7 +14,12 @@ from diffusers import (
 from helpers import BAD_VALUES, assert_equal, refused, seeded, tone
 from PIL import Image
 
-from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXInpaintPipeline, AudioXPipeline
+from audiox_diffusers import (
+    AudioXDPMSolverSDEScheduler,
+    AudioXFlowMatchScheduler,
+    AudioXInpaintPipeline,
+    AudioXPipeline,
+)
 from audiox_diffusers.pipelines import load_features, save_features
 from audiox_diffusers.pipelines.inputs import to_waveform
 
@@ -337,6 +342,15 @@ def test_schedulers_with_other_conventions(pipe, scheduler):
     for call in (pipe, AudioXInpaintPipeline.from_pipe(pipe)):
         with refused(f"`scheduler` is {type(scheduler).__name__}", "AudioXDPMSolverSDEScheduler", "AudioXFlowMatch"):
             call(prompt="a", audio=(torch.ones(2, 9), RATE))
+
+
+def test_the_scheduler_of_another_objective_is_a_warning(pipe, caplog):
+    kwargs = {"num_inference_steps": 1, "guidance_scale": 1.0}
+    pipe("a", **kwargs)
+    assert "scheduler" not in caplog.text
+    pipe.scheduler = AudioXFlowMatchScheduler.from_config(pipe.scheduler.config)
+    pipe("a", **kwargs)
+    assert "AudioXFlowMatchScheduler, and the pipeline was created with AudioXDPMSolverSDEScheduler" in caplog.text
 
 
 def test_a_subclass_of_a_scheduler_fits(pipe):

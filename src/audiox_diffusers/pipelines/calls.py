@@ -19,7 +19,7 @@ class Call:
     Args:
         pipeline (`DiffusionPipeline`): The object that it runs on.
         shared (`set[int]`): Identities of its networks.
-        exclusive (`str`, *optional*): Why its networks can serve no other call.
+        exclusive (`str`, *optional*): Reason why its networks cannot serve another call at the same time.
     """
 
     pipeline: DiffusionPipeline
@@ -34,9 +34,9 @@ _running: list[Call] = []
 @contextmanager
 def separate(pipeline: DiffusionPipeline, attention_kwargs: dict[str, Any] | None) -> Iterator[DiffusionPipeline]:
     """
-    Yield what one call may run on. That is the pipeline itself, unless another call (in another thread, or around
-    this one in a callback) is using it: then it is a copy that shares the networks. If its scheduler is in use, it
-    gets a copy of that for the time of the call.
+    Yield the pipeline that a call runs on: the pipeline itself, or a copy that shares its networks if another call is
+    using it (in another thread, or because this call was made in a callback). If another call is using the scheduler,
+    the pipeline gets a copy of it for the duration of the call.
 
     Raises:
         RuntimeError: Another call uses the same networks, and one of the two changes them while it runs.
@@ -67,7 +67,7 @@ def separate(pipeline: DiffusionPipeline, attention_kwargs: dict[str, Any] | Non
 
 
 def _exclusive_reason(networks: list[torch.nn.Module], attention_kwargs: dict[str, Any] | None) -> str | None:
-    """Return why networks cannot serve two calls at a time, `None` if they can."""
+    """Return the reason why networks cannot serve two calls at the same time, or `None` if they can."""
     if (attention_kwargs or {}).get("scale", 1.0) != 1.0:
         return "`attention_kwargs` scales their LoRA layers"
     for network in networks:

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-# Limits that a slip of the keyboard passes and a wish does not.
+from .requests import MAX_LENGTH
+
+# Upper limits, so that a typing mistake does not fill the memory or run for days.
 MAX_STEPS = 10_000
 MAX_WAVEFORMS = 1000
 MAX_REFINEMENTS = 1000
 MAX_GUIDANCE = 1000.0
-MAX_SECONDS = 24 * 3600.0
 
 
 def is_number(value: Any) -> bool:
@@ -34,9 +35,9 @@ def check_duration(name: str, seconds: Any, rate: int, num_sounds: int) -> None:
     """Raise `ValueError` unless a duration has a sample, and all sounds together have no more than a day."""
     if not is_number(seconds) or seconds * rate < 1:
         raise ValueError(f"`{name}` must be a number of seconds above 0, got {seconds!r}.")
-    if seconds * num_sounds > MAX_SECONDS:
+    if seconds * num_sounds > MAX_LENGTH:
         raise ValueError(
-            f"`{name}`: a call handles at most {MAX_SECONDS:g} s of sound, got {num_sounds} x {seconds:g} s."
+            f"`{name}`: a call handles at most {MAX_LENGTH:g} s of sound, got {num_sounds} x {seconds:g} s."
         )
 
 

@@ -302,6 +302,7 @@ class AudioXConditioningMixin:
         """Do what [`~AudioXConditioningMixin.encode_audio`] does, for waveforms `[B, channels, audio_prompt_samples]`."""
         device, config = device or self._execution_device, self.conditioner.config
         check_tensor("waveforms", waveforms, ("B", self.vae.config.audio_channels, config.audio_prompt_samples))
+        check_generator(generator, len(waveforms))
         if config.audio_type == "mel_spec":
             return waveforms.to(device)
 

@@ -90,6 +90,7 @@ class AudioXPipeline(
         default_guidance_scale: float = 7.0,
     ):
         super().__init__()
+        self._initial_scheduler = scheduler
         self.register_to_config(
             default_num_inference_steps=default_num_inference_steps, default_guidance_scale=default_guidance_scale
         )
@@ -353,6 +354,12 @@ class AudioXPipeline(
                 " Use AudioXDPMSolverSDEScheduler (for AudioX, AudioX-MAF and others that predict v), or"
                 " AudioXFlowMatchScheduler (for AudioX-Turbo and others trained with rectified flow)."
             )
+        initial = self._initial_scheduler or self.scheduler
+        if isinstance(initial, AudioXFlowMatchScheduler) != isinstance(self.scheduler, AudioXFlowMatchScheduler):
+            logger.warning(
+                f"`scheduler` is {type(self.scheduler).__name__}, and the pipeline was created with"
+                f" {type(initial).__name__}. A transformer works with only one of them."
+            )
 
     def check_prompts(
         self, prompts: Prompts, sampling: Sampling, audio_length_in_s: float, length_name: str = "audio_length_in_s"
@@ -456,6 +463,7 @@ class AudioXPipeline(
         num_frames: int | None = None,
     ) -> torch.Tensor:
         """Return unit noise `[batch_size, C, L]`, drawn or given, scaled to the first noise level; float32."""
+        check_generator(generator, batch_size)
         num_frames = num_frames or self.transformer.config.sample_size
         shape = (batch_size, self.transformer.config.in_channels, num_frames)
         if latents is None:

@@ -5,7 +5,7 @@ import numbers
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 
-# More steps than anyone needs: a slip of the keyboard must not fill the memory.
+# Upper limit of steps, so that a typing mistake does not fill the memory.
 MAX_STEPS = 10_000
 
 
