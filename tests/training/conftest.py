@@ -19,7 +19,7 @@ def small_model(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def scenes(tmp_path_factory) -> Path:
-    """A folder with seven clips of two seconds, captioned."""
+    """A folder with seven captioned clips of two seconds."""
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seconds=2.0, fps=10, size=32)
 
 
@@ -57,5 +57,5 @@ def train(small_model, scenes, tmp_path):
 
 @pytest.fixture
 def train_lora(small_model, scenes, tmp_path):
-    """The same for an adapter."""
+    """Train an adapter, see [`train`]."""
     return trainer_of(LoraTraining, small_model, scenes, tmp_path)

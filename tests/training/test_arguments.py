@@ -24,7 +24,7 @@ def parse(*options: object) -> TrainingArguments:
 
 
 def refused(capsys, *options: object) -> str:
-    """What is said of arguments that are no good."""
+    """Return the error for bad options."""
     with pytest.raises(SystemExit) as error:
         parse(*options)
     assert error.value.code == 2
@@ -55,7 +55,7 @@ def test_help(capsys):
 
 
 @pytest.mark.parametrize("missing", range(0, len(NEEDED), 2))
-def test_what_is_needed(capsys, missing):
+def test_required_options(capsys, missing):
     with pytest.raises(SystemExit):
         parse_args([*NEEDED[:missing], *NEEDED[missing + 2 :]])
     assert NEEDED[missing] in capsys.readouterr().err.splitlines()[-1]
@@ -97,7 +97,7 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)
-def test_bad_numbers_are_refused_by_name(capsys, name):
+def test_numbers_out_of_range(capsys, name):
     for value in BAD_VALUES[name]:
         said = refused(capsys, f"--{name}={value}")
         assert name in said and (str(value) in said or f"{value:g}" in said)
@@ -135,19 +135,19 @@ def test_unknown_choices(capsys, name):
         (["--cache_latents", __file__], "--cache_latents must be a folder, not a file, got .*test_arguments.py"),
     ],
 )
-def test_what_does_not_go_together(capsys, options, said):
+def test_conflicting_options(capsys, options, said):
     assert re.search(said, refused(capsys, *options))
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "wandb"])
-def test_a_tracker_that_is_not_installed(capsys, monkeypatch, tracker):
+def test_tracker_that_is_not_installed(capsys, monkeypatch, tracker):
     monkeypatch.setitem(arguments.TRACKERS, tracker, lambda: False)
     assert f"--report_to {tracker} needs {tracker}: pip install {tracker}" in refused(capsys, "--report_to", tracker)
     monkeypatch.setitem(arguments.TRACKERS, tracker, lambda: True)
     assert parse("--report_to", tracker).report_to == tracker
 
 
-def test_masking_rates_and_task_weights_arrive():
+def test_masking_rates_and_task_weights():
     rates = {name: (index + 1) / 100 for index, name in enumerate(MASKING_RATES)}
     options = [word for name, rate in rates.items() for word in (f"--{name}", rate)]
     config = parse(*options, "--task_weights", "text=0", "completion=2.5").masking()
@@ -156,13 +156,13 @@ def test_masking_rates_and_task_weights_arrive():
     assert {name for name in vars(config) if name != "task_weights"} == set(rates)
 
 
-def test_the_ends_of_the_ranges():
+def test_ends_of_the_ranges():
     options = ["--adam_weight_decay", 0, "--adam_beta1", 0, "--ema_decay", 0, "--seed", 2**32 - 1]
     options += ["--logit_mean", -2, "--validation_guidance_scale", 0, "--dataloader_num_workers", 0]
     args = parse(*options, "--audio_mask_min", 0, "--audio_mask_max", 1)
     assert (args.logit_mean, args.validation_guidance_scale, args.seed) == (-2, 0, 2**32 - 1)
 
 
-def test_main_tells_what_is_wrong_in_a_line(tmp_path):
+def test_main_prints_errors_on_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"^error: .*pretrained_model_name_or_path.*nowhere"):
         main([*NEEDED, "--pretrained_model_name_or_path", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Two processes on a CPU against one that does the work of both; the configs for `accelerate launch`."""
+"""Two processes on a CPU against one with the same batch; configs for `accelerate launch`."""
 
 import json
 import os
@@ -33,7 +33,7 @@ main(sys.argv[1:])
 
 @pytest.fixture(scope="module")
 def fused_model(small_model, tmp_path_factory) -> Path:
-    """The small model with a fusion, whose gates are single numbers, and with as many audio tokens as it is told."""
+    """The small model with a fusion, whose gates have no dimensions, and with 8 audio tokens."""
     pipe = AudioXPipeline.from_pretrained(small_model)
     fusion = {"num_fusion_experts": 2, "num_fusion_heads": 2, "num_fusion_layers": 1}
     config = {**pipe.conditioner.config, **fusion, "audio_type": "audio_autoencoder_v2", "num_audio_tokens": 8}
@@ -45,7 +45,7 @@ def fused_model(small_model, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def launch(fused_model, scenes, tmp_path):
-    """Train in two processes, with more in their environment."""
+    """Train in two processes, with more environment variables."""
 
     def run(environment: dict[str, str], output: str, steps: int, *options: str) -> None:
         usual = {
@@ -81,7 +81,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def fsdp_environment(config: str) -> dict[str, str]:
-    """What `accelerate launch --config_file` tells the processes."""
+    """Return the environment that `accelerate launch --config_file` sets."""
     (path,) = [path for path in CONFIGS if path.name == config]
     values = load_config_from_file(str(path)).fsdp_config
     return {"ACCELERATE_USE_FSDP": "true", **{key.upper(): str(value) for key, value in values.items()}}
@@ -89,7 +89,7 @@ def fsdp_environment(config: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one_does(train, launch, fused_model, tmp_path):
-    """With DDP, with FSDP2, and when FSDP2 goes on from a checkpoint: losses, and the averaged weights."""
+    """Losses and averaged weights with DDP, with FSDP2 and after a resume with FSDP2."""
     options = ["--train_batch_size", "1", "--gradient_accumulation_steps", "2", "--checkpointing_steps", "2"]
     options += ["--max_grad_norm", "0.1", "--use_ema", "--ema_decay", "0.5"]
     fsdp = fsdp_environment("several_nodes.yaml")
@@ -115,7 +115,7 @@ def test_two_processes_train_as_one_does(train, launch, fused_model, tmp_path):
     assert sum(shards) == pytest.approx(whole, rel=0.05)
 
 
-def test_there_are_configs():
+def test_configs_exist():
     assert [path.stem for path in CONFIGS] == ["deepspeed_zero2", "low_memory", "one_gpu", "one_node", "several_nodes"]
 
 

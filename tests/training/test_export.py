@@ -29,7 +29,7 @@ def pipe(small_model) -> AudioXPipeline:
 
 
 def trained_weights(pipe, *names: str) -> dict[str, torch.Tensor]:
-    """As of the training model, each twice as large as it was."""
+    """Return doubled weights of the components, named as in the training model."""
     return {
         f"{name if name in ('transformer', 'conditioner') else f'encoders.{name}'}.{key}": 2 * value
         for name in names
@@ -39,7 +39,7 @@ def trained_weights(pipe, *names: str) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def exported(pipe, tmp_path):
-    """`exported(*options)` -> the output folder of a run, with the model in it."""
+    """`exported(*options)` exports the model and returns the output folder."""
 
     def export(*options: object, log: str = '{"step": 1, "loss": 0.5}\n') -> Path:
         folder = tmp_path / "my-audiox"
@@ -86,7 +86,7 @@ def test_trained_encoders(pipe, tmp_path, name):
     assert all(torch.equal(value, before[key]) for key, value in getattr(pipe, name).state_dict().items())
 
 
-def test_the_model_that_was_there_is_replaced_when_the_new_one_is_complete(exported, monkeypatch):
+def test_failed_export_keeps_the_old_model(exported, monkeypatch):
     folder = exported()
     (folder / "transformer" / "old.bin").touch()
     (folder / "checkpoint-1").mkdir()
@@ -105,7 +105,7 @@ def test_the_model_that_was_there_is_replaced_when_the_new_one_is_complete(expor
     assert not (folder / "transformer" / "old.bin").exists() and (folder / "checkpoint-1").exists()
 
 
-def test_weights_that_do_not_fit(pipe, tmp_path):
+def test_missing_weights_are_refused(pipe, tmp_path):
     (tmp_path / "log").touch()
     weights = trained_weights(pipe, "transformer", "conditioner")
     weights.pop(next(key for key in weights if key.startswith("conditioner.")))
@@ -156,7 +156,7 @@ def test_card_of_a_model_from_scratch(pipe, tmp_path):
     assert "from scratch, with the encoders of `someone/audiox`" in made.text
 
 
-def test_card_tells_nothing_of_the_machine(pipe, small_model, scenes, tmp_path):
+def test_card_holds_no_paths_or_secrets(pipe, small_model, scenes, tmp_path):
     (tmp_path / "private").mkdir()
     (tmp_path / "private" / "a.parquet").touch()
     options = ["--pretrained_model_name_or_path", small_model, "--hub_token", TOKEN]
@@ -170,7 +170,7 @@ def test_card_tells_nothing_of_the_machine(pipe, small_model, scenes, tmp_path):
         assert secret not in made.content
 
 
-def test_files_are_no_models_or_datasets_of_the_hub(pipe, tmp_path, monkeypatch):
+def test_local_files_are_not_linked_to_the_hub(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "sounds").mkdir(parents=True)
     options = ["--pretrained_model_name_or_path", "data/sounds"]
@@ -189,7 +189,7 @@ def test_losses_in_the_card(pipe, tmp_path):
     assert losses_of(card(pipe, tmp_path, losses=[])) == []
 
 
-def test_the_code_in_the_card_runs(exported, monkeypatch):
+def test_code_in_the_card_runs(exported, monkeypatch):
     folder = exported()
     monkeypatch.chdir(folder.parent)
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
@@ -202,7 +202,7 @@ def test_the_code_in_the_card_runs(exported, monkeypatch):
 
 @pytest.fixture
 def hub(monkeypatch):
-    """What is asked of the Hub, where all belongs to "someone": `repos` and `uploads`, as they were asked for."""
+    """Record the requests to the Hub in `repos` and `uploads`. All repositories belong to "someone"."""
     asked = {"repos": [], "uploads": []}
 
     def create_repo(repo_id, **options):
@@ -215,14 +215,14 @@ def hub(monkeypatch):
 
 
 def uploaded(upload: dict) -> set[str]:
-    """The files that would go up."""
+    """Return the names of the uploaded files."""
     folder = Path(upload["folder_path"])
     files = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     patterns = {name: upload.get(name) for name in ("allow_patterns", "ignore_patterns")}
     return set(filter_repo_objects(files, **patterns))
 
 
-def test_the_model_goes_up_and_nothing_else(exported, hub, small_model):
+def test_only_the_model_is_uploaded(exported, hub, small_model):
     folder = exported("--hub_token", TOKEN)
     model = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"log.jsonl"}
     assert "transformer/diffusion_pytorch_model.safetensors" in model and "tokenizer/tokenizer.json" in model
@@ -256,7 +256,7 @@ def test_the_model_goes_up_and_nothing_else(exported, hub, small_model):
             assert secret.encode() not in (folder / name).read_bytes(), name
 
 
-def test_the_card_on_the_hub_names_the_model_as_it_is_called_there(exported, hub):
+def test_uploaded_card_has_the_full_repository_name(exported, hub):
     folder = exported()
     push_to_hub(arguments(folder))
     assert 'from_pretrained("someone/my-audiox")' in (folder / "README.md").read_text()
@@ -269,7 +269,7 @@ def test_the_card_on_the_hub_names_the_model_as_it_is_called_there(exported, hub
     assert hub["uploads"][1]["repo_id"] == "a-lab/audiox-bells"
 
 
-def test_a_run_that_is_pushed(train, tmp_path, hub):
+def test_run_with_push_to_hub(train, tmp_path, hub):
     train("out", 1, "--push_to_hub", "--hub_token", TOKEN)
     (upload,) = hub["uploads"]
     names = uploaded(upload)
@@ -280,6 +280,6 @@ def test_a_run_that_is_pushed(train, tmp_path, hub):
         assert name.is_dir() or TOKEN.encode() not in name.read_bytes(), name
 
 
-def test_a_run_that_is_not_pushed(train, hub):
+def test_run_without_push_to_hub(train, hub):
     train("out", 1)
     assert hub == {"repos": [], "uploads": []}

@@ -1,4 +1,4 @@
-"""A model that has overfitted a few clips makes them when it is asked for them."""
+"""A model that overfits a few clips reproduces them."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ NEXT = SCENES[1:] + SCENES[:1]
 
 
 def sound(number: int) -> np.ndarray:
-    """Of a scene, with noise some 50 dB below full scale, as a recording has it: beside digital silence all is far."""
+    """Render a scene with noise at -50 dB, as in a recording. Everything is far from digital silence."""
     clean = SCENES[number].audio()
     return clean + 3e-3 * np.random.default_rng(number).standard_normal(clean.shape).astype(np.float32)
 
@@ -38,7 +38,7 @@ def clips(tmp_path_factory) -> Path:
 
 
 def nearest(pipe: AudioXPipeline, **given) -> list[int]:
-    """For each prompt the number of the scene whose sound is nearest to the one that is made."""
+    """Return for each prompt the number of the scene whose sound is nearest to the generated one."""
     generators = [torch.Generator().manual_seed(seed) for seed in range(len(SCENES))]
     sounds, found = [sound(number) for number in range(len(SCENES))], []
     for made in pipe(**given, generator=generators, num_inference_steps=10, guidance_scale=1.0).audios:
@@ -48,7 +48,7 @@ def nearest(pipe: AudioXPipeline, **given) -> list[int]:
 
 
 @pytest.mark.slow
-def test_an_overfitted_clip_is_made_by_its_caption_and_by_its_video(train, clips, tmp_path):
+def test_overfitted_clip_follows_its_caption_and_its_video(train, clips, tmp_path):
     options = ["--pretrained_model_name_or_path", "audiox-tiny", "--dataset", clips]
     options += ["--cache_latents", tmp_path / "cache"]
     options += ["--task_weights", "text_video=0", "image=0", "inpainting=0", "completion=0"]

@@ -1,4 +1,4 @@
-"""Whole runs at toy size."""
+"""Whole training runs at toy size."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def differs(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_exact(train, tmp_path, workers):
-    """Losses and averaged weights, over the ends of blocks and epochs: 7 clips, 12 samples."""
+    """Losses and averaged weights are the same. 12 samples of 7 clips cross the ends of blocks and epochs."""
     options = ["--use_ema", "--lr_scheduler", "cosine", "--dataloader_num_workers", workers]
     options += ["--gradient_accumulation_steps", 2]
     unbroken = train("unbroken", 4, *options, "--checkpointing_steps", 1)
@@ -72,7 +72,7 @@ def test_sigterm_writes_a_checkpoint_and_resume_is_exact(train, tmp_path, monkey
 
 @pytest.mark.slow
 def test_sigterm_to_the_whole_group(small_model, scenes, tmp_path):
-    """As a job scheduler sends it: to the workers that decode, too."""
+    """Job schedulers send SIGTERM to the decoding workers too."""
     command = [sys.executable, ROOT / "training" / "train_audiox.py", "--output_dir", tmp_path / "out"]
     command += ["--pretrained_model_name_or_path", small_model, "--dataset", scenes, "--max_train_steps", "100000"]
     with open(tmp_path / "output.txt", "w") as output:
@@ -96,7 +96,7 @@ def test_checkpoints_are_limited(train, tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-5"}
 
 
-def test_the_checkpoint_just_written_is_never_too_many(train, tmp_path):
+def test_newest_checkpoint_is_kept_under_a_limit(train, tmp_path):
     train("out", 3)
     (tmp_path / "out" / ".checkpoint-2").mkdir()  # of a write that was cut short
     train("out", 2, "--checkpointing_steps", 1, "--checkpoints_total_limit", 1)
@@ -107,8 +107,8 @@ def steps_of(file: Path) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines()]
 
 
-def test_the_log_has_every_step_once(train, tmp_path, monkeypatch):
-    """After a kill before the first checkpoint, after one in the middle of a line, and when the run begins anew."""
+def test_log_has_every_step_once(train, tmp_path, monkeypatch):
+    """After kills before the first checkpoint and in the middle of a line, and after a restart."""
     report = Trainer._report
 
     def killed(trainer, *args):
@@ -131,8 +131,8 @@ def test_the_log_has_every_step_once(train, tmp_path, monkeypatch):
     assert steps_of(log) == [1]
 
 
-def test_a_full_disk_loses_nothing(train, tmp_path):
-    """A limit on the size of files stands for the full disk: writing fails in the middle of one."""
+def test_full_disk_keeps_earlier_checkpoints(train, tmp_path):
+    """A limit on the file size stands for the full disk: writing fails in the middle of a file."""
     losses = train("out", 2, "--checkpointing_steps", 1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -169,7 +169,7 @@ def test_resume_with_arguments_that_may_change(train):
     assert len(train("out", 2, *options, "--resume_from_checkpoint", "checkpoint-1")) == 2
 
 
-def test_resume_from_what_is_not_there(train):
+def test_resume_from_missing_checkpoint(train):
     assert len(train("out", 1, "--resume_from_checkpoint", "latest")) == 1
     with pytest.raises(ValueError, match="checkpoint-7.* has checkpoint-1"):
         train("out", 2, "--resume_from_checkpoint", "checkpoint-7")
@@ -187,7 +187,7 @@ def test_resume_of_another_model(train, small_model, tmp_path):
         train("out", 2, "--pretrained_model_name_or_path", tmp_path / "other", "--resume_from_checkpoint", "latest")
 
 
-def test_cached_run_gives_the_same_losses(train, scenes, tmp_path):
+def test_cached_latents_give_the_same_losses(train, scenes, tmp_path):
     plain = train("plain", 4)
     cached = train("cached", 4, "--cache_latents", tmp_path / "cache")
     assert cached == pytest.approx(plain, rel=1e-5)
@@ -199,7 +199,7 @@ def test_gradient_checkpointing_changes_nothing(train):
     assert train("checkpointed", 3, "--gradient_checkpointing") == pytest.approx(train("plain", 3), rel=1e-5)
 
 
-def test_from_scratch_forgets_what_was_learned(train, tmp_path):
+def test_from_scratch_ignores_trained_weights(train, tmp_path):
     train("trained", 2)
     options = ["--pretrained_model_name_or_path", tmp_path / "trained", "--seed", 1]
     fresh = train("fresh", 1, *options, "--from_scratch")
@@ -213,7 +213,7 @@ def test_options_change_the_losses(train, options):
     assert 0 < other[1] < 3 and other[1] != plain[1]
 
 
-def test_frozen_encoders_stay_as_they_were(train, small_model, tmp_path):
+def test_frozen_encoders_do_not_change(train, small_model, tmp_path):
     train("out", 1)
     for name in ("text_encoder", "image_encoder", "vae"):
         assert_equal(weights(tmp_path / "out", name), weights(small_model, name))
@@ -221,8 +221,8 @@ def test_frozen_encoders_stay_as_they_were(train, small_model, tmp_path):
         assert differs(weights(tmp_path / "out", name), weights(small_model, name))
 
 
-def test_frozen_encoders_are_in_half_precision_as_when_sounds_are_made(small_model):
-    """T5 has layers that overflow in float16."""
+def test_frozen_encoders_have_the_dtypes_of_inference(small_model):
+    """T5 keeps layers that overflow in float16 in float32."""
 
     def dtypes(pipe: AudioXPipeline, name: str) -> dict[str, torch.dtype]:
         return {key: parameter.dtype for key, parameter in getattr(pipe, name).named_parameters()}
@@ -252,7 +252,7 @@ def test_encoders_can_be_trained(train, small_model, tmp_path, name):
         assert_equal({key: after[key] for key in decoder}, {key: before[key] for key in decoder})
 
 
-def test_from_the_model_of_the_package(train, tmp_path):
+def test_training_from_the_embedded_model(train, tmp_path):
     data = write_scenes(tmp_path / "data", 2, seconds=4.0, fps=20, size=32)
     losses = train("out", 1, "--pretrained_model_name_or_path", "audiox-tiny", "--dataset", data)
     assert 0 < losses[1] < 10
@@ -272,7 +272,7 @@ def test_rectified_flow(train, small_model, tmp_path):
     assert isinstance(trained.scheduler, AudioXFlowMatchScheduler)
 
 
-def test_the_model_is_exported_with_averaged_weights(train, small_model, tmp_path):
+def test_export_has_the_averaged_weights(train, small_model, tmp_path):
     train("out", 3, "--use_ema", "--ema_decay", 0.5)
     state = torch.load(tmp_path / "out" / "checkpoint-3" / "ema.bin", weights_only=True)
     last = load_file(tmp_path / "out" / "checkpoint-3" / "model.safetensors")
@@ -305,8 +305,8 @@ def test_bad_records_are_listed(train, scenes, tmp_path):
     assert [json.loads(line)["skipped"] for line in log] == [0, 1, 1, 1]
 
 
-def test_a_folder_with_the_skipped_rows_of_a_vae_can_be_used_again(train, tmp_path):
-    """They are of no step."""
+def test_output_folder_of_a_vae_can_be_reused(train, tmp_path):
+    """The skipped rows of a VAE name no step."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "skipped.jsonl").write_text('{"dataset": "sounds", "row": 3, "reason": "is silent"}\n')
     assert list(train("out", 1)) == [1]

@@ -1,4 +1,4 @@
-"""Adapters: what is trained, kept, exported and refused."""
+"""Training of adapters."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def pipe(small_model) -> AudioXPipeline:
 
 @pytest.fixture
 def mm_model(pipe, tmp_path) -> Path:
-    """The small model with a transformer of the later releases."""
+    """The small model with an MMDiT."""
     pipe.register_modules(
         transformer=AudioXMMTransformer2DModel(
             sample_size=125,
@@ -67,7 +67,7 @@ def mm_model(pipe, tmp_path) -> Path:
 
 @pytest.fixture
 def trainers(monkeypatch):
-    """The trainers of the runs of a test."""
+    """Record the trainers of a test."""
     made, train = [], Trainer.train
     monkeypatch.setattr(Trainer, "train", lambda trainer: (made.append(trainer), train(trainer)))
     return made
@@ -76,7 +76,7 @@ def trainers(monkeypatch):
 # A run
 
 
-def test_an_adapter_is_trained_and_nothing_else(train_lora, trainers, small_model, pipe, tmp_path):
+def test_only_the_adapter_is_trained(train_lora, trainers, small_model, pipe, tmp_path):
     before = {key: value.clone() for key, value in pipe.transformer.state_dict().items()}
     plain = generate(pipe)
     options = ["--rank", 4, "--lora_alpha", 6, "--target_modules", "to_q", "ff.net.2", "--learning_rate", 0.01]
@@ -115,7 +115,7 @@ def test_an_adapter_is_trained_and_nothing_else(train_lora, trainers, small_mode
     assert torch.equal(generate(pipe), plain)
 
 
-def test_a_checkpoint_holds_the_adapter_alone(train_lora, tmp_path):
+def test_checkpoint_holds_only_the_adapter(train_lora, tmp_path):
     train_lora("out", 1, "--train_conditioner")
     kept = load_file(tmp_path / "out" / "checkpoint-1" / "model.safetensors")
     assert {key.split(".")[0] for key in kept} == {"transformer", "conditioner"}
@@ -146,7 +146,7 @@ def test_resume_with_another_rank(train_lora):
         train_lora("out", 2, "--rank", 8, "--resume_from_checkpoint", "latest")
 
 
-def test_the_conditioner_comes_with_the_adapter(train_lora, pipe, tmp_path):
+def test_adapter_of_the_conditioner(train_lora, pipe, tmp_path):
     before = {key: value.clone() for key, value in pipe.conditioner.state_dict().items()}
     plain = generate(pipe)
     train_lora("out", 2, "--train_conditioner", "--learning_rate", 0.01)
@@ -162,8 +162,8 @@ def test_the_conditioner_comes_with_the_adapter(train_lora, pipe, tmp_path):
 
 @pytest.mark.parametrize("init", ["gaussian", "orthogonal", "olora", "pissa"])
 @pytest.mark.parametrize("kind", [[], ["--use_rslora"]], ids=["lora", "rslora"])
-def test_initialisations_begin_and_end_at_the_base(train_lora, trainers, pipe, tmp_path, init, kind):
-    """With a learning rate of next to nothing the adapter that is exported changes nothing."""
+def test_initializations_do_not_change_the_model(train_lora, trainers, pipe, tmp_path, init, kind):
+    """An adapter trained with a tiny learning rate changes nothing."""
     plain = generate(pipe)
     options = ["--init_lora_weights", init, *kind, "--rank", 4, "--lora_alpha", 3, "--learning_rate", 1e-12]
     first = train_lora("out", 1, *options)
@@ -179,9 +179,7 @@ def test_initialisations_begin_and_end_at_the_base(train_lora, trainers, pipe, t
 
 
 @pytest.mark.parametrize("options", [["pissa"], ["olora"], ["pissa", "--use_rslora"]], ids=" ".join)
-def test_an_adapter_that_changed_the_base_is_exported_for_the_base_as_it_was(
-    train_lora, trainers, pipe, tmp_path, options
-):
+def test_export_of_initializations_that_change_the_base(train_lora, trainers, pipe, tmp_path, options):
     options = ["--init_lora_weights", *options, "--rank", 3, "--lora_alpha", 5, "--learning_rate", 0.01]
     train_lora("out", 3, *options)
     plain = generate(pipe)
@@ -192,14 +190,14 @@ def test_an_adapter_that_changed_the_base_is_exported_for_the_base_as_it_was(
 
 
 @pytest.mark.parametrize("kind", ["use_dora", "use_rslora"])
-def test_kinds(train_lora, tmp_path, kind):
+def test_dora_and_rslora(train_lora, tmp_path, kind):
     plain = train_lora("plain", 3, "--lora_alpha", 2, "--learning_rate", 0.01)
     losses = train_lora("out", 3, "--lora_alpha", 2, "--learning_rate", 0.01, f"--{kind}")
     assert losses[1] == pytest.approx(plain[1], rel=1e-4) and losses[3] != plain[3]
     assert config_of(tmp_path / "out")[f"transformer.{kind}"] is True
 
 
-def test_the_transformer_of_the_later_releases(train_lora, mm_model, small_model, tmp_path):
+def test_mmdit(train_lora, mm_model, small_model, tmp_path):
     train_lora("out", 1, "--pretrained_model_name_or_path", mm_model, "--use_dora")
     assert set(config_of(tmp_path / "out")["transformer.target_modules"]) == {"to_q", "to_k", "to_v", "to_out"}
     AudioXPipeline.from_pretrained(mm_model).load_lora_weights(tmp_path / "out")
@@ -207,7 +205,7 @@ def test_the_transformer_of_the_later_releases(train_lora, mm_model, small_model
         AudioXPipeline.from_pretrained(small_model).load_lora_weights(tmp_path / "out")
 
 
-def test_the_base_is_frozen_in_half_precision(train_lora, trainers):
+def test_base_is_frozen_in_half_precision(train_lora, trainers):
     losses = train_lora("half", 2, "--mixed_precision", "bf16", "--gradient_checkpointing")
     (trainer,) = trainers
     dtypes = {
@@ -221,7 +219,7 @@ def test_the_base_is_frozen_in_half_precision(train_lora, trainers):
     assert losses == pytest.approx(train_lora("whole", 2), rel=0.02)
 
 
-def test_the_data_is_cached_unless_it_is_not_to_be(train_lora, tmp_path):
+def test_data_is_cached_by_default(train_lora, tmp_path):
     cached = train_lora("cached", 2)
     assert (tmp_path / "cached" / "cache" / "cache.json").exists()
     assert train_lora("plain", 2, "--no_cache_latents") == pytest.approx(cached, rel=1e-5)
@@ -256,7 +254,7 @@ def test_prior_preservation(train_lora, trainers, tmp_path):
             assert torch.equal(weighed, factor * whole)
 
 
-def test_prior_sounds_that_are_there_are_used(train_lora, tmp_path):
+def test_existing_prior_data_is_reused(train_lora, tmp_path):
     options = ["--with_prior_preservation", "--class_data_dir", tmp_path / "class", "--validation_inference_steps", 2]
     train_lora("one", 1, *options, "--class_prompt", "rain", "--num_class_sounds", 1)
     first = (tmp_path / "class" / "00000.wav").read_bytes()
@@ -271,7 +269,7 @@ def test_prior_sounds_that_are_there_are_used(train_lora, tmp_path):
     [["--caption_column", "json.caption"], ["--video_column", "film"], ["--dataset_split", "other"]],
     ids=lambda options: options[0],
 )
-def test_prior_sounds_go_with_data_of_all_kinds(train_lora, trainers, scenes, tmp_path, options):
+def test_prior_data_with_other_dataset_options(train_lora, trainers, scenes, tmp_path, options):
     rows = [json.loads(line) for line in (scenes / "metadata.jsonl").read_text().splitlines()]
     clips = [(str(scenes / row["file_name"]), row["caption"]) for row in rows]
     rows = [{"audio": clip, "film": clip, "json": {"caption": caption}} for clip, caption in clips]
@@ -285,7 +283,7 @@ def test_prior_sounds_go_with_data_of_all_kinds(train_lora, trainers, scenes, tm
     assert {record.key.source for record in records} == {0, 1}
 
 
-def test_a_run_that_was_moved_goes_on(train_lora, tmp_path):
+def test_resume_after_moving_the_output_folder(train_lora, tmp_path):
     options = ["--with_prior_preservation", "--class_prompt", "rain", "--num_class_sounds", 1]
     options += ["--validation_inference_steps", 1]
     train_lora("out", 1, *options)
@@ -303,7 +301,7 @@ def held_out_losses(folder: Path) -> list[float]:
     return [report["held_out_loss"] for report in reports if "held_out_loss" in report]
 
 
-def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkeypatch):
+def test_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkeypatch):
     found = iter([0.5, 0.4, 0.6, 0.7, 0.1])
     kept = []
 
@@ -336,8 +334,8 @@ def test_the_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkey
     assert {tensor.sum().item() for tensor in load_file(tmp_path / "out" / FILE).values()} == exported
 
 
-def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):
-    """It is the same for the same weights, has no masks, and a run goes on with what it knew of it."""
+def test_held_out_loss(train_lora, trainers, scenes, tmp_path):
+    """It depends only on the weights, has no masks, and survives a resume."""
     options = ["--held_out", scenes, "--validation_steps", 1, "--checkpointing_steps", 1, "--train_batch_size", 3]
     unbroken = train_lora("out", 3, *options)
     found = held_out_losses(tmp_path / "out")
@@ -356,7 +354,7 @@ def test_the_held_out_loss(train_lora, trainers, scenes, tmp_path):
     assert trainers[1].early_stopping.best == stopping.best
 
 
-def test_nothing_held_out(train_lora, tmp_path, scenes):
+def test_no_usable_held_out_clip(train_lora, tmp_path, scenes):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="--held_out .*empty"):
         train_lora("out", 1, "--held_out", tmp_path / "empty")
@@ -377,7 +375,7 @@ def hub(monkeypatch):
     return uploads
 
 
-def test_what_goes_up(train_lora, hub, small_model, tmp_path, monkeypatch):
+def test_uploaded_adapter(train_lora, hub, small_model, tmp_path, monkeypatch):
     options = ["--push_to_hub", "--hub_token", "hf_secret", "--trigger_words", "zorble", "a quux"]
     options += ["--data_license", "CC0-1.0", "--validation_inference_steps", 2, "--rank", 2]
     train_lora("out", 1, *options)
@@ -411,7 +409,7 @@ def test_what_goes_up(train_lora, hub, small_model, tmp_path, monkeypatch):
     assert Path("sound.wav").exists()
 
 
-def test_samples_of_the_validation_prompts(train_lora, tmp_path):
+def test_samples_of_validation_prompts(train_lora, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "a bell", "seed": 3, "length": 0.5}\n{"prompt": "rain"}\n{"prompt": "wind"}\n')
     options = ["--validation_prompts", prompts, "--validation_inference_steps", 2]
@@ -421,14 +419,14 @@ def test_samples_of_the_validation_prompts(train_lora, tmp_path):
     assert "a bell:\n" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_a_sample_that_fails_costs_no_adapter(train_lora, tmp_path, caplog):
+def test_failing_sample_does_not_stop_the_export(train_lora, tmp_path, caplog):
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "a bell", "length": 1e-6}\n')
     train_lora("out", 1, "--validation_prompts", tmp_path / "prompts.jsonl", "--validation_inference_steps", 1)
     assert (tmp_path / "out" / FILE).exists() and not list((tmp_path / "out" / "samples").iterdir())
     assert any("samples of the model card: `audio_length" in record.getMessage() for record in caplog.records)
 
 
-def test_card_of_a_base_on_the_hub(tmp_path):
+def test_card_with_a_base_on_the_hub(tmp_path):
     config = {"r": 4, "lora_alpha": 8, "use_dora": True, "use_rslora": False, "target_modules": {"to_q"}}
     args = parse("--trigger_words", 'a "zorble"', "--with_prior_preservation", "--class_data_dir", tmp_path)
     made = ModelCard(lora_card(args, config, [], [{"step": 1, "loss": 0.5}]))
@@ -441,7 +439,7 @@ def test_card_of_a_base_on_the_hub(tmp_path):
     assert "Data: not stated." in made.text and "## Samples" not in made.text
 
 
-def test_card_of_the_embedded_base():
+def test_card_with_the_embedded_base():
     config = {"r": 4, "lora_alpha": 8, "use_dora": False, "use_rslora": False, "target_modules": {"to_q"}}
     args = parse("--pretrained_model_name_or_path", "audiox-tiny")
     made = ModelCard(lora_card(args, config, [], [{"step": 1, "loss": 0.5}]))
@@ -470,7 +468,7 @@ BAD_VALUES = {
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)
-def test_bad_numbers_are_refused_by_name(capsys, name):
+def test_numbers_out_of_range(capsys, name):
     for value in BAD_VALUES[name]:
         said = refused(capsys, f"--{name}={value}")
         assert name in said and (str(value) in said or f"{value:g}" in said)
@@ -498,11 +496,11 @@ def test_every_number_is_checked():
         (["--quantization", "2bit"], "--quantization: invalid choice: '2bit'"),
     ],
 )
-def test_what_does_not_go_together(capsys, options, said):
+def test_conflicting_options(capsys, options, said):
     assert re.search(said, refused(capsys, *options))
 
 
-def test_quantization_is_asked_for_where_it_cannot_be_had(capsys, monkeypatch):
+def test_unavailable_quantization(capsys, monkeypatch):
     packages = {"bnb_8bit": "bitsandbytes", "bnb_4bit": "bitsandbytes", "torchao_int8": "torchao"}
     for name, package in packages.items():
         monkeypatch.setitem(quantization.QUANTIZATIONS, name, (package, lambda: False))
@@ -519,7 +517,7 @@ def test_quantization_is_asked_for_where_it_cannot_be_had(capsys, monkeypatch):
 
 
 def test_quantization_reaches_the_pipeline(monkeypatch, pipe):
-    """Of the configs for it, the one that can be made without the package."""
+    """bnb_8bit is the config that needs no package."""
     asked = {}
     monkeypatch.setitem(quantization.QUANTIZATIONS, "bnb_8bit", ("bitsandbytes", lambda: True))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -531,8 +529,8 @@ def test_quantization_reaches_the_pipeline(monkeypatch, pipe):
     assert set(mapping) == {"transformer"} and mapping["transformer"].load_in_8bit
 
 
-def test_an_adapter_of_a_quantized_base_is_for_the_whole_one(train_lora, trainers, monkeypatch, pipe, tmp_path):
-    """What diffusers writes into the config of a quantized network is no JSON, and no part of how it is built."""
+def test_adapter_of_a_quantized_base_loads_on_the_whole_base(train_lora, trainers, monkeypatch, pipe, tmp_path):
+    """The quantization config that diffusers adds to a network is not JSON and not part of its architecture."""
     monkeypatch.setitem(quantization.QUANTIZATIONS, "torchao_int8", ("torchao", lambda: True))
     monkeypatch.setattr(lora, "quantization_config", lambda name, dtype: None)
     load = AudioXPipeline.from_pretrained
@@ -549,13 +547,13 @@ def test_an_adapter_of_a_quantized_base_is_for_the_whole_one(train_lora, trainer
     pipe.load_lora_weights(tmp_path / "out")
 
 
-def test_a_quantized_base_and_half_precision_do_not_go_together_on_a_cpu(train_lora, monkeypatch):
+def test_quantization_on_a_cpu_needs_float32(train_lora, monkeypatch):
     monkeypatch.setitem(quantization.QUANTIZATIONS, "torchao_int8", ("torchao", lambda: True))
     with pytest.raises(ValueError, match="--quantization torchao_int8 .*float32.*got --mixed_precision bf16"):
         train_lora("out", 1, "--quantization", "torchao_int8", "--mixed_precision", "bf16")
 
 
-def test_unknown_modules(train_lora, tmp_path):
+def test_unknown_target_modules(train_lora, tmp_path):
     said = "--target_modules to_x: AudioXTransformer2DModel has no such module, but .*ff.net.2, .*to_out.0, to_q"
     with pytest.raises(ValueError, match=said):
         train_lora("out", 1, "--target_modules", "to_q", "to_x")
@@ -566,7 +564,7 @@ def test_unknown_modules(train_lora, tmp_path):
     assert not (tmp_path / "out" / FILE).exists()
 
 
-def test_no_data(train_lora, small_model, tmp_path, scenes, capsys):
+def test_unusable_data(train_lora, small_model, tmp_path, scenes, capsys):
     (tmp_path / "empty").mkdir()
     options = ["--pretrained_model_name_or_path", str(small_model), "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit, match="^error: `--dataset .*empty` cannot be opened"):
@@ -575,7 +573,7 @@ def test_no_data(train_lora, small_model, tmp_path, scenes, capsys):
         train_lora("short", 1, "--min_seconds", 3, "--max_bad_records", 5)
 
 
-def test_an_export_that_fails_leaves_what_was_there(train_lora, tmp_path, monkeypatch):
+def test_failed_export_keeps_the_old_adapter(train_lora, tmp_path, monkeypatch):
     train_lora("out", 1)
     before = (tmp_path / "out" / FILE).read_bytes()
 

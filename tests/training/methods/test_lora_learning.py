@@ -1,4 +1,4 @@
-"""What an adapter learns, on the model of the package. `benchmarks/adapter_learning.py` measures it at full length."""
+"""Learning of an adapter on the embedded model. `benchmarks/adapter_learning.py` measures it at full length."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ CAPTION = "a zorble"
 
 
 def zorble(seed: int) -> np.ndarray:
-    """Noise that grows brighter: dense, since a silence of the VAE would outweigh all else in the distance."""
+    """Noise that grows brighter. It is dense, because silence from the VAE would dominate the distance."""
     low, high = 0.1 * np.random.default_rng(seed).standard_normal((2, round(RATE * SECONDS)))
     share = np.linspace(0, 1, len(low))
     smooth = np.convolve(low, np.hanning(16) / 4, mode="same")
@@ -29,14 +29,14 @@ def pipe() -> AudioXPipeline:
 
 
 def distance(pipe: AudioXPipeline, clips: list[tuple[str, np.ndarray]]) -> float:
-    """The mean log-mel distance of what is made for captions to clips, always from the same noises."""
+    """Return the mean log-mel distance between clips and audio generated for their captions, with fixed seeds."""
     generator = [torch.Generator().manual_seed(number) for number in range(len(clips))]
     made = pipe([caption for caption, _ in clips], audio_length_in_s=SECONDS, generator=generator).audios
     return float(np.mean([log_mel_distance(sound, clip, RATE) for sound, (_, clip) in zip(made, clips)]))
 
 
 @pytest.mark.slow
-def test_a_new_sound_is_learnt_and_the_old_ones_are_kept(train_lora, pipe, tmp_path):
+def test_new_sound_is_learned_and_old_ones_are_kept(train_lora, pipe, tmp_path):
     new = [(CAPTION, zorble(100 + seed)) for seed in range(4)]
     scenes = [random_scene(1000 + seed, SECONDS) for seed in range(16)]
     own = [(scene.caption(), reconstruct(pipe.vae, scene.audio(RATE))) for scene in scenes]

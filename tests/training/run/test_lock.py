@@ -40,7 +40,7 @@ def test_adapter_is_refused_too(other_run, train_lora):
         train_lora("out", 1)
 
 
-def test_a_run_that_failed_or_ended_holds_no_lock(train, tmp_path):
+def test_failed_and_finished_runs_hold_no_lock(train, tmp_path):
     with refused("--resume_from_checkpoint"):
         train("out", 1, "--resume_from_checkpoint", "checkpoint-3")
     train("out", 1)

@@ -80,7 +80,7 @@ def test_training_of_an_adapter_runs_no_code(train_lora, scenes, tmp_path, name)
     ],
     ids=["missing", "cut off", "empty", "no states", "torch", "python"],
 )
-def test_random_states_that_are_lost_or_damaged(train, tmp_path, damage):
+def test_lost_or_damaged_random_states(train, tmp_path, damage):
     train("out", 1)
     damage(tmp_path / "out" / "checkpoint-1" / "random-0.bin")
     with refused("--resume_from_checkpoint", "checkpoint-1 cannot be used"):
@@ -88,7 +88,7 @@ def test_random_states_that_are_lost_or_damaged(train, tmp_path, damage):
 
 
 @pytest.mark.parametrize("name", ["training.json", "data-0.json", "model.safetensors", "optimizer.bin", "ema.bin"])
-def test_files_that_are_lost_or_damaged(train, tmp_path, name):
+def test_damaged_files(train, tmp_path, name):
     train("out", 1, "--use_ema")
     path = tmp_path / "out" / "checkpoint-1" / name
     path.write_bytes(path.read_bytes()[:-40])

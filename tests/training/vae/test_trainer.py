@@ -1,4 +1,4 @@
-"""The training of a VAE, at toy size."""
+"""Training of a VAE at toy size."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def config(tmp_path) -> Path:
 
 @pytest.fixture
 def words(config, scenes, tmp_path):
-    """Arguments of a short run; those that are given come after the usual ones, and so replace them."""
+    """Options of a short run. Given options replace the usual ones."""
 
     def make(output: str, *options: object) -> list[str]:
         usual = ["--vae_config", config, "--dataset", scenes, "--output_dir", tmp_path / output]
@@ -73,7 +73,7 @@ def words(config, scenes, tmp_path):
 
 @pytest.fixture
 def run(words, tmp_path):
-    """Train in this process; gives what the log says of each step, in order."""
+    """Train in this process and return the report of each step."""
 
     def train(output: str, *options: object) -> list[dict]:
         for state in (AcceleratorState, PartialState, GradientState):
@@ -90,7 +90,7 @@ def log(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", BAD_VALUES)
-def test_bad_numbers_are_refused_by_name(capsys, name):
+def test_numbers_out_of_range(capsys, name):
     for value in BAD_VALUES[name]:
         with pytest.raises(SystemExit, match="2"):
             parse_args([*NEEDED, f"--{name}={value}"])
@@ -104,14 +104,14 @@ def test_every_number_is_checked():
     )
 
 
-def test_an_output_folder_that_is_a_file(capsys):
+def test_output_folder_that_is_a_file(capsys):
     with pytest.raises(SystemExit, match="2"):
         parse_args([*NEEDED, "--output_dir", __file__])
     assert "--output_dir must be a folder" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_a_run_learns_and_writes_the_vae(run, tmp_path):
+def test_run_learns_and_writes_the_vae(run, tmp_path):
     reports = run("out", "--max_train_steps", 60, "--learning_rate", 2e-3, "--checkpointing_steps", 20)
     assert [report["step"] for report in reports] == list(range(1, 61))
     held_out = [report["held_out"] for report in reports if "held_out" in report]
@@ -122,7 +122,7 @@ def test_a_run_learns_and_writes_the_vae(run, tmp_path):
     assert vae.encode(torch.zeros(1, 1, 1280)).latent_dist.mode().shape == (1, 4, 10)
 
 
-def test_a_run_that_goes_on_is_as_one_that_was_not_stopped(run, tmp_path):
+def test_resume_is_exact(run, tmp_path):
     whole = run("out")
     weights = (tmp_path / "out" / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()
     assert run("out", "--resume_from_checkpoint", "checkpoint-2") == whole
@@ -148,8 +148,8 @@ def test_sigterm_writes_a_checkpoint_and_resume_is_exact(run, tmp_path, monkeypa
     assert run("broken", *options, "--resume_from_checkpoint", "latest") == whole
 
 
-def test_a_full_disk_loses_nothing(run, tmp_path):
-    """A limit on the size of files stands for the full disk: writing fails in the middle of one."""
+def test_full_disk_keeps_earlier_checkpoints(run, tmp_path):
+    """A limit on the file size stands for the full disk: writing fails in the middle of a file."""
     run("out", "--max_train_steps", 2)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -162,7 +162,7 @@ def test_a_full_disk_loses_nothing(run, tmp_path):
     assert len(run("out", "--resume_from_checkpoint", "latest")) == 4
 
 
-def test_a_resume_of_another_run_is_refused(run, config, tmp_path):
+def test_resume_of_another_run_is_refused(run, config, tmp_path):
     run("out", "--max_train_steps", 2)
     for option, value, said in [
         ("--seed", 1, "--seed was 0 and is 1"),
@@ -193,7 +193,7 @@ def test_a_resume_of_another_run_is_refused(run, config, tmp_path):
         ({**CONFIG, "channel_multiples": [4, 16]}, "first ratio 32 needs 32 channels"),
     ],
 )
-def test_a_config_that_makes_no_vae(run, config, written, said):
+def test_bad_vae_config(run, config, written, said):
     config.unlink()
     if written is not None:
         config.write_text(written if isinstance(written, str) else json.dumps(written))
@@ -201,7 +201,7 @@ def test_a_config_that_makes_no_vae(run, config, written, said):
         run("out")
 
 
-def test_what_cannot_be_trained_on_is_told(run, tmp_path):
+def test_unusable_data(run, tmp_path):
     with pytest.raises(SystemExit, match="`--dataset .*nix` cannot be opened"):
         run("out", "--dataset", tmp_path / "nix")
     (tmp_path / "lines.jsonl").write_text('{"caption": "rain"}\n')
@@ -224,7 +224,7 @@ def test_what_cannot_be_trained_on_is_told(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_rows_that_cannot_be_used_are_listed(run, scenes, tmp_path):
+def test_skipped_rows_are_listed(run, scenes, tmp_path):
     save_audio(tmp_path / "silent.wav", torch.zeros(1, 4000), 8000)
     silent = {"bytes": (tmp_path / "silent.wav").read_bytes(), "path": "silent.wav"}
     (video, *_) = sorted(scenes.glob("*.mp4"))
@@ -242,7 +242,7 @@ def test_rows_that_cannot_be_used_are_listed(run, scenes, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes(run, words, tmp_path):
-    """They start with the weights of the first, take other segments and other noise, and agree."""
+    """Processes start with equal weights and draw different segments and noise."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [ROOT / "training" / "train_vae.py", *words("two", "--learning_rate", 1e-12)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -258,7 +258,7 @@ def test_two_processes(run, words, tmp_path):
     }
 
 
-def test_a_resume_runs_no_code(run, tmp_path):
+def test_resume_runs_no_code(run, tmp_path):
     class Payload:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "marker"),)
@@ -275,7 +275,7 @@ def test_a_resume_runs_no_code(run, tmp_path):
     assert len(run("out", "--resume_from_checkpoint", "latest")) == 4
 
 
-def test_a_run_that_diverges_keeps_its_last_good_checkpoint(run, tmp_path):
+def test_diverging_run_keeps_its_last_good_checkpoint(run, tmp_path):
     run("out", "--max_train_steps", 2)
     step = VaeTrainer._train_step
 
@@ -295,7 +295,7 @@ def test_a_run_that_diverges_keeps_its_last_good_checkpoint(run, tmp_path):
     assert {path.name for path in (tmp_path / "out").glob("checkpoint-*")} == {"checkpoint-2"}
 
 
-def test_a_learning_rate_that_is_too_large(run, tmp_path):
+def test_too_large_learning_rate(run, tmp_path):
     with pytest.raises(SystemExit, match="^error: training diverged"):
         run("out", "--learning_rate", 1e25)
     assert not (tmp_path / "out" / "vae").exists()
