@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from av.stream import Disposition
+from helpers import assert_equal
 
 from audiox_diffusers.media import MediaError, load_video, resize_frames, save_audio, timeline
 
@@ -141,6 +142,18 @@ def corners():
     picture[0, :12, :16, 0] = picture[0, :12, 16:, 1] = picture[0, 12:, :16, 2] = 255
     picture[0, 12:, 16:] = 255
     return picture
+
+
+def test_rotation_beside_side_data_that_pyav_does_not_know(tmp_path, monkeypatch):
+    def unknown(frame):
+        raise ValueError("31 is not a valid Type")
+
+    for rotation in (0, 90, 180, -90):
+        path = write_video(tmp_path / f"{rotation}.mp4", corners(), rotation=rotation)
+        expected = load_video(path)
+        with monkeypatch.context() as patch:
+            patch.setattr("audiox_diffusers.media.video.SideDataContainer", unknown)
+            assert_equal(load_video(path), expected)
 
 
 @pytest.mark.parametrize("rotation", [0, 90, 180, -90])

@@ -130,7 +130,7 @@ def resize_frames(
 
 
 def _stretch(frame: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
-    pixels = frame.float() / 255 if frame.dtype == torch.uint8 else frame.float()
+    pixels = frame.float().div_(255) if frame.dtype == torch.uint8 else frame.float()
     if pixels.shape[-2:] == size:
         return pixels
     # Rounding, and the negative lobes of bicubic, may carry a weighted mean beyond the range.

@@ -145,6 +145,8 @@ def save_video(
             try:
                 target.mux(packet)
             except av.ArgumentError as error:
+                if not copied:
+                    raise
                 raise MediaError(f"{video}: the file is damaged, its picture cannot be copied") from error
 
 
