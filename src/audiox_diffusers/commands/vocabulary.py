@@ -16,8 +16,9 @@ def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
     """Say which words of the prompts the embedded model was not trained on, if it is the model, in one line."""
     if model != EMBEDDED_MODEL or Path(model).is_dir():
         return
+    known = _known_words()
     words = {word: None for prompt in prompts for word in _split(prompt or "")}
-    unknown = [word for word in words if word not in _known_words()]
+    unknown = [word for word in words if word not in known]
     if unknown:
         more = f" and {len(unknown) - 3} more" if len(unknown) > 3 else ""
         note(
