@@ -30,7 +30,7 @@ demo: setup ## generate a page of samples offline, demo-output/index.html
 test: lint ## lint, then run all tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-test-fast: setup ## run the tests that are not slow, in under two minutes
+test-fast: setup ## run the tests that are not slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
 
 fidelity: setup ## print the deviation from the released code

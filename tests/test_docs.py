@@ -261,6 +261,7 @@ def as_in_document(block):
     return "\n" * block.line + block.source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_run(document, working_folder, tmp_path, tokenizer):
     with hub_of_releases(document, working_folder, tokenizer) as environment:

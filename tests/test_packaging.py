@@ -16,9 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 VERSION_FILE = "src/audiox_diffusers/version.py"
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / ".git").exists(), reason="only a git checkout can tell which files belong to the project"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (ROOT / ".git").exists(), reason="only a git checkout can tell which files belong to the project"
+    ),
+]
 
 
 def project_files():

@@ -118,6 +118,7 @@ print(type(pipe).__name__, type(pipe.transformer).__name__)
 """
 
 
+@pytest.mark.slow
 def test_without_the_import(folder, tmp_path):
     out = run_python(LOAD_WITHOUT_IMPORT.format(source=str(folder)), HF_HOME=str(tmp_path / "hub"))
     assert out.split() == ["AudioXPipeline", "AudioXTransformer2DModel"]
@@ -130,6 +131,7 @@ def hub(folder):
         yield hub.environment
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [LOAD_WITH_IMPORT, LOAD_WITHOUT_IMPORT])
 def test_from_the_hub(hub, tmp_path, code):
     out = run_python(code.format(source="someone/audiox"), HF_HOME=str(tmp_path / "hub"), **hub)
