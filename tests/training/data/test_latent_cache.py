@@ -221,6 +221,7 @@ def test_rows_can_start_anywhere(cache, sounds, monkeypatch, tmp_path, count):
     assert len(list(source.rows(1))) == 1
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_files(cache, pipe, shards, tmp_path):
     for workers in (0, 2):
         reading = reader(pipe, columns={"audio": "audio", "caption": "caption"})
