@@ -9,6 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from helpers import seeded
 from safetensors.torch import load_file
+from small_releases import VAE, small_release
 
 from audiox_diffusers import (
     AudioXFlowMatchScheduler,
@@ -21,8 +22,6 @@ from audiox_diffusers.media import save_video
 from audiox_diffusers.pipelines import save_features
 
 RELEASES = ("audiox-maf", "audiox-maf-mmdit", "audiox-turbo")
-AUDIO, VIDEO = "conditioner.conditioners.audio_prompt.", "conditioner.conditioners.video_prompt."
-CONTEXT_TOKENS = 6 + 10 + 128  # video, text and audio of the multi-modal releases
 
 
 @pytest.fixture(scope="module")
@@ -37,41 +36,12 @@ def sync_encoder():
 @pytest.fixture(scope="module", params=RELEASES)
 def release(request, tmp_path_factory, fixtures_path):
     """Return the name and folder of a release: config.json and model.ckpt, and vae.ckpt if it is separate."""
-    small = torch.load(fixtures_path / "audiox" / "model.ckpt", weights_only=True)["state_dict"]
-    maf = load_file(fixtures_path / "maf" / "state_dict.safetensors")
-    config = json.loads((fixtures_path / "audiox" / "config.json").read_text())
-    video, _, audio = config["model"]["conditioning"]["configs"]
-    diffusion = config["model"]["diffusion"]
-    video["type"] = "clip-with-sync-w-empty-feat"
-    diffusion |= {
-        "gate": True,
-        "gate_type_config": {"num_experts_per_modality": 4, "num_heads": 4, "num_fusion_layers": 2},
-    }
-    generator = torch.Generator().manual_seed(0)
-    state_dict = {key: value for key, value in small.items() if not key.startswith((AUDIO, VIDEO))} | maf
-    if request.param == "audiox-maf":
-        audio["type"] = "mel_spec"
-        audio["config"] |= {"n_fft": 1024, "hop_length": 256, "win_length": 1024, "target_sample_rate": 24000}
-    else:
-        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(("model.", AUDIO))}
-        state_dict |= load_file(fixtures_path / "mmdit" / "state_dict.safetensors")
-        positions = "model.model.transformer.proj_mm_seq_len.weight"
-        state_dict[positions] = torch.randn(25, CONTEXT_TOKENS, generator=generator) / 12
-        state_dict[AUDIO + "proj_features_128.weight"] = torch.randn(128, 20, generator=generator) / 4
-        state_dict[AUDIO + "proj_features_128.bias"] = torch.randn(128, generator=generator)
-        state_dict[AUDIO + "proj_out.weight"] = torch.randn(64, 8, generator=generator) / 3
-        state_dict[AUDIO + "proj_out.bias"] = torch.randn(64, generator=generator)
-        diffusion["type"] = "mmdit"
-        diffusion["config"] |= {"embed_dim": 64, "num_heads": 2}
-        audio["type"] = "audio_autoencoder_v2"
-
+    config, state_dict = small_release(request.param)
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "audiox-turbo":
-        audio["type"] = "audio_autoencoder"
-        diffusion["diffusion_objective"] = "rectified_flow"
-        vae = {key: state_dict.pop(key) for key in list(state_dict) if key.startswith("pretransform.")}
-        vae = {key.replace("pretransform.model.", "autoencoder."): value for key, value in vae.items()}
+        vae = {key.replace(VAE, "autoencoder."): value for key, value in state_dict.items() if key.startswith(VAE)}
         torch.save({"state_dict": vae}, folder / "vae.ckpt")
+        state_dict = {key: value for key, value in state_dict.items() if VAE not in key}
     torch.save({"state_dict": state_dict}, folder / "model.ckpt")
     (folder / "config.json").write_text(json.dumps(config))
     return request.param, folder
