@@ -211,8 +211,10 @@ def create_transformer(sample_size: int, in_channels: int) -> AudioXTransformer2
 @torch.no_grad()
 def strengthen_context(transformer: AudioXTransformer2DModel) -> None:
     """
-    Scale up the path of the context. With PyTorch's initialization only a twentieth of it passes the layers, and the
-    attention to its 300 tokens, of which a caption has about five, is almost uniform.
+    Scale up the path of the context.
+
+    With PyTorch's initialization only a twentieth of the context passes the layers. A caption fills about five of its 300
+    tokens, and attention to them is almost uniform.
     """
     transformer.context_embed.linear_1.weight *= 2
     transformer.context_embed.linear_2.weight *= 4

@@ -85,7 +85,7 @@ def model_card(pipe: AudioXPipeline, source: str, text_encoder: str | None, name
 
     Args:
         pipe: The converted pipeline.
-        source: The released checkpoint: a name, a Hub id, or a path, of which the card shows the last part.
+        source: The released checkpoint: a name, a Hub id, or a path. The card shows the last part of a path.
         text_encoder: Folder or Hub id of the text encoder, `None` for the default one.
         name: What to load the model by: a Hub id, or the name of a folder.
     """

@@ -21,7 +21,7 @@ SYNC_BATCH = 4
 # Tokenizers keep how they pad and truncate in an object that threads share.
 _tokenizer_lock = threading.Lock()
 
-# One video and one image of a sound, of which at most one is given.
+# The video and the image of a sound. At most one of the two is given.
 Pictures = list[tuple[Any, Any]]
 
 

@@ -159,7 +159,7 @@ class Prompts:
 
     @property
     def pictures(self) -> list[tuple[Any, Any]]:
-        """The video and the image of each sound, of which at most one is given."""
+        """The video and the image of each sound. At most one of the two is given."""
         return list(zip(self.video, self.image))
 
     def select(self, sounds: list[int]) -> "Prompts":
