@@ -25,7 +25,9 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from audiox_diffusers import AudioXMMTransformer2DModel
+from audiox_diffusers import AudioXMMTransformer2DModel, AudioXPipeline
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # Saving and loading
 
@@ -108,6 +110,32 @@ def test_save_a_loaded_adapter(lora_pipe, saved):
     with pytest.raises(ValueError, match="There is no adapter 'drums'. Loaded adapters: other, bells"):
         lora_pipe.save_lora_adapter(saved / "drums", "drums")
     assert not (saved / "drums").exists()
+
+
+@pytest.mark.parametrize("fused", [[], ["both"], ["a", "both"]], ids=["none", "one", "two"])
+def test_save_the_pipeline_with_adapters(lora_pipe, saved, warnings_of, fused, close):
+    """The folder has the base weights, with what is fused."""
+    plain = generate_from_audio(lora_pipe)
+    for name in ("a", "both"):
+        lora_pipe.load_lora_weights(saved / name, adapter_name=name)
+    lora_pipe.set_adapters(["a", "both"])
+    if fused:
+        lora_pipe.fuse_lora(adapter_names=fused)
+        lora_pipe.set_adapters(fused)
+    with_adapters = generate_from_audio(lora_pipe)
+    lora_pipe.save_pretrained(saved / "model")
+    assert_equal(generate_from_audio(lora_pipe), with_adapters)
+    loaded = [AudioXPipeline.from_pretrained(saved / "model") for _ in range(2)]
+    for each in loaded:
+        each.set_progress_bar_config(disable=True)
+        close(generate_from_audio(each), with_adapters if fused else plain, 1e-4)
+    assert_equal(generate_from_audio(loaded[0]), generate_from_audio(loaded[1]))
+    said = "are saved without the adapters" in warnings_of()
+    assert said == (len(fused) < 2)
+    lora_pipe.unload_lora_weights()
+    lora_pipe.save_pretrained(saved / "unloaded")
+    weights = {name: load_file(saved / name / "transformer" / WEIGHTS) for name in ("model", "unloaded")}
+    assert_equal(weights["model"], weights["unloaded"])
 
 
 def test_a_failed_save_leaves_nothing(lora_pipe, tmp_path):

@@ -441,6 +441,9 @@ def test_fused_projections_of_the_transformer(unloaded):
     pipe.transformer.unfuse_qkv_projections()
     pipe.load_lora_weights(layers)
     assert_equal(generate(pipe), expected)
+    with pytest.raises(ValueError, match="Projections with adapters cannot be fused"):
+        pipe.transformer.fuse_qkv_projections()
+    assert_equal(generate(pipe), expected)
 
 
 def test_nothing_is_loaded_if_one_component_fails(lora_pipe, saved, monkeypatch):

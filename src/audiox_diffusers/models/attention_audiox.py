@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn as nn
-from diffusers.models.attention import AttentionModuleMixin, FeedForward
+from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, FeedForward
 from diffusers.models.attention_dispatch import dispatch_attention_fn
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from .context_audiox import LayerContext, project
 
@@ -25,6 +26,21 @@ def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torc
     first, second = rotated.chunk(2, dim=-1)
     rotated = rotated * cos + torch.cat((-second, first), dim=-1) * sin
     return torch.cat((rotated.to(hidden_states.dtype), hidden_states[..., rotary_dim:]), dim=-1)
+
+
+class AudioXAttentionMixin(AttentionMixin):
+    """`AttentionMixin` that does not fuse projections with adapters, because they would lose them."""
+
+    def fuse_qkv_projections(self) -> None:
+        """
+        Fuse the projections of each attention, see [`~models.attention.AttentionMixin.fuse_qkv_projections`].
+
+        Raises:
+            ValueError: If the model has adapters.
+        """
+        if any(isinstance(module, BaseTunerLayer) for module in self.modules()):
+            raise ValueError("Projections with adapters cannot be fused. Call `unload_lora_weights()` first.")
+        super().fuse_qkv_projections()
 
 
 class AudioXAttnProcessor:

@@ -11,13 +11,12 @@ from diffusers.hooks.tensor_parallel import PackedColwiseParallel
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
 from diffusers.models.activations import SwiGLU
-from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 
-from .attention_audiox import AudioXAttention
+from .attention_audiox import AudioXAttention, AudioXAttentionMixin
 from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts
 from .model_audiox import AudioXModelMixin
 
@@ -88,7 +87,7 @@ class AudioXTransformerBlock(nn.Module):
 
 
 class AudioXTransformer2DModel(
-    AudioXModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    AudioXModelMixin, ConfigMixin, AudioXAttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
     The diffusion transformer of AudioX and AudioX-MAF (arXiv 2503.10522, section 3.1), with the backbone of Stable

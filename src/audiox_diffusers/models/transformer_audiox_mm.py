@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
 from diffusers.models._modeling_parallel import ContextParallelInput, ContextParallelOutput
-from diffusers.models.attention import AttentionMixin, AttentionModuleMixin
+from diffusers.models.attention import AttentionModuleMixin
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.embeddings import TimestepEmbedding, apply_rotary_emb, get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 
+from .attention_audiox import AudioXAttentionMixin
 from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts, project
 from .model_audiox import AudioXModelMixin
 from .parallel_audiox import convolve_tokens, gather_features
@@ -117,7 +118,7 @@ class AudioXMMTransformerBlock(nn.Module):
 
 
 class AudioXMMTransformer2DModel(
-    AudioXModelMixin, ConfigMixin, AttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
+    AudioXModelMixin, ConfigMixin, AudioXAttentionMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin
 ):
     r"""
     The multimodal diffusion transformer of AudioX-MAF-MMDiT (arXiv 2503.10522v3) and AudioX-Turbo (arXiv 2606.12555).
