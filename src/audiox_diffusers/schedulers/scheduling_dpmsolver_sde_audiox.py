@@ -34,12 +34,19 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     SDE, and `CosineDPMSolverMultistepScheduler` stops at order 2. The original draws noise from a Brownian tree, whose
     increments over disjoint intervals are independent normals. This scheduler draws independent normals.
 
+    With `stochastic_sampling`, a step is that of a few-step model instead: it denoises, and adds new noise of the next
+    level, `x' = D0 + s' * noise` (multistep sampling of consistency models, arXiv 2303.01469, algorithm 1).
+
     Parameters:
         sigma_min (`float`): Last noise level before 0. The released models use 0.3, or 0.03 with 100 steps.
         sigma_max (`float`): First noise level.
         eta (`float`): Amount of noise to add at each step, from 0 (deterministic) to 1.
         solver_order (`int`): 1, 2 or 3. Order 2 is the midpoint variant of DPM-Solver++(2M) SDE.
         num_train_timesteps (`int`): Number of levels before the first call of `set_timesteps`.
+        stochastic_sampling (`bool`): Whether to denoise and renoise instead of solving the SDE. `eta` and
+            `solver_order` then do not matter.
+        distilled_timesteps (`list[float]`, *optional*): Times `t` that a few-step model was distilled for, decreasing,
+            above 0 and below 1. `set_timesteps` then selects among them, and allows no more steps.
 
     Attributes:
         sigmas (`torch.Tensor` of shape `[N + 1]`): Noise levels and the final 0, float64, on the CPU.
@@ -57,6 +64,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         eta: float = 1.0,
         solver_order: int = 3,
         num_train_timesteps: int = 1000,
+        stochastic_sampling: bool = False,
+        distilled_timesteps: list[float] | None = None,
     ):
         levels = {"sigma_min": (sigma_min, MIN_SIGMA, MAX_SIGMA), "sigma_max": (sigma_max, MIN_SIGMA, MAX_SIGMA)}
         self._check_config(num_train_timesteps, eta=(eta, 0, 1), **levels)
@@ -64,7 +73,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             raise ValueError(f"`sigma_min` must be below `sigma_max`, got {sigma_min} and {sigma_max}.")
         if solver_order not in (1, 2, 3):
             raise ValueError(f"`solver_order` must be 1, 2 or 3, got {solver_order}.")
-        self.set_timesteps(num_train_timesteps)
+        self._check_distilled_timesteps(distilled_timesteps, highest=math.atan(MAX_SIGMA) * 2 / math.pi)
+        self.set_timesteps(num_train_timesteps if distilled_timesteps is None else len(distilled_timesteps))
 
     @property
     def init_noise_sigma(self) -> float:
@@ -81,7 +91,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Set the noise levels and reset the steps. Call this before sampling.
 
         Args:
-            num_inference_steps (`int`, *optional*): Number of levels, at least 1.
+            num_inference_steps (`int`, *optional*): Number of levels, at least 1. With `distilled_timesteps` at most
+                their number.
             device (`str` or `torch.device`, *optional*): Device of `timesteps`.
             sigmas (`list[float]`, *optional*): Custom levels, decreasing and positive, instead of
                 `num_inference_steps`.
@@ -90,7 +101,9 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             ValueError: If both or neither of `num_inference_steps` and `sigmas` are given, or are out of range.
         """
         self._check_schedule(num_inference_steps, sigmas)
-        if sigmas is None:
+        if sigmas is None and self.config.distilled_timesteps is not None:
+            levels = (self._distilled_times(num_inference_steps) * math.pi / 2).tan()
+        elif sigmas is None:
             log_max, log_min = math.log(self.config.sigma_max), math.log(self.config.sigma_min)
             levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
         else:
@@ -174,6 +187,8 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         denoised = self.denoise(model_output.float(), sample, sigma)
         if next_sigma == 0:
             prev_sample = denoised
+        elif self.config.stochastic_sampling:
+            prev_sample = denoised + next_sigma * self._unit_noise(sample, generator, variance_noise)
         else:
             log_step = math.log(sigma / next_sigma)
             prev_sample = self._solve(sample, denoised, log_step)

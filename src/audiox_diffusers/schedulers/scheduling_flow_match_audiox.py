@@ -20,6 +20,8 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     Parameters:
         stochastic_sampling (`bool`): Whether to denoise and renoise instead of taking Euler steps.
         num_train_timesteps (`int`): Number of times before the first call of `set_timesteps`.
+        distilled_timesteps (`list[float]`, *optional*): Times that a few-step model was distilled for, decreasing, in
+            0..1 without 0. `set_timesteps` then selects among them, and allows no more steps.
 
     Attributes:
         sigmas (`torch.Tensor` of shape `[N + 1]`): Times and the final 0, float64, on the CPU.
@@ -31,9 +33,15 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
     init_noise_sigma = 1.0
 
     @register_to_config
-    def __init__(self, stochastic_sampling: bool = False, num_train_timesteps: int = 1000):
+    def __init__(
+        self,
+        stochastic_sampling: bool = False,
+        num_train_timesteps: int = 1000,
+        distilled_timesteps: list[float] | None = None,
+    ):
         self._check_config(num_train_timesteps)
-        self.set_timesteps(num_train_timesteps)
+        self._check_distilled_timesteps(distilled_timesteps, highest=1)
+        self.set_timesteps(num_train_timesteps if distilled_timesteps is None else len(distilled_timesteps))
 
     def set_timesteps(
         self,
@@ -45,7 +53,8 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Set the times and reset the steps. Call this before sampling.
 
         Args:
-            num_inference_steps (`int`, *optional*): Number of steps, at least 1, evenly spaced from time 1 to time 0.
+            num_inference_steps (`int`, *optional*): Number of steps, at least 1, evenly spaced from time 1 to time 0,
+                or among the `distilled_timesteps`.
             device (`str` or `torch.device`, *optional*): Device of `timesteps`.
             sigmas (`list[float]`, *optional*): Custom times, decreasing in 0..1 without the final 0, instead of
                 `num_inference_steps`.
@@ -54,7 +63,9 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             ValueError: If both or neither of `num_inference_steps` and `sigmas` are given, or are out of range.
         """
         self._check_schedule(num_inference_steps, sigmas)
-        if sigmas is None:
+        if sigmas is None and self.config.distilled_timesteps is not None:
+            times = self._distilled_times(num_inference_steps)
+        elif sigmas is None:
             times = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
         else:
             times = torch.as_tensor(sigmas, dtype=torch.float64)

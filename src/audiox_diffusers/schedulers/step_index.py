@@ -52,6 +52,36 @@ class StepIndexMixin:
             _check_steps("num_inference_steps", num_inference_steps)
 
     @staticmethod
+    def _check_distilled_timesteps(times: list[float] | None, highest: float) -> None:
+        """Raise `ValueError` unless the times of a few-step model are decreasing numbers in 0..`highest`, without 0."""
+        if times is None:
+            return
+        numeric = isinstance(times, list | tuple) and times and all(isinstance(time, numbers.Real) for time in times)
+        if (
+            not numeric
+            or not 0 < min(times) <= max(times) <= highest
+            or sorted(set(times), reverse=True) != list(times)
+        ):
+            raise ValueError(
+                f"`distilled_timesteps` must be decreasing numbers above 0, at most {highest:g}, got {times!r}."
+            )
+
+    def _distilled_times(self, num_inference_steps: int) -> torch.Tensor:
+        """
+        Return `num_inference_steps` of the `distilled_timesteps`, float64, from the first on and evenly spaced.
+
+        Raises:
+            ValueError: The model was distilled for fewer steps.
+        """
+        times = torch.tensor(self.config.distilled_timesteps, dtype=torch.float64)
+        if num_inference_steps > len(times):
+            raise ValueError(
+                f"`num_inference_steps` is {num_inference_steps}, but the model was distilled for {len(times)} steps,"
+                " so it allows no more."
+            )
+        return times[torch.arange(num_inference_steps) * len(times) // num_inference_steps]
+
+    @staticmethod
     def _unit_noise(
         sample: torch.Tensor,
         generator: torch.Generator | list[torch.Generator] | None,
