@@ -15,6 +15,7 @@ from .networks.aesthetics import Aesthetics
 from .networks.base import AudioNetwork
 from .networks.clap import Clap
 from .networks.cnn14 import Cnn14
+from .networks.onsets import OnsetDetector
 from .networks.passt import Passt
 from .networks.synchformer import Synchformer
 from .networks.vggish import VGGish
@@ -189,7 +190,19 @@ class AestheticsNetwork:
         return Aesthetics(model).eval().requires_grad_(False).to(device)
 
 
-NETWORKS: dict[str, Network | ClapNetwork | AestheticsNetwork] = {
+@dataclass(frozen=True)
+class Detector:
+    """The bench's onset detector, which needs no weights."""
+
+    identity: str = "of the bench, version 1"
+    licence: str = "Apache-2.0"
+
+    def load(self, folder: Path | None, device: torch.device) -> OnsetDetector:
+        """Return the detector."""
+        return OnsetDetector()
+
+
+NETWORKS: dict[str, Network | ClapNetwork | AestheticsNetwork | Detector] = {
     "vggish": Network(VGGish, VGGISH, vggish_state_dict),
     "cnn14-16k": Network(lambda: Cnn14(16_000), CNN14_16K, cnn14_state_dict),
     "cnn14-32k": Network(lambda: Cnn14(32_000), CNN14_32K, cnn14_state_dict),
@@ -197,4 +210,5 @@ NETWORKS: dict[str, Network | ClapNetwork | AestheticsNetwork] = {
     "clap": ClapNetwork(),
     "aesthetics": AestheticsNetwork(),
     "synchformer": Network(Synchformer, SYNCHFORMER, synchformer_state_dict),
+    "onsets": Detector(),
 }

@@ -124,6 +124,8 @@ class Extraction:
 
     def gather_excluded(self) -> None:
         """Collect the excluded files of all processes."""
+        if self.state.num_processes == 1:
+            return
         everything: dict[str, dict[str, str]] = {}
         for excluded in gather_object([self.excluded]):
             for network, files in excluded.items():

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..bench.onsets import TOLERANCE, count_hits
+from .catalog import NETWORKS
 from .extraction import Extraction
 from .metrics import METRICS, Metric
 from .networks.aesthetics import AXES
@@ -14,6 +16,7 @@ from .report import Figure
 from .statistics import (
     GaussianStatistics,
     bootstrap_error,
+    bootstrap_ratio,
     cosine_similarity,
     frechet_distance_at_infinity,
     inception_score,
@@ -50,7 +53,8 @@ class Figures:
         metric = METRICS[name]
         value, error, count, details = getattr(self, f"_{metric.kind.replace('-', '_')}")(metric)
         identity = self.extraction.identity(metric.network)
-        return Figure(name, metric.key, value, error, metric.better, count, identity, details)
+        licence = NETWORKS[metric.network].licence
+        return Figure(name, metric.key, value, error, metric.better, count, identity, licence, details)
 
     def _groups(self, network: str) -> tuple[list[GaussianStatistics], int]:
         groups, clips = [], 0
@@ -155,6 +159,22 @@ class Figures:
         logits = [features["logits"].numpy() for features in cached if features is not None]
         values = [] if not logits else list(synchronization_error(np.stack(logits), Synchformer.offsets))
         return _mean(values, {"unit": "s"})
+
+    def _onsets(self, metric: Metric) -> Result:
+        hits, totals = [], []
+        for name in self.clips.pairs:
+            pair = [
+                self.extraction.features(files[name], metric.network)
+                for files in (self.clips.generated, self.clips.reference)
+            ]
+            if None not in pair:
+                generated, reference = (features["onsets"].tolist() for features in pair)
+                hits.append(count_hits(generated, reference))
+                totals.append(len(generated) + len(reference))
+        if not sum(totals):
+            raise ValueError("no pair of files has an onset")
+        value, error = bootstrap_ratio(2 * np.array(hits), np.array(totals))
+        return value, error, len(hits), {"tolerance": TOLERANCE, "unit": "s"}
 
     def _aesthetics(self, metric: Metric) -> Result:
         scores = self.extraction.each(list(self.clips.generated.values()), metric.network, "scores")

@@ -12,7 +12,7 @@ class Metric:
     Attributes:
         key: Its name in tables and JSON; those of av-benchmark where it has the metric.
         kind: `"frechet"`, `"frechet-inf"`, `"kernel"`, `"inception"`, `"kl"`, `"clap"`,
-            `"aesthetics"` or `"desync"`.
+            `"aesthetics"`, `"desync"` or `"onsets"`.
         network: Name of the network in `catalog.NETWORKS`.
         better: `"lower"` or `"higher"`.
         needs: Any of `"reference"` (a set), `"pairs"` (references of the same names), `"captions"`, `"videos"`.
@@ -56,6 +56,7 @@ METRICS: dict[str, Metric] = {
     "ce": Metric("CE", "aesthetics", "aesthetics", "higher"),
     "cu": Metric("CU", "aesthetics", "aesthetics", "higher"),
     "desync": Metric("DeSync", "desync", "synchformer", "lower", ("videos",)),
+    "onset-f1": Metric("Onset-F1", "onsets", "onsets", "higher", ("pairs",)),
 }
 
 _OPTIONS = {

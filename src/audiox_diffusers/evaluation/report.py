@@ -20,6 +20,7 @@ class Figure:
         better: `"lower"` or `"higher"`.
         count: Number of generated clips.
         network: Network, and its weights.
+        licence: Licence of the weights.
         details: Further settings of the metric.
     """
 
@@ -30,6 +31,7 @@ class Figure:
     better: str
     count: int
     network: str
+    licence: str
     details: dict[str, Any]
 
 
@@ -62,7 +64,7 @@ class EvaluationReport:
 
     def table(self) -> str:
         """Return a Markdown table of the figures, followed by skipped metrics, excluded files and warnings."""
-        header = ("metric", "value", "± s.e.", "better", "clips", "network")
+        header = ("metric", "value", "± s.e.", "better", "clips", "network", "licence")
         rows = [
             (
                 f"{figure.metric} ({figure.key})",
@@ -71,6 +73,7 @@ class EvaluationReport:
                 figure.better,
                 str(figure.count),
                 figure.network.split(" ")[0],
+                figure.licence,
             )
             for figure in self.figures
         ]

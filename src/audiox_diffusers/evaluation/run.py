@@ -15,6 +15,15 @@ from .notes import settings, warnings
 from .report import EvaluationReport
 
 
+class OneProcess:
+    """Stands for `PartialState` where one process evaluates alone, whatever the others do."""
+
+    process_index, num_processes, is_main_process = 0, 1, True
+
+    def wait_for_everyone(self) -> None:
+        """Return at once."""
+
+
 def choose_metrics(clips: EvaluationSet, config: EvaluationConfig) -> list[str]:
     """Return the names of the metrics to run; `ValueError` if one that was asked for lacks files."""
     has = {
@@ -31,6 +40,7 @@ def run_evaluation(
     config: EvaluationConfig,
     progress: Callable[[str, int, int], None] | None = None,
     statistics: Path | None = None,
+    state: PartialState | OneProcess | None = None,
 ) -> EvaluationReport | None:
     """
     Compute metrics. Features are kept in `config.cache`, so an interrupted run resumes; with `accelerate launch`, each
@@ -41,6 +51,7 @@ def run_evaluation(
         config: How to evaluate.
         progress: Called with the name of a network, the number of files done and the number of files.
         statistics: File to write the mean and covariance of the generated set to.
+        state: The processes that share the work. Defaults to all of `accelerate launch`.
 
     Returns:
         The report in the first process, `None` in the others.
@@ -50,7 +61,7 @@ def run_evaluation(
     """
     chosen = choose_metrics(clips, config)
     # Shares take different times, so waiting for the slowest process has no limit.
-    state = PartialState(cpu=True, timeout=timedelta(days=365))
+    state = state or PartialState(cpu=True, timeout=timedelta(days=365))
     extraction = Extraction(clips, config, state, progress or (lambda *_: None))
     skipped: dict[str, str] = {}
     for name in dict.fromkeys(METRICS[metric].network for metric in chosen):

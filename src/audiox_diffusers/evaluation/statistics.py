@@ -141,6 +141,16 @@ def bootstrap_error(values: np.ndarray, num_resamples: int = 1000, seed: int = 0
     return float(np.std(means))
 
 
+def bootstrap_ratio(
+    numerators: np.ndarray, denominators: np.ndarray, num_resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the ratio of two sums of per-clip values `[N]`, and its standard error by the bootstrap over clips."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(numerators), size=(num_resamples, len(numerators)))
+    ratios = numerators[draws].sum(axis=1) / np.maximum(denominators[draws].sum(axis=1), 1e-9)
+    return float(numerators.sum() / denominators.sum()), float(np.std(ratios))
+
+
 def frechet_distance_at_infinity(
     generated: np.ndarray, reference: GaussianStatistics, num_points: int = 25, smallest: int = 500, seed: int = 0
 ) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_t
 from accelerate.utils import is_tensorboard_available, is_wandb_available
 from transformers.hf_argparser import HfArg, HfArgumentParser
 
+from ..evaluation.metrics import METRICS
 from ..pipelines.prompts import VIDEO_PROMPT
 from .lr_schedules import LR_SCHEDULERS
 
@@ -296,12 +297,26 @@ class ReportArguments(Arguments):
     validation_guidance_scale: Finite | None = HfArg(
         default=None, help="Guidance scale for validation. Defaults to the pipeline's."
     )
+    validation_metrics: list[str] | None = HfArg(
+        default=None,
+        help=f"Metrics of the validation audio, as in audiox evaluate: {', '.join(METRICS)}.",
+        metadata={"metavar": "METRIC"},
+    )
+    validation_reference: Path | None = HfArg(
+        default=None, help="Folder of real sounds, for metrics that compare sets.", metadata={"metavar": "DIR"}
+    )
     push_to_hub: bool = HfArg(default=False, help="Upload the trained model to the Hub.")
     hub_model_id: str | None = HfArg(default=None, help="Repository on the Hub. Defaults to the output folder's name.")
     hub_token: str | None = HfArg(default=None, help="Token for the Hub.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.validation_metrics is not None:
+            self.validation_metrics = [name for item in self.validation_metrics for name in item.split(",") if name]
+            if self.validation_prompts is None:
+                raise ValueError("--validation_metrics needs --validation_prompts, whose audio it measures")
+        if self.validation_reference is not None and self.validation_metrics is None:
+            raise ValueError("--validation_reference has no effect without --validation_metrics")
         if self.report_to in TRACKERS and not TRACKERS[self.report_to]():
             raise ValueError(f"--report_to {self.report_to} needs {self.report_to}: pip install {self.report_to}")
 

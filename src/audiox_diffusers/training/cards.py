@@ -11,6 +11,7 @@ from ..loaders import on_hub, public_name
 from ..messages import one_line
 from ..pipelines import AudioXPipeline
 from .arguments import MaskingRates, TrainingArguments
+from .validation_metrics import read_last_metrics
 
 CARD = "README.md"
 EXAMPLE_PROMPT = "waves on a pebble beach"
@@ -161,6 +162,7 @@ def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, A
     """Return the settings that all training methods share."""
     names = [code(public_name(name)) for name in args.dataset]
     weights = args.dataset_weights or [1.0] * len(names)
+    measured = read_last_metrics(args.output_dir)
     rates = {rate.name.replace("_", " "): getattr(args, rate.name) for rate in fields(MaskingRates)}
     return {
         "data": ", ".join(f"{name} ({weight:g})" for name, weight in zip(names, weights, strict=True)),
@@ -171,7 +173,12 @@ def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, A
         "task weights": plain(", ".join(args.task_weights)) or "equal",
         "masking": ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
         "seed": args.seed,
+        **({} if measured is None else {f"validation at step {measured[0]}": _figures(measured[1])}),
     }
+
+
+def _figures(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
 
 
 def _lora_settings(args: TrainingArguments, config: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_prompt_file
 from ..pipelines.requests import check_request, check_request_files
 from .arguments import TrainingArguments
+from .validation_metrics import ValidationMetrics
 
 logger = logging.get_logger(__name__)
 
@@ -47,6 +48,7 @@ class Validation:
                 check_request_files(request)
             except (ValueError, OSError) as error:
                 raise ValueError(f"--validation_prompts {prompts}, line {number}: {error}") from None
+        self.metrics = None if args.validation_metrics is None else ValidationMetrics(args, self.requests)
 
     @torch.no_grad()
     def run(self, pipe: AudioXPipeline, accelerator: Accelerator, step: int) -> list[Path]:
@@ -68,6 +70,8 @@ class Validation:
             files.append(file)
             caption = request.get("prompt", "")
             self._track(accelerator, f"validation/{number:03}", caption, audio, rate, np.asarray(picture), step)
+        if self.metrics is not None and files:
+            self.metrics.measure(folder, accelerator, step)
         return files
 
     @staticmethod

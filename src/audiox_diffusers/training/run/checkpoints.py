@@ -34,6 +34,8 @@ MAY_CHANGE = {
     "validation_steps",
     "validation_inference_steps",
     "validation_guidance_scale",
+    "validation_metrics",
+    "validation_reference",
     "push_to_hub",
     "hub_model_id",
     "hub_token",
