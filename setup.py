@@ -50,10 +50,23 @@ setup(
     extras_require={
         "training": ["tensorboard>=2.18"],
         "quantization": ["bitsandbytes>=0.46", "torchao>=0.15"],
+        # Older versions of gradio and python-multipart have known vulnerabilities.
+        "serve": [
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart>=0.0.18",
+            "prometheus-client>=0.20",
+            "gradio>=6.20",
+        ],
         "evaluate": ["audiobox-aesthetics>=0.0.4"],
         "dev": [
             "audiobox-aesthetics>=0.0.4",
             "tensorboard>=2.18",
+            "fastapi>=0.115",
+            "uvicorn>=0.30",
+            "python-multipart>=0.0.18",
+            "prometheus-client>=0.20",
+            "openai>=2",
             "pytest>=9",
             "pytest-xdist>=3.8",
             "ruff>=0.17",

@@ -10,6 +10,9 @@ from ..evaluation.metrics import choose
 from ..option_types import MAX_SEED
 from .request import STDOUT, Request, read_request
 
+# Addresses that only this machine reaches.
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def check_generate(args: Namespace) -> None:
     """Check the arguments of `audiox generate`."""
@@ -120,6 +123,15 @@ def check_evaluate(args: Namespace) -> None:
     for value in (args.output, args.save_statistics):
         if value is not None:
             check_target(Path(value))
+
+
+def check_serve(args: Namespace) -> None:
+    """Check the arguments of `audiox serve`."""
+    token = args.token if args.token is not None else os.environ.get("AUDIOX_TOKEN")
+    if args.host not in LOOPBACK and not token:
+        raise ValueError(f"--host {args.host}: other machines could use the server; give a --token, or AUDIOX_TOKEN")
+    if token is not None and (not token.isascii() or not token.isprintable() or " " in token or not token):
+        raise ValueError("--token: must be printable ASCII characters without spaces")
 
 
 def check_folder(folder: Path) -> None:

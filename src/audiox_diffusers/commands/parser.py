@@ -19,6 +19,7 @@ from .checks import (
     check_export,
     check_features,
     check_generate,
+    check_serve,
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_demo,
         _add_bench,
         _add_evaluate,
+        _add_serve,
     ):
         add(commands)
     return parser
@@ -434,3 +436,63 @@ def _add_evaluate(commands: Any) -> None:
     generation.add_argument("--steps", type=whole(1, 10000), metavar="N", help="denoising steps")
     generation.add_argument("--guidance", type=real(-1000, 1000), metavar="W", help="guidance scale")
     parser.set_defaults(dtype="float32")
+
+
+def _add_serve(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "serve",
+        check_serve,
+        help="serve models over HTTP",
+        description="Serve models over HTTP. The API is at /v1 and its documentation at /docs.",
+    )
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        default=[EMBEDDED_MODEL],
+        metavar="MODEL",
+        help="models to serve, as for `audiox generate`; requests that name none get the first (default: audiox-tiny)",
+    )
+    parser.add_argument("--lora", nargs="+", metavar="DIR_OR_ID", help="LoRA adapters that requests can name")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=whole(0, 65535), default=7860, help="port; 0 picks a free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--token",
+        help="token that clients must send as `Authorization: Bearer TOKEN`; also read from AUDIOX_TOKEN. Required to"
+        " listen on other addresses than 127.0.0.1, ::1 and localhost",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-queue", type=whole(1, 100_000), default=16, metavar="N", help="requests that may wait (default: 16)"
+    )
+    limits.add_argument(
+        "--max-batch", type=whole(1, 1024), default=8, metavar="N", help="sounds to generate at once (default: 8)"
+    )
+    limits.add_argument(
+        "--max-upload", type=real(0, 1e6, above=True), default=64.0, metavar="MB", help="size of a body (default: 64)"
+    )
+    limits.add_argument(
+        "--max-length",
+        type=real(0, MAX_LENGTH, above=True),
+        default=300.0,
+        metavar="SECONDS",
+        help="duration of all sounds of a request together (default: 300)",
+    )
+    limits.add_argument(
+        "--max-steps", type=whole(1, 10000), default=1000, metavar="N", help="denoising steps (default: 1000)"
+    )
+    limits.add_argument(
+        "--max-memory",
+        type=real(0, 1e6, above=True),
+        metavar="GB",
+        help="weights in memory; models that were not used for longest are unloaded (default: no limit)",
+    )
+    limits.add_argument(
+        "--idle-unload",
+        type=real(0, 1e9, above=True),
+        metavar="SECONDS",
+        help="unload a model after this time without a request (default: never)",
+    )
+    _add_placement(parser)

@@ -1,0 +1,77 @@
+"""`audiox serve`."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any
+
+from ..atomic import scratch
+from .loading import check_model, read_placement
+from .quiet import quiet_libraries
+from .terminal import say
+
+# Seconds that running jobs get after a signal.
+GRACE = 10.0
+
+
+def run(args: Namespace) -> int:
+    """Run `audiox serve` and return the exit code."""
+    try:
+        import prometheus_client  # noqa: F401
+        import python_multipart  # noqa: F401
+        import uvicorn
+
+        from ..serving.app import create_app
+    except ModuleNotFoundError as error:
+        raise ValueError(f"audiox serve needs `pip install audiox-diffusers[serve]`: {error}") from None
+    from ..serving.engine import Engine
+    from ..serving.limits import Limits
+    from ..serving.models import Models
+
+    for model in args.model:
+        check_model(model)
+    limits = Limits(
+        max_queue=args.max_queue,
+        max_batch=args.max_batch,
+        max_upload_bytes=round(args.max_upload * 2**20),
+        max_length_s=args.max_length,
+        max_steps=args.max_steps,
+        idle_unload_s=args.idle_unload,
+        max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
+    )
+    device, dtype = read_placement(args)
+    with quiet_libraries(), scratch(Path(gettempdir()) / "serve") as folder:
+        folder.mkdir(mode=0o700)
+        engine = Engine(Models(args.model, args.lora or [], device, dtype, limits), folder, limits)
+        app = create_app(engine, args.token or os.environ.get("AUDIOX_TOKEN") or None, hosts=(args.host,))
+
+        class Server(uvicorn.Server):
+            def handle_exit(self, number: int, frame: Any) -> None:
+                # Before uvicorn waits for open connections, which wait for their jobs.
+                engine.begin_shutdown(grace_s=GRACE)
+                super().handle_exit(number, frame)
+
+            async def startup(self, sockets: Any = None) -> None:
+                await super().startup(sockets)
+                for server in self.servers:
+                    for socket in server.sockets:
+                        host, port = socket.getsockname()[:2]
+                        say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+
+        config = uvicorn.Config(
+            app,
+            host=args.host,
+            port=args.port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=round(2 * GRACE),
+        )
+        try:
+            engine.start()
+            Server(config).run()
+        finally:
+            engine.close(GRACE)
+    return 0

@@ -1,0 +1,274 @@
+"""The HTTP API."""
+
+import asyncio
+import json
+import wave
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+
+from ..messages import one_line
+from ..version import __version__
+from . import compatible
+from .bodies import read_json, read_values
+from .engine import Engine
+from .errors import ServingError, bad_field
+from .fields import FORMATS, AudioFields
+from .guard import Guard
+from .jobs import Job
+from .tasks import Body, build_body, build_task
+
+# Seconds without news after which a comment keeps a stream of events open.
+HEARTBEAT = 15.0
+# Seconds between two looks at whether a waiting client is still there.
+DISCONNECT_INTERVAL = 0.2
+# Requests whose files are checked at the same time, which bounds memory.
+CHECKED_AT_ONCE = 2
+
+DESCRIPTION = (
+    "Generate and edit audio with AudioX. Media are file parts of a form, or base64 data URIs in JSON. URLs and paths"
+    " are never opened."
+)
+
+
+def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] = ()) -> FastAPI:
+    """
+    Create the API of an engine.
+
+    Args:
+        engine (`Engine`): The engine. The caller starts and closes it.
+        token (`str`, *optional*): Token that clients must send.
+        hosts (`tuple[str, ...]`): Names by which clients may address a server without a token, beside those of the
+            loopback interface.
+    """
+    checks = asyncio.Semaphore(CHECKED_AT_ONCE)
+    app = FastAPI(title="audiox", version=__version__, description=DESCRIPTION)
+    app.add_middleware(Guard, token=token, hosts=hosts, metrics=engine.metrics)
+    _add_error_handlers(app)
+
+    async def submit(body: Body, most_sounds: int | None = None) -> Job:
+        async with checks:
+            task = await run_in_threadpool(build_task, body, engine, most_sounds)
+        return engine.enqueue(task)
+
+    async def submit_request(request: Request, most_sounds: int | None = None) -> Job:
+        with engine.reserve():
+            values, files = await read_values(request, engine.limits)
+            return await submit(await run_in_threadpool(build_body, values, files), most_sounds)
+
+    async def wait(request: Request, job: Job) -> Response:
+        """Return the only sound of a job. A client that goes away cancels it."""
+        try:
+            async with _listening(job) as changed:
+                while not job.is_finished:
+                    try:
+                        await asyncio.wait_for(changed.wait(), DISCONNECT_INTERVAL)
+                        changed.clear()
+                    except TimeoutError:
+                        if await request.is_disconnected():
+                            raise ServingError(499, "the client went away", code="disconnected") from None
+            response = await run_in_threadpool(content, job, 0)
+        except BaseException:
+            engine.remove(job)
+            raise
+        response.background = BackgroundTask(engine.remove, job)
+        return response
+
+    def content(job: Job, index: int) -> Response:
+        if job.error is not None:
+            raise job.error
+        if job.status != "succeeded":
+            raise ServingError(409, f"the job has no result: it is {job.status}", code=f"job_{job.status}")
+        if index >= len(job.results):
+            raise bad_field("index", f"must be below {len(job.results)}")
+        path, (_, media_type) = job.results[index], FORMATS[job.task.format]
+        headers = {"X-Seed": str(job.task.seed + index), "X-Sample-Rate": str(job.sampling_rate), "X-Job-Id": job.id}
+        if job.task.format == "pcm":
+            return StreamingResponse(_samples(path), media_type=media_type, headers=headers)
+        return FileResponse(path, media_type=media_type, headers=headers)
+
+    def describe(job: Job) -> dict[str, Any]:
+        return job.describe(engine.position(job))
+
+    @app.post("/v1/audio/generate", summary="Generate or edit a sound", **_body_schema())
+    async def generate(request: Request) -> Response:
+        return await wait(request, await submit_request(request, most_sounds=1))
+
+    @app.post("/v1/audio/speech", summary="Generate a sound, as the OpenAI SDKs ask for speech")
+    async def speech(request: Request) -> Response:
+        with engine.reserve():
+            values = compatible.from_speech(await read_json(request, engine.limits))
+            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
+        return await wait(request, job)
+
+    @app.post("/v1/chat/completions", summary="Generate a sound, as clients of vLLM-Omni's AudioX ask for it")
+    async def chat(request: Request) -> Response:
+        with engine.reserve():
+            values = compatible.from_chat(await read_json(request, engine.limits))
+            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
+        response = await wait(request, job)
+        return JSONResponse(
+            await run_in_threadpool(compatible.to_chat, job, await _read_all(response)),
+            background=response.background,
+        )
+
+    @app.post("/hf", summary="Generate a sound, as the clients of Hugging Face's endpoints ask for it")
+    async def hugging_face(request: Request) -> Response:
+        with engine.reserve():
+            values = compatible.from_hugging_face(await read_json(request, engine.limits))
+            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
+        return await wait(request, job)
+
+    @app.post("/v1/jobs", status_code=202, summary="Submit a job", **_body_schema())
+    async def create_job(request: Request) -> JSONResponse:
+        job = await submit_request(request)
+        return JSONResponse(describe(job), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+    @app.get("/v1/jobs/{job_id}", summary="Return the state of a job")
+    async def get_job(job_id: str) -> dict[str, Any]:
+        return describe(engine.get(job_id))
+
+    @app.get("/v1/jobs/{job_id}/events", summary="Stream the states of a job as server-sent events")
+    async def job_events(job_id: str) -> StreamingResponse:
+        job = engine.get(job_id)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_events(job, describe), media_type="text/event-stream", headers=headers)
+
+    @app.get("/v1/jobs/{job_id}/content", summary="Return a sound of a finished job")
+    def job_content(job_id: str, index: Annotated[int, Query(ge=0)] = 0) -> Response:
+        return content(engine.get(job_id), index)
+
+    @app.get("/v1/jobs/{job_id}/preview", summary="Return the first sound of a running job as it is so far")
+    def job_preview(job_id: str) -> FileResponse:
+        preview = engine.get(job_id).preview
+        if preview is None:
+            raise ServingError(404, "the job has no preview; ask for them with preview_every", code="no_preview")
+        return FileResponse(preview, media_type="audio/wav", headers={"Cache-Control": "no-store"})
+
+    @app.delete("/v1/jobs/{job_id}", summary="Cancel a job and forget its results")
+    async def delete_job(job_id: str) -> dict[str, Any]:
+        job = engine.get(job_id)
+        engine.remove(job)
+        return {"id": job.id, "object": "audio.job", "deleted": True}
+
+    @app.get("/v1/models", summary="List the models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": engine.models.describe()}
+
+    @app.get("/v1/models/{name:path}", summary="Describe a model")
+    def model(name: str) -> dict[str, Any]:
+        engine.models.resolve(name)
+        return next(item for item in engine.models.describe() if item["id"] == name)
+
+    @app.get("/health", summary="Tell that the server lives")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", summary="Tell whether the first model is loaded")
+    async def ready() -> dict[str, str]:
+        if not engine.ready:
+            raise ServingError(503, "the first model is not loaded yet", code="not_ready", retry_after_s=1)
+        return {"status": "ready"}
+
+    @app.get("/metrics", summary="Return metrics in the format of Prometheus")
+    def metrics() -> PlainTextResponse:
+        return PlainTextResponse(engine.gauges(), media_type="text/plain; version=0.0.4")
+
+    return _with_page(app, engine)
+
+
+def _with_page(app: FastAPI, engine: Engine) -> FastAPI:
+    """Put the page at `/`: `build_page(engine)` of `serving/page.py`, which returns `gradio.Blocks`."""
+    if find_spec(".page", __package__) is None:
+
+        @app.get("/", include_in_schema=False)
+        def pointer() -> dict[str, str]:
+            return {"name": "audiox", "version": __version__, "documentation": "/docs", "api": "/v1"}
+
+        return app
+    import gradio
+
+    from .page import build_page
+
+    return gradio.mount_gradio_app(app, build_page(engine), "/", max_file_size=engine.limits.max_upload_bytes)
+
+
+def _body_schema() -> dict[str, Any]:
+    schema = AudioFields.model_json_schema(by_alias=False)
+    form = json.loads(json.dumps(schema))
+    for name in ("video", "image", "audio"):
+        form["properties"][name] = {"type": "string", "format": "binary"}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"openapi_extra": {"requestBody": {"content": content, "required": True}}}
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ServingError)
+    async def serving_error(request: Request, error: ServingError) -> JSONResponse:
+        return JSONResponse(error.body(), error.status, error.headers())
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        body = ServingError(error.status_code, one_line(error.detail), code="http_error").body()
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        name = str(first["loc"][-1])
+        return JSONResponse(ServingError(422, f"{name}: {one_line(first['msg'])}", name, "invalid_value").body(), 422)
+
+    @app.exception_handler(Exception)
+    async def internal_error(request: Request, error: Exception) -> JSONResponse:
+        message = "internal error; the server's log says more"
+        return JSONResponse(ServingError(500, message, code="internal_error").body(), 500)
+
+
+@asynccontextmanager
+async def _listening(job: Job) -> AsyncIterator[asyncio.Event]:
+    """Yield an event that is set after each change of a job."""
+    changed, loop = asyncio.Event(), asyncio.get_running_loop()
+    stop = job.listen(lambda: loop.call_soon_threadsafe(changed.set))
+    try:
+        yield changed
+    finally:
+        stop()
+
+
+async def _events(job: Job, describe: Any) -> AsyncIterator[str]:
+    """Yield server-sent events: `progress` after each change, and the last state under its own name."""
+    async with _listening(job) as changed:
+        while True:
+            changed.clear()
+            state = describe(job)
+            name = state["status"] if job.is_finished else "progress"
+            yield f"event: {name}\ndata: {json.dumps(state)}\n\n"
+            if name != "progress":
+                return
+            while not changed.is_set():
+                try:
+                    await asyncio.wait_for(changed.wait(), HEARTBEAT)
+                except TimeoutError:
+                    yield ": still here\n\n"
+
+
+def _samples(path: Path) -> Any:
+    """Yield the samples of a WAV file without its header."""
+    with wave.open(str(path)) as file:
+        while frames := file.readframes(2**16):
+            yield frames
+
+
+async def _read_all(response: Response) -> bytes:
+    if isinstance(response, FileResponse):
+        return await run_in_threadpool(Path(response.path).read_bytes)
+    return b"".join([part async for part in response.body_iterator])

@@ -1,0 +1,364 @@
+"""
+One thread that owns the models, and a bounded queue before it.
+
+A request is a dict of the fields of `serving.fields.AudioFields`, and its files as `MediaBytes`:
+
+```py
+models = Models(["audiox-tiny"], loras=[], device=torch.device("cpu"), dtype=torch.float32, limits=limits)
+engine = Engine(models, folder, limits).start()
+job = engine.submit({"input": "rain", "audio_length": 2, "preview_every": 4}, {"video": MediaBytes(data, "clip.mp4")})
+for state in job.events():
+    print(state["status"], state["stage"], state["step"], state["steps"], job.preview)
+print(job.results if job.status == "succeeded" else job.error)
+engine.remove(job)
+engine.close()
+```
+
+`submit` checks everything that can be checked before the model runs, and raises `ServingError`, whose `message` is for
+the user and whose `param` names the field. `engine.position(job)` is the place of a job in the queue,
+`engine.cancel(job)` stops it at its next step, and `engine.remove(job)` deletes its files. All methods may be called
+from any thread.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from uuid import uuid4
+
+import psutil
+import torch
+
+from ..commands.edit import make_edit
+from ..commands.sounds import finish, length_in_s, sample
+from ..media import MediaBytes
+from ..messages import describe
+from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
+from .errors import ServingError
+from .jobs import Job, Task
+from .limits import Limits
+from .metrics import Metrics
+from .models import Models
+from .observing import Cancelled, observed
+from .tasks import build_body, build_task
+
+logger = logging.getLogger(__name__)
+
+# Seconds between two looks at results and models that have become too old.
+CLEANUP_INTERVAL = 1.0
+# Finished jobs that are kept.
+MAX_FINISHED = 1000
+
+
+class Engine:
+    """
+    Generate sounds for jobs, one batch at a time.
+
+    Jobs wait in a queue. The engine's thread takes the first one, together with later ones that can be generated in
+    the same batch. Each sound has its own generator, so that it does not depend on its batch, up to rounding. A batch
+    of one sound is equal to the bit to that of the command line.
+
+    Args:
+        models (`Models`): The models.
+        folder (`Path`): Folder for the files of jobs. It must exist.
+        limits (`Limits`): Limits of the server.
+    """
+
+    def __init__(self, models: Models, folder: Path, limits: Limits) -> None:
+        self.models, self.folder, self.limits = models, folder, limits
+        self.metrics = Metrics()
+        self.ready = False
+        self._changed = threading.Condition()
+        self._queue: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}
+        self._running: list[Job] = []
+        self._reserved = 0
+        self._closing = False
+        self._seconds_per_job = 5.0
+        self._thread = threading.Thread(target=self._work, name="audiox-engine", daemon=True)
+
+    def start(self) -> Self:
+        """Start the thread. It loads the first model and runs one step, and then `ready` is true."""
+        self._thread.start()
+        return self
+
+    @contextmanager
+    def reserve(self) -> Iterator[None]:
+        """
+        Hold a place in the queue while a request is read.
+
+        Raises:
+            ServingError: The queue is full (429) or the server shuts down (503).
+        """
+        with self._changed:
+            if self._closing:
+                raise _shutting_down()
+            if len(self._queue) + self._reserved >= self.limits.max_queue:
+                wait = 1 + round(self._seconds_per_job * len(self._queue))
+                raise ServingError(
+                    429,
+                    f"the queue is full ({self.limits.max_queue} requests); try again in about {wait} s",
+                    code="queue_full",
+                    retry_after_s=wait,
+                )
+            self._reserved += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._reserved -= 1
+
+    def new_folder(self) -> Path:
+        """Create a private folder for the files of a job."""
+        folder = self.folder / uuid4().hex
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def submit(self, values: dict[str, Any], files: dict[str, MediaBytes] | None = None) -> Job:
+        """
+        Check a request and put it into the queue.
+
+        Args:
+            values (`dict`): Fields of the request, as for `POST /v1/jobs`.
+            files (`dict[str, MediaBytes]`, *optional*): Files by field: `"video"`, `"image"` or `"audio"`.
+
+        Returns:
+            `Job`: The job, which waits in the queue.
+
+        Raises:
+            ServingError: A field or file is wrong (400), the queue is full (429), or the server shuts down (503).
+        """
+        with self.reserve():
+            return self.enqueue(build_task(build_body(values, files or {}), self))
+
+    def enqueue(self, task: Task) -> Job:
+        """Put a task into the queue. Call it while `reserve` holds a place."""
+        job = Job(task)
+        with self._changed:
+            if self._closing:
+                job.discard()
+                raise _shutting_down()
+            self._queue.append(job)
+            self._jobs[job.id] = job
+            self._changed.notify_all()
+        return job
+
+    def get(self, job_id: str) -> Job:
+        """Return a job. Raise status 404 for unknown ids."""
+        with self._changed:
+            job = self._jobs.get(job_id)
+        if job is None:
+            raise ServingError(404, "no such job; finished jobs are kept for a limited time", code="job_not_found")
+        return job
+
+    def position(self, job: Job) -> int | None:
+        """Return the place of a job in the queue, from 0; `None` if it does not wait."""
+        with self._changed:
+            return self._queue.index(job) if job in self._queue else None
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job. A running one stops after its current step."""
+        with self._changed:
+            job.cancel_requested = True
+            waiting = job in self._queue
+            if waiting:
+                self._queue.remove(job)
+        if waiting:
+            self._end(job, status="cancelled")
+
+    def remove(self, job: Job) -> None:
+        """Cancel a job, and forget it and its files as soon as nothing uses them."""
+        self.cancel(job)
+        with self._changed:
+            self._jobs.pop(job.id, None)
+            if job not in self._running:
+                job.discard()
+
+    def begin_shutdown(self, grace_s: float) -> None:
+        """Refuse new jobs, fail those that wait with status 503, and give the running ones some seconds to finish."""
+        with self._changed:
+            self._closing = True
+            waiting = list(self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+        for job in waiting:
+            self._end(job, status="failed", error=_shutting_down())
+        timer = threading.Timer(grace_s, self._cancel_running)
+        timer.daemon = True
+        timer.start()
+
+    def close(self, grace_s: float = 10.0) -> None:
+        """Stop: give running jobs some seconds to finish, then cancel them, and remove all files."""
+        self.begin_shutdown(grace_s)
+        if self._thread.ident is not None:
+            self._thread.join()
+        for job in list(self._jobs.values()):
+            job.discard()
+
+    def _cancel_running(self) -> None:
+        for job in list(self._running):
+            self.cancel(job)
+
+    def gauges(self) -> str:
+        """Return all metrics as text."""
+        with self._changed:
+            self.metrics.set("queue_depth", len(self._queue) + self._reserved)
+            results = sum(_size(job) for job in self._jobs.values())
+        loaded = list(self.models.loaded.values())
+        self.metrics.set("models_loaded", len(loaded))
+        self.metrics.set("model_bytes", sum(model.size for model in loaded))
+        self.metrics.set("memory_bytes", _resident_bytes())
+        self.metrics.set("results_bytes", results)
+        return self.metrics.text()
+
+    def _work(self) -> None:
+        try:
+            self._warm_up()
+        except Exception:
+            logger.exception("The first model could not be loaded; requests will try again.")
+        while (jobs := self._next_batch()) is not None:
+            if jobs:
+                self._run(jobs)
+            self._clean_up()
+
+    def _warm_up(self) -> None:
+        pipe = self.models.get(self.models.default)
+        pipe.set_progress_bar_config(disable=True)
+        pipe("warm-up", num_inference_steps=1, generator=torch.Generator().manual_seed(0))
+        self.ready = True
+
+    def _next_batch(self) -> list[Job] | None:
+        """Wait for jobs that can be generated together. Return none after a while, and `None` at the end."""
+        with self._changed:
+            if not self._queue and not self._closing:
+                self._changed.wait(CLEANUP_INTERVAL)
+            if not self._queue:
+                return None if self._closing else []
+            first = self._queue.popleft()
+            batch, count, key = [first], len(first.task.requests), first.task.batch_key
+            for job in list(self._queue):
+                size = len(job.task.requests)
+                if key is not None and job.task.batch_key == key and count + size <= self.limits.max_batch:
+                    self._queue.remove(job)
+                    batch.append(job)
+                    count += size
+            self._running = batch
+        return batch
+
+    def _run(self, jobs: list[Job]) -> None:
+        start = time.time()
+        for job in jobs:
+            self.metrics.add("queue_wait_seconds_total", start - job.created)
+            job.update(status="running", stage="load", started=start)
+        try:
+            self._generate(jobs)
+        finally:
+            with self._changed:
+                self._running = []
+                forgotten = [job for job in jobs if job.id not in self._jobs]
+            for job in forgotten:
+                job.discard()
+            seconds = time.time() - start
+            self._seconds_per_job += 0.2 * (seconds / len(jobs) - self._seconds_per_job)
+            self.metrics.add("generation_seconds_total", seconds)
+
+    def _generate(self, jobs: list[Job]) -> None:
+        """Generate the sounds of some jobs. If they fail together, each is tried alone."""
+        task = jobs[0].task
+        try:
+            pipe = self.models.get(task.model, task.adapters)
+            self.ready = True
+            for job in jobs:
+                job.update(sampling_rate=pipe.vae.config.sampling_rate)
+            if task.edit:
+                self._generate_edit(pipe, jobs[0])
+            else:
+                self._generate_batch(pipe, jobs)
+        except Cancelled:
+            pass
+        except Exception as error:
+            if self.models.device.type == "cuda":
+                torch.cuda.empty_cache()
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._generate([job])
+                return
+            self._end(jobs[0], status="failed", error=_for_client(error, task))
+        for job in jobs:
+            if job.cancel_requested and self._closing:
+                self._end(job, status="failed", error=_shutting_down())
+            elif job.cancel_requested:
+                self._end(job, status="cancelled")
+            elif not job.is_finished:
+                self._end(job, status="succeeded", results=[request.output for request in job.task.requests])
+
+    def _generate_batch(self, pipe: AudioXPipeline, jobs: list[Job]) -> None:
+        pairs = [(job, request) for job in jobs for request in job.task.requests]
+        settings, length = jobs[0].task.settings, length_in_s(pipe, pairs[0][1])
+        for first in range(0, len(pairs), self.limits.max_batch):
+            part = pairs[first : first + self.limits.max_batch]
+            with observed(pipe, [job for job, _ in part], self.metrics):
+                latents = sample(pipe, [request for _, request in part], length, settings)
+                self.metrics.add("batches_total")
+                self.metrics.add("batch_sounds_total", len(part))
+                for (job, request), own in zip(part, latents.split(1), strict=True):
+                    if not job.cancel_requested:
+                        job.update(stage="decode")
+                        finish(pipe, request, own, length, settings)
+                        self.metrics.add("audio_seconds_total", length)
+
+    def _generate_edit(self, pipe: AudioXPipeline, job: Job) -> None:
+        editor = AudioXInpaintPipeline.from_pipe(pipe)
+        for request in job.task.requests:
+            with observed(editor, [job], self.metrics):
+                make_edit(editor, request, job.task.settings, job.task.edit)
+            self.metrics.add("batches_total")
+            self.metrics.add("batch_sounds_total")
+
+    def _end(self, job: Job, **values: Any) -> None:
+        job.update(**values)
+        self.metrics.add("jobs_total", status=values["status"])
+
+    def _clean_up(self) -> None:
+        """Forget jobs that are too old or too many, and unload idle models."""
+        oldest = time.time() - self.limits.result_lifetime_s
+        with self._changed:
+            finished = sorted((job for job in self._jobs.values() if job.finished), key=lambda job: job.finished)
+            total, expired = sum(map(_size, finished)), []
+            for number, job in enumerate(finished):
+                too_many = len(finished) - number > MAX_FINISHED or total > self.limits.max_results_bytes
+                if job.finished < oldest or too_many:
+                    total -= _size(job)
+                    expired.append(self._jobs.pop(job.id))
+        for job in expired:
+            job.discard()
+        self.models.unload_idle()
+
+
+def _for_client(error: Exception, task: Task) -> ServingError:
+    """Return what a client is told. Paths of the server are left out."""
+    if isinstance(error, ServingError):
+        return error
+    message = describe(error).replace(f"{task.folder}/", "").replace(str(task.folder), "")
+    if isinstance(error, ValueError):
+        return ServingError(400, message, code="invalid_value")
+    logger.error("A job failed.", exc_info=error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ServingError(503, "out of memory; ask for fewer sounds or a shorter one", code="out_of_memory")
+    return ServingError(500, "internal error; the server's log says more", code="internal_error")
+
+
+def _shutting_down() -> ServingError:
+    return ServingError(503, "the server is shutting down", code="shutting_down", retry_after_s=10)
+
+
+def _size(job: Job) -> int:
+    return sum(path.stat().st_size for path in job.results if path.is_file())
+
+
+def _resident_bytes() -> int:
+    return psutil.Process().memory_info().rss

@@ -1,0 +1,52 @@
+"""Errors that clients see, in the format of OpenAI."""
+
+from typing import Any
+
+TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+class ServingError(Exception):
+    """
+    An error for a client.
+
+    Args:
+        status (`int`): HTTP status.
+        message (`str`): What is wrong.
+        param (`str`, *optional*): Field that is wrong.
+        code (`str`, *optional*): Short name for programs.
+        retry_after_s (`int`, *optional*): Seconds to wait before another attempt.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+    ):
+        super().__init__(message)
+        self.status, self.message, self.param, self.code = status, message, param, code
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of the response."""
+        kind = TYPES.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers of the response."""
+        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+        return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
+
+
+def bad_field(param: str, message: str) -> ServingError:
+    """Return the error for a field with a wrong value."""
+    return ServingError(400, f"{param}: {message}", param=param, code="invalid_value")

@@ -1,0 +1,158 @@
+"""The fields of a request, each checked alone."""
+
+import json
+from argparse import ArgumentTypeError
+from base64 import b64decode
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote_to_bytes
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..media import MediaBytes
+from ..messages import one_line, shortened
+from ..option_types import MAX_SEED, span
+from .errors import ServingError, bad_field
+
+MEDIA = ("video", "image", "audio")
+# response format: extension of the file that is written, media type of the response
+FORMATS = {
+    "wav": (".wav", "audio/wav"),
+    "pcm": (".wav", "audio/pcm"),
+    "flac": (".flac", "audio/flac"),
+    "mp3": (".mp3", "audio/mpeg"),
+    "aac": (".m4a", "audio/aac"),
+    "opus": (".opus", "audio/ogg"),
+    "mp4": (".mp4", "video/mp4"),
+}
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    """Form fields are text, so lists and objects come as JSON."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        return parse_json(value)
+    return value
+
+
+def _spans(value: Any) -> Any:
+    value = _from_json(value)
+    if isinstance(value, str):
+        try:
+            return [span(item.strip()) for item in value.split(",")]
+        except ArgumentTypeError as error:
+            raise ValueError(str(error)) from None
+    return value
+
+
+def _scales(value: Any) -> Any:
+    value = _from_json(value)
+    return {value: 1.0} if isinstance(value, str) else value
+
+
+Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+Whole = Annotated[int, BeforeValidator(_number)]
+
+
+class AudioFields(BaseModel):
+    """The body of a request for audio."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=False)
+
+    input: str | None = Field(
+        None, validation_alias=AliasChoices("input", "prompt"), description="Text that describes the sound."
+    )
+    model: str | None = Field(None, description="Name from `/v1/models`. Defaults to the first one.")
+    negative_prompt: str | None = Field(None, description="Text that describes what to avoid.")
+    video: str | None = Field(None, description="Video: a file part, or a base64 data URI.")
+    image: str | None = Field(None, description="Picture: a file part, or a base64 data URI.")
+    audio: str | None = Field(None, description="Sound to continue or edit: a file part, or a base64 data URI.")
+    audio_length: Real | None = Field(
+        None, gt=0, validation_alias=AliasChoices("audio_length", "seconds"), description="Duration in seconds."
+    )
+    audio_start: Real = Field(0.0, description="Only 0.")
+    speed: Real = Field(1.0, description="Only 1.")
+    num_inference_steps: Whole | None = Field(None, ge=1, description="Denoising steps. Defaults to the model's own.")
+    guidance_scale: Real | None = Field(
+        None, ge=-1000, le=1000, description="Guidance scale; 1 turns guidance off. Defaults to the model's own."
+    )
+    guidance_rescale: Real = Field(0.0, ge=0, le=1, description="Rescaling against overexposed guidance.")
+    seed: Whole | None = Field(None, ge=0, le=MAX_SEED, description="Seed of the first sound. Defaults to a new one.")
+    n: Whole = Field(1, ge=1, description="Number of sounds. More than 1 only for jobs.")
+    inpaint_spans: Annotated[list[tuple[Real, Real]] | None, BeforeValidator(_spans)] = Field(
+        None, description="Spans of `audio` to regenerate: pairs of start and end in seconds, or text like 2.5-7.5."
+    )
+    extend_by: Real | None = Field(
+        None, description="Seconds to add to the end of `audio`, or to its start if negative."
+    )
+    strength: Real | None = Field(
+        None, gt=0, le=1, description="How much to change `audio`; without `inpaint_spans` all of it is varied."
+    )
+    lora: Annotated[dict[str, Real] | None, BeforeValidator(_scales)] = Field(
+        None, description="Name of a LoRA adapter, or names with scales."
+    )
+    normalize: bool = Field(False, description="Scale each sound to a peak of 1.0.")
+    preview_every: Whole | None = Field(
+        None, ge=1, description="Denoising steps between previews of the first sound. Only useful for jobs."
+    )
+    response_format: Literal["wav", "pcm", "flac", "mp3", "aac", "opus", "mp4"] = Field(
+        "wav", description="Format; mp4 is the video with its new sound."
+    )
+    stream_format: Literal["audio"] = Field("audio", description="Only audio.")
+
+
+def parse_fields(values: dict[str, Any]) -> AudioFields:
+    """
+    Check the fields of a body, each alone.
+
+    Raises:
+        ServingError: A field is unknown or has a wrong value (400).
+    """
+    try:
+        return AudioFields.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"])) or "body"
+        if first["type"] == "extra_forbidden":
+            raise ServingError(400, f"{one_line(name)}: unknown field", param=name, code="unknown_field") from None
+        message = first["msg"].removeprefix("Value error, ")
+        raise bad_field(name, one_line(message[0].lower() + message[1:])) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON. Unlike Python's own parser, refuse NaN and infinity, and never raise but `ValueError`."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def decode_data_uri(name: str, value: str) -> MediaBytes:
+    """
+    Return the contents of a base64 data URI.
+
+    Raises:
+        ServingError: It is something else (400). URLs and paths are never opened.
+    """
+    if not value.startswith("data:"):
+        raise bad_field(
+            name,
+            f"must be a file part or a data URI such as data:audio/wav;base64,..., got {shortened(value)}. URLs and"
+            " paths are never opened",
+        )
+    head, comma, data = value.partition(",")
+    try:
+        if not comma or not head.endswith(";base64"):
+            raise ValueError
+        contents = b64decode(unquote_to_bytes(data), validate=True)
+    except ValueError:
+        raise bad_field(name, "the data URI is not valid base64") from None
+    return MediaBytes(contents, name)

@@ -1,0 +1,163 @@
+"""A request with its files, checked and written for the engine."""
+
+import math
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..atomic import remove
+from ..commands.request import Request
+from ..commands.sounds import Settings
+from ..media import MediaBytes, load_audio, load_image, load_video
+from ..messages import one_line
+from ..option_types import MAX_SEED
+from ..pipelines.requests import check_request, check_text
+from .errors import ServingError, bad_field
+from .fields import FORMATS, MEDIA, AudioFields, decode_data_uri, parse_fields
+from .jobs import Task
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+# Seeds that the server draws fit into every JSON reader.
+DRAWN_SEEDS = 2**31
+
+
+@dataclass(frozen=True)
+class Body:
+    """The fields and files of a request."""
+
+    fields: AudioFields
+    media: dict[str, MediaBytes]
+
+
+def build_body(values: dict[str, Any], files: dict[str, MediaBytes]) -> Body:
+    """Check all fields, and decode data URIs. `files` are the file parts by field."""
+    fields = parse_fields({name: value for name, value in values.items() if name not in files})
+    media = dict(files)
+    for name in MEDIA:
+        if (value := getattr(fields, name)) is not None:
+            media[name] = decode_data_uri(name, value)
+    return Body(fields, media)
+
+
+def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> Task:
+    """
+    Check a request and write its files to a new folder. This reads the beginning of each file, so it takes a while.
+
+    Args:
+        body (`Body`): The request.
+        engine (`Engine`): The engine, for its models and limits.
+        most_sounds (`int`, *optional*): Most sounds that the route returns.
+
+    Raises:
+        ServingError: A field or a file is wrong, or exceeds a limit.
+    """
+    fields, limits = body.fields, engine.limits
+    model = engine.models.resolve(fields.model)
+    adapters = engine.models.check_adapters(fields.lora or {})
+    edit = _edit(fields)
+    _check(fields, limits, most_sounds)
+    _check_media(body.media, edit, limits)
+    values = {"prompt": fields.input, "negative_prompt": fields.negative_prompt, "length": fields.audio_length}
+    try:
+        check_request({**values, **body.media})
+    except ValueError as error:
+        raise ServingError(400, one_line(error), code="invalid_value") from None
+    if fields.response_format == "mp4" and "video" not in body.media:
+        raise bad_field("response_format", "mp4 needs a video to take the picture from")
+
+    settings = Settings(
+        steps=fields.num_inference_steps,
+        guidance=fields.guidance_scale,
+        guidance_rescale=fields.guidance_rescale,
+        audio_padding="right",
+        window_overlap=None,
+        window_batch=4,
+        normalize=fields.normalize,
+        device=engine.models.device,
+        dtype=engine.models.dtype,
+    )
+    seed = secrets.randbelow(DRAWN_SEEDS) if fields.seed is None else fields.seed
+    if seed + fields.n - 1 > MAX_SEED:
+        raise bad_field("seed", f"the last seed must be below 2**64, got {seed} for the first of {fields.n}")
+    suffix, _ = FORMATS[fields.response_format]
+    folder = engine.new_folder()
+    try:
+        paths = {name: _write(folder / name, media) for name, media in body.media.items()}
+        requests = [
+            Request(output=folder / f"{number}{suffix}", seed=seed + number, **values, **paths)
+            for number in range(fields.n)
+        ]
+        return Task(model, adapters, requests, settings, edit, folder, fields.response_format, fields.preview_every)
+    except BaseException:
+        remove(folder)
+        raise
+
+
+def _write(path: Path, media: MediaBytes) -> Path:
+    path.write_bytes(media.data)
+    return path
+
+
+def _edit(fields: AudioFields) -> dict[str, Any] | None:
+    """Return the edits as arguments of the pipeline."""
+    edit = {"inpaint_spans": fields.inpaint_spans, "extend_by_s": fields.extend_by, "strength": fields.strength}
+    edit = {name: value for name, value in edit.items() if value is not None}
+    if fields.extend_by is not None and len(edit) > 1:
+        raise bad_field("extend_by", "does not go with inpaint_spans or strength")
+    if fields.extend_by == 0:
+        raise bad_field("extend_by", "must be a number of seconds other than 0")
+    for name in ("audio_length", "normalize") if edit else ():
+        if getattr(fields, name):
+            raise bad_field(name, "does not go with inpaint_spans, extend_by or strength")
+    for start, end in fields.inpaint_spans or []:
+        if not 0 <= start < end:
+            raise bad_field("inpaint_spans", f"each span needs 0 <= start < end, got {start:g}-{end:g}")
+    return edit or None
+
+
+def _check(fields: AudioFields, limits: Limits, most_sounds: int | None) -> None:
+    if fields.audio_start != 0:
+        raise bad_field("audio_start", "only 0 is supported; cut the sound after it was generated")
+    if fields.speed != 1:
+        raise bad_field("speed", "only 1 is supported; set audio_length for another duration")
+    if (fields.num_inference_steps or 1) > limits.max_steps:
+        raise bad_field("num_inference_steps", f"must be at most {limits.max_steps}")
+    most = limits.max_sounds if most_sounds is None else most_sounds
+    if fields.n > most:
+        raise bad_field(
+            "n", f"must be at most {most}" + (" here; use /v1/jobs for several sounds" if most == 1 else "")
+        )
+    if (fields.audio_length or 0) * fields.n > limits.max_length_s:
+        raise bad_field("audio_length", f"all sounds together must have at most {limits.max_length_s:g} s")
+    for name, text in (("input", fields.input), ("negative_prompt", fields.negative_prompt)):
+        if len(text or "") > limits.max_prompt:
+            raise bad_field(name, f"must have at most {limits.max_prompt} characters")
+        try:
+            check_text(name, text)
+        except ValueError as error:
+            raise bad_field(name, one_line(error)) from None
+
+
+def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, limits: Limits) -> None:
+    """Read the beginning of each file, and all of a sound to edit."""
+    if edit is not None and "audio" not in media:
+        raise bad_field("audio", "required for inpaint_spans, extend_by and strength")
+    for name, item in media.items():
+        try:
+            if name == "video":
+                load_video(item, duration=0.1, max_pixels=limits.max_pixels)
+            elif name == "image":
+                load_image(item, max_pixels=limits.max_pixels)
+            elif edit is None:
+                load_audio(item, duration=0.1, max_channels=8)
+            else:
+                waveform, rate = load_audio(item, max_duration=limits.max_length_s, max_channels=8)
+                seconds = waveform.shape[1] / rate + math.fabs(edit.get("extend_by_s", 0))
+                if seconds > limits.max_length_s:
+                    raise bad_field("extend_by", f"the result must have at most {limits.max_length_s:g} s")
+        except (ValueError, OSError) as error:
+            raise bad_field(name, one_line(error).removeprefix(f"{name}: ")) from None
