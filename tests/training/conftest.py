@@ -6,7 +6,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from audiox_diffusers.scenes import write_scenes
 from audiox_diffusers.testing import create_small_pipeline
-from audiox_diffusers.training import FullTraining, LoraTraining, Trainer, parse_args
+from audiox_diffusers.training import DistillTraining, FullTraining, LoraTraining, Trainer, parse_args
 
 
 @pytest.fixture(scope="session")
@@ -59,3 +59,9 @@ def train(small_model, scenes, tmp_path):
 def train_lora(small_model, scenes, tmp_path):
     """Train an adapter, see [`train`]."""
     return trainer_of(LoraTraining, small_model, scenes, tmp_path)
+
+
+@pytest.fixture
+def train_student(small_model, scenes, tmp_path):
+    """Distill, see [`train`]."""
+    return trainer_of(DistillTraining, small_model, scenes, tmp_path)

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 
 from .arguments import TrainingArguments, parse
+from .methods.distill import DistillTraining
 from .methods.full import FullTraining
 from .methods.lora import LoraTraining
 from .run.start import start
 from .trainer import Trainer
 
-__all__ = ["FullTraining", "LoraTraining", "Trainer", "main", "parse_args"]
+__all__ = ["DistillTraining", "FullTraining", "LoraTraining", "Trainer", "main", "parse_args"]
 
 # Names of earlier versions.
 FullTuning, LoraTuning = FullTraining, LoraTraining

@@ -65,6 +65,15 @@ pipe = AudioXPipeline.from_pretrained({base})
 pipe.load_lora_weights({name})
 audio = pipe(prompt={prompt}).audios[0]"""
 
+STUDENT_LORA_USAGE = """\
+from audiox_diffusers import AudioXPipeline
+from audiox_diffusers.media import save_audio
+
+pipe = AudioXPipeline.from_pretrained({base})
+pipe.load_lora_weights({name})
+pipe.scheduler = type(pipe.scheduler).from_pretrained({name}, subfolder="scheduler")
+audio = pipe(prompt={prompt}, num_inference_steps={steps}, guidance_scale=1.0).audios[0]"""
+
 
 def model_name(args: TrainingArguments) -> str:
     """Return the model's name on the Hub."""
@@ -133,6 +142,46 @@ def lora_card(
         samples=f"\n## Samples\n{players}" if players else "",
         settings={**_lora_settings(args, config), **_settings(args, log)},
         licence=f"Data: {plain(args.data_license or 'not stated')}. The licence of the base model applies too.",
+    )
+
+
+def student_card(args: TrainingArguments, facts: dict[str, str], log: list[dict[str, Any]]) -> str:
+    """
+    Write the card of a distilled pipeline or adapter.
+
+    Args:
+        args: Options of the run, a [`DistillArguments`].
+        facts: Further settings.
+        log: Report of each step, in order.
+    """
+    base, adapter = args.pretrained_model_name_or_path, args.student == "adapter"
+    usage = STUDENT_LORA_USAGE if adapter else PIPELINE_USAGE
+    settings = {"method": args.method, "student": args.student, **facts}
+    if adapter:
+        settings["rank"] = args.rank
+    if args.method == "dmd":
+        settings["fake score"] = f"{args.fake_updates} updates for each of the student"
+        settings["ODE regression"] = f"{args.ode_steps} steps, {args.ode_pairs} paths of {args.teacher_steps} steps"
+    return _fill(
+        args,
+        {
+            "base_model": public_name(base) if on_hub(base) else None,
+            "base_model_relation": ("adapter" if adapter else "finetune") if on_hub(base) else None,
+            "tags": [*TAGS, "distillation", *(["lora"] if adapter else [])],
+        },
+        log,
+        introduction=f"{code(public_name(base))}, distilled to {args.num_student_steps} steps without guidance with"
+        " `training/distill_audiox.py` of the package `audiox-diffusers`, which it needs. The guidance scale of the"
+        " teacher and the times of the steps are part of the model.",
+        usage=usage.format(
+            base=string(public_name(base)),
+            name=string(model_name(args)),
+            prompt=string(EXAMPLE_PROMPT),
+            steps=args.num_student_steps,
+        ),
+        samples="",
+        settings={**settings, **_settings(args, log)},
+        licence="The licences of the base model and of the data apply.",
     )
 
 

@@ -18,7 +18,12 @@ INDEX = "model_index.json"
 
 
 def export_pipeline(
-    args: TrainingArguments, pipe: AudioXPipeline, names: tuple[str, ...], state_dict: dict, log: Path
+    args: TrainingArguments,
+    pipe: AudioXPipeline,
+    names: tuple[str, ...],
+    state_dict: dict,
+    log: Path,
+    card: str | None = None,
 ) -> None:
     """
     Write the pipeline with its trained weights and a model card into the output folder, atomically.
@@ -29,6 +34,7 @@ def export_pipeline(
         names: Its trained components.
         state_dict: Weights of the [`AudioXTrainingModel`].
         log: Log of the run, for the card.
+        card: Model card. Defaults to a [`training_card`].
     """
     trained = {}
     for name in names:
@@ -46,7 +52,7 @@ def export_pipeline(
     with filling(args.output_dir) as folder:
         whole.save_pretrained(folder)
         _remove_origins(folder)
-        (folder / CARD).write_text(training_card(args, whole, read_log(log)), encoding="utf-8")
+        (folder / CARD).write_text(card or training_card(args, whole, read_log(log)), encoding="utf-8")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -22,13 +22,20 @@ class VelocityObjective:
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return `x_t`, `[B, ...]`, for clean latents and unit noise `[B, ...]` and timesteps `[B]` in 0..1."""
-        alpha, sigma = self._levels(_per_sample(timestep, latents))
+        alpha, sigma = self.levels(_per_sample(timestep, latents))
         return alpha * latents + sigma * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return the velocity to predict, `[B, ...]`. The arguments are those of `add_noise`."""
-        alpha, sigma = self._levels(_per_sample(timestep, latents))
+        alpha, sigma = self.levels(_per_sample(timestep, latents))
         return alpha * noise - sigma * latents
+
+    def split(
+        self, velocity: torch.Tensor, noised: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clean latents and the noise, each `[B, ...]`, that make up `noised` at this velocity."""
+        alpha, sigma = self.levels(_per_sample(timestep, noised))
+        return alpha * noised - sigma * velocity, sigma * noised + alpha * velocity
 
     def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
         """
@@ -38,11 +45,12 @@ class VelocityObjective:
         `min(SNR, gamma)` on `x0` becomes `min(SNR, gamma) sigma^2 = min(alpha^2, gamma sigma^2)` on `v`, which is also
         `min(SNR, gamma) / (SNR + 1)`.
         """
-        alpha, sigma = self._levels(timestep)
+        alpha, sigma = self.levels(timestep)
         return torch.minimum(alpha**2, snr_gamma * sigma**2)
 
     @staticmethod
-    def _levels(timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def levels(timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors of clean latents and noise at these timesteps."""
         angle = timestep * (math.pi / 2)
         return angle.cos(), angle.sin()
 
@@ -52,12 +60,24 @@ class RectifiedFlowObjective:
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return `x_t`, `[B, ...]`, for clean latents and unit noise `[B, ...]` and timesteps `[B]` in 0..1."""
-        time = _per_sample(timestep, latents)
-        return (1 - time) * latents + time * noise
+        alpha, sigma = self.levels(_per_sample(timestep, latents))
+        return alpha * latents + sigma * noise
 
     def target(self, latents: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Return the velocity to predict, `[B, ...]`. It is the same at every timestep."""
         return noise - latents
+
+    def split(
+        self, velocity: torch.Tensor, noised: torch.Tensor, timestep: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the clean latents and the noise, each `[B, ...]`, that make up `noised` at this velocity."""
+        time = _per_sample(timestep, noised)
+        return noised - time * velocity, noised + (1 - time) * velocity
+
+    @staticmethod
+    def levels(timestep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the factors of clean latents and noise at these timesteps."""
+        return 1 - timestep, timestep
 
     def loss_weight(self, timestep: torch.Tensor, snr_gamma: float) -> torch.Tensor:
         """

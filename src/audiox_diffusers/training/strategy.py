@@ -1,10 +1,17 @@
 """Training loss. Subclass it for other objectives."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn as nn
+from accelerate import Accelerator
 
 from .data.batches import Batch
 from .objective import RectifiedFlowObjective, TimestepSampler, VelocityObjective, diffusion_loss
+
+# Returns the next batch, and the number of its first sample.
+NextBatch = Callable[[], tuple[Batch, int]]
 
 
 class DiffusionStrategy:
@@ -42,3 +49,20 @@ class DiffusionStrategy:
         target = self.objective.target(batch.latents, batch.noise, timestep)
         weight = None if self.snr_gamma is None else self.objective.loss_weight(timestep, self.snr_gamma)
         return diffusion_loss(prediction, target, weight)
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Move further networks to the device."""
+
+    def before_step(self, model: nn.Module, next_batch: NextBatch) -> None:
+        """Train further networks before a step of the model."""
+
+    def metrics(self) -> dict[str, torch.Tensor]:
+        """Return what the last step reports besides the loss."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that a resume needs, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""

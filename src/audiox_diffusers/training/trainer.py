@@ -31,7 +31,6 @@ from .data.records import RecordReader, WindowSpec
 from .data.sources import MixedDataset
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
-from .methods.model import AudioXTrainingModel
 from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
 from .run.divergence import DivergenceGuard
 from .run.interruption import Interruption, stopped_at
@@ -44,6 +43,7 @@ DATA = "data-{}.json"
 EMA = "ema.bin"
 EMA_SHARD = "ema-{}.bin"
 EARLY_STOPPING = "early-stopping.bin"
+STRATEGY = "strategy.bin"
 
 
 class Trainer:
@@ -108,7 +108,7 @@ class Trainer:
                 accelerator,
             )
             reader, null_embeddings = CacheReader(reader), read_null_embeddings(args.cache_latents)
-        self.strategy = self.method.build_strategy(pipe)
+        self.strategy = self.method.build_strategy(pipe, accelerator)
         self.early_stopping = self.method.build_early_stopping(
             pipe, self.encoder, null_embeddings, self.strategy, accelerator.device
         )
@@ -150,7 +150,7 @@ class Trainer:
     def _prepare_model(self) -> None:
         args, accelerator = self.args, self.accelerator
         self.method.prepare_model(self.pipe)
-        model = AudioXTrainingModel(self.encoder, half_dtype(accelerator))
+        model = self.method.build_model(self.encoder, half_dtype(accelerator))
         if accelerator.is_fsdp2:
             # FSDP2 cannot shard parameters without dimensions, such as the gates of the fusion. [1] computes the same.
             for parameter in model.parameters():
@@ -158,6 +158,7 @@ class Trainer:
                     parameter.data = parameter.data[None]
         optimizer = build_optimizer(args, model, accelerator.num_processes)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.strategy.prepare(accelerator)
         # Not prepared: accelerate would step it once for each process.
         self.lr_scheduler = get_lr_scheduler(
             args.lr_scheduler,
@@ -238,11 +239,9 @@ class Trainer:
         """Take one optimizer step and return its report."""
         args, accelerator = self.args, self.accelerator
         total, norm, finite = torch.zeros((), device=accelerator.device), None, True
+        self.strategy.before_step(self.model, lambda: self._next_batch(batches))
         for _ in range(args.gradient_accumulation_steps):
-            first_sample = (
-                self.records.batches * accelerator.num_processes + accelerator.process_index
-            ) * args.train_batch_size
-            batch = self._batch(next(batches))
+            batch, first_sample = self._next_batch(batches)
             with accelerator.accumulate(self.model):
                 loss = self.strategy.loss(self.model, batch, first_sample).mean()
                 accelerator.backward(loss)
@@ -264,7 +263,13 @@ class Trainer:
         # All processes stop at the same step, even if only one of them got the signal.
         self.stopped = bool(every[:, 2].any())
         report = {"loss": every[:, 0].mean().item(), "lr": learning_rate, "skipped": int(every[:, 1].sum())}
+        report |= {name: value.item() for name, value in self.strategy.metrics().items()}
         return report if norm is None else {**report, "grad_norm": float(norm)}
+
+    def _next_batch(self, batches: Iterator[LoadedBatch]) -> tuple[Batch, int]:
+        """Return the next batch, and the number of its first sample over all processes and steps."""
+        batch_number = self.records.batches * self.accelerator.num_processes + self.accelerator.process_index
+        return self._batch(next(batches)), batch_number * self.args.train_batch_size
 
     def _batch(self, loaded: LoadedBatch) -> Batch:
         """Encode a loaded batch, and remember the position of its stream."""
@@ -367,6 +372,7 @@ class Trainer:
             write_run(folder, self.step, self.args, self._configs(), accelerator)
             if self.early_stopping is not None:
                 torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
+            torch.save(self.strategy.state_dict(), folder / STRATEGY)
         if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
             torch.save(self.ema.state_dict(), folder / self._ema_file())
 
@@ -393,6 +399,7 @@ class Trainer:
             if self.early_stopping is not None:
                 self.early_stopping.load_state_dict(read(folder / EARLY_STOPPING))
                 self.finished = self.early_stopping.exhausted
+            self.strategy.load_state_dict(read(folder / STRATEGY))
             if self.ema is not None:
                 self.ema.load_state_dict(read(folder / self._ema_file()))
                 self.ema.to(self._local_parameters()[0].device)
@@ -440,7 +447,7 @@ def build_accelerator(args: TrainingArguments, method: FullTraining) -> Accelera
     return accelerator
 
 
-def build_optimizer(args: TrainingArguments, model: AudioXTrainingModel, num_processes: int) -> torch.optim.Optimizer:
+def build_optimizer(args: TrainingArguments, model: torch.nn.Module, num_processes: int) -> torch.optim.Optimizer:
     """Build AdamW for the trained parameters."""
     learning_rate = args.learning_rate
     if args.scale_lr:

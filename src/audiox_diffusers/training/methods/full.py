@@ -14,12 +14,13 @@ from transformers.hf_argparser import HfArg
 from ...messages import first_line
 from ...pipelines import AudioXPipeline
 from ..arguments import Arguments, ModelArguments, TrainingArguments
-from ..data.encoding import ENCODERS
+from ..data.encoding import ENCODERS, RecordEncoder
 from ..data.sources import MixedDataset, open_datasets
 from ..export import export_pipeline, push_to_hub
 from ..objective import TimestepSampler, objective_for
 from ..strategy import DiffusionStrategy
 from .early_stopping import EarlyStopping
+from .model import AudioXTrainingModel
 
 
 @dataclass(kw_only=True)
@@ -116,7 +117,7 @@ class FullTraining:
         """Return further settings that decide the contents of a latent cache."""
         return {}
 
-    def build_strategy(self, pipe: AudioXPipeline) -> DiffusionStrategy:
+    def build_strategy(self, pipe: AudioXPipeline, accelerator: Accelerator) -> DiffusionStrategy:
         args = self.args
         timesteps = TimestepSampler(args.weighting_scheme, args.seed, args.logit_mean, args.logit_std)
         return DiffusionStrategy(objective_for(pipe.scheduler), timesteps, args.snr_gamma)
@@ -127,6 +128,10 @@ class FullTraining:
 
     def prepare_model(self, pipe: AudioXPipeline) -> None:
         """Add trained layers to the networks."""
+
+    def build_model(self, encoder: RecordEncoder, autocast_dtype: torch.dtype | None) -> nn.Module:
+        """Build the module that accelerate wraps and whose weights are trained."""
+        return AudioXTrainingModel(encoder, autocast_dtype)
 
     def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
         """Write the trained model into the output folder. All processes call this."""

@@ -140,8 +140,8 @@ class LoraTraining(FullTraining):
                 # Such an initialization moves weights from the base to the adapter. The export moves them back.
                 self._initial[component] = self._layers(model)
 
-    def build_strategy(self, pipe: AudioXPipeline) -> DiffusionStrategy:
-        strategy = super().build_strategy(pipe)
+    def build_strategy(self, pipe: AudioXPipeline, accelerator: Accelerator) -> DiffusionStrategy:
+        strategy = super().build_strategy(pipe, accelerator)
         if self.args.with_prior_preservation:
             return PriorPreservationStrategy(strategy, len(self.args.dataset), self.args.prior_loss_weight)
         return strategy

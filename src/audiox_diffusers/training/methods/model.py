@@ -8,6 +8,14 @@ from ..data.encoding import RecordEncoder
 from ..data.records import Pictures, Record
 
 
+def encode_conditions(conditioner: nn.Module, embeds: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
+    """Return the context of a batch, `[B, tokens, width]`, with its masks applied to the embeddings."""
+    text_embeds = embeds["text_embeds"] * batch.text_mask[..., None]
+    video_embeds = embeds["video_embeds"] * batch.video_mask[..., None]
+    embeds = {**embeds, "text_embeds": text_embeds, "video_embeds": video_embeds}
+    return conditioner(**embeds, return_dict=False)[0] * batch.context_mask[:, None, None]
+
+
 class AudioXTrainingModel(nn.Module):
     """
     Conditioner, transformer and the trained encoders.
@@ -52,11 +60,7 @@ class AudioXTrainingModel(nn.Module):
             return self._predict(noised_latents, timestep, batch)
 
     def _predict(self, noised_latents: torch.Tensor, timestep: torch.Tensor, batch: Batch) -> torch.Tensor:
-        embeds = {**batch.embeds, **self._encode(batch)}
-        embeds["text_embeds"] = embeds["text_embeds"] * batch.text_mask[..., None]
-        embeds["video_embeds"] = embeds["video_embeds"] * batch.video_mask[..., None]
-        condition_embeds = self.conditioner(**embeds, return_dict=False)[0]
-        condition_embeds = condition_embeds * batch.context_mask[:, None, None]
+        condition_embeds = encode_conditions(self.conditioner, {**batch.embeds, **self._encode(batch)}, batch)
         return self.transformer(noised_latents, timestep, condition_embeds, return_dict=False)[0]
 
     def _encode(self, batch: Batch) -> dict[str, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Distillation of a diffusion model into one that needs a few steps and no guidance."""
