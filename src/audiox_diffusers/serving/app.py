@@ -2,20 +2,18 @@
 
 import asyncio
 import json
-import wave
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 
+from ..media import MediaBytes
 from ..messages import one_line
 from ..version import __version__
 from . import compatible
@@ -24,13 +22,13 @@ from .engine import Engine
 from .errors import ServingError, bad_field
 from .fields import FORMATS, AudioFields
 from .guard import Guard
-from .jobs import Job
-from .tasks import Body, build_body, build_task
+from .jobs import FINISHED, Job
+from .listening import listening, until
+from .sounds import Temporary, follow, headers_of, read_sound, samples_of
+from .tasks import build_body, build_task
 
 # Seconds without news after which a comment keeps a stream of events open.
 HEARTBEAT = 15.0
-# Seconds between two looks at whether a waiting client is still there.
-DISCONNECT_INTERVAL = 0.2
 # Requests whose files are checked at the same time, which bounds memory.
 CHECKED_AT_ONCE = 2
 
@@ -55,33 +53,30 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
     app.add_middleware(Guard, token=token, hosts=hosts, metrics=engine.metrics)
     _add_error_handlers(app)
 
-    async def submit(body: Body, most_sounds: int | None = None) -> Job:
+    async def submit(values: dict[str, Any], files: dict[str, MediaBytes], most_sounds: int | None = None) -> Job:
+        """Check a request and put it into the queue. Call it while the engine holds a place."""
         async with checks:
-            task = await run_in_threadpool(build_task, body, engine, most_sounds)
-        return engine.enqueue(task)
+            body = await run_in_threadpool(build_body, values, files)
+            if body.fields.stream and most_sounds is None:
+                raise bad_field("stream", "does not go with jobs; use /v1/audio/generate")
+            return engine.enqueue(await run_in_threadpool(build_task, body, engine, most_sounds))
 
-    async def submit_request(request: Request, most_sounds: int | None = None) -> Job:
+    async def submit_converted(request: Request, convert: Callable[[dict], dict]) -> Job:
         with engine.reserve():
-            values, files = await read_values(request, engine.limits)
-            return await submit(await run_in_threadpool(build_body, values, files), most_sounds)
+            return await submit(convert(await read_json(request, engine.limits)), {}, most_sounds=1)
 
     async def wait(request: Request, job: Job) -> Response:
-        """Return the only sound of a job. A client that goes away cancels it."""
+        """Return the only sound of a job, when it is finished or can be streamed. A client that goes away cancels it."""
         try:
-            async with _listening(job) as changed:
-                while not job.is_finished:
-                    try:
-                        await asyncio.wait_for(changed.wait(), DISCONNECT_INTERVAL)
-                        changed.clear()
-                    except TimeoutError:
-                        if await request.is_disconnected():
-                            raise ServingError(499, "the client went away", code="disconnected") from None
-            response = await run_in_threadpool(content, job, 0)
+            await until(request, job, lambda: job.is_finished or job.streamed is not None)
+            if job.streamed is not None and job.error is None:
+                response = streamed(job)
+            else:
+                response = await run_in_threadpool(content, job, 0)
         except BaseException:
             engine.remove(job)
             raise
-        response.background = BackgroundTask(engine.remove, job)
-        return response
+        return Temporary(response, partial(engine.remove, job), engine.limits.result_lifetime_s)
 
     def content(job: Job, index: int) -> Response:
         if job.error is not None:
@@ -89,48 +84,48 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
         if job.status != "succeeded":
             raise ServingError(409, f"the job has no result: it is {job.status}", code=f"job_{job.status}")
         if index >= len(job.results):
-            raise bad_field("index", f"must be below {len(job.results)}")
+            raise bad_field("index", f"must be below {len(job.results)}, got {index}")
         path, (_, media_type) = job.results[index], FORMATS[job.task.format]
-        headers = {"X-Seed": str(job.task.seed + index), "X-Sample-Rate": str(job.sampling_rate), "X-Job-Id": job.id}
+        if not path.is_file():
+            raise ServingError(404, "the result was deleted", code="job_not_found")
         if job.task.format == "pcm":
-            return StreamingResponse(_samples(path), media_type=media_type, headers=headers)
-        return FileResponse(path, media_type=media_type, headers=headers)
+            return StreamingResponse(samples_of(path), media_type=media_type, headers=headers_of(job, index))
+        return FileResponse(path, media_type=media_type, headers=headers_of(job, index))
+
+    def streamed(job: Job) -> Response:
+        return StreamingResponse(follow(job), media_type=FORMATS[job.task.format][1], headers=headers_of(job))
 
     def describe(job: Job) -> dict[str, Any]:
         return job.describe(engine.position(job))
 
     @app.post("/v1/audio/generate", summary="Generate or edit a sound", **_body_schema())
     async def generate(request: Request) -> Response:
-        return await wait(request, await submit_request(request, most_sounds=1))
+        with engine.reserve():
+            job = await submit(*await read_values(request, engine.limits), most_sounds=1)
+        return await wait(request, job)
 
-    @app.post("/v1/audio/speech", summary="Generate a sound, as the OpenAI SDKs ask for speech")
+    @app.post("/v1/audio/speech", summary="Generate a sound, for clients of OpenAI's speech API")
     async def speech(request: Request) -> Response:
-        with engine.reserve():
-            values = compatible.from_speech(await read_json(request, engine.limits))
-            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
-        return await wait(request, job)
+        return await wait(request, await submit_converted(request, compatible.from_speech))
 
-    @app.post("/v1/chat/completions", summary="Generate a sound, as clients of vLLM-Omni's AudioX ask for it")
+    @app.post("/v1/chat/completions", summary="Generate a sound, for clients of vLLM-Omni's AudioX")
     async def chat(request: Request) -> Response:
-        with engine.reserve():
-            values = compatible.from_chat(await read_json(request, engine.limits))
-            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
-        response = await wait(request, job)
-        return JSONResponse(
-            await run_in_threadpool(compatible.to_chat, job, await _read_all(response)),
-            background=response.background,
-        )
+        job = await submit_converted(request, compatible.from_chat)
+        try:
+            await until(request, job, lambda: job.is_finished)
+            sound = await read_sound(await run_in_threadpool(content, job, 0))
+        finally:
+            engine.remove(job)
+        return JSONResponse(await run_in_threadpool(compatible.to_chat, job, sound))
 
-    @app.post("/hf", summary="Generate a sound, as the clients of Hugging Face's endpoints ask for it")
+    @app.post("/hf", summary="Generate a sound, for clients of Hugging Face endpoints")
     async def hugging_face(request: Request) -> Response:
-        with engine.reserve():
-            values = compatible.from_hugging_face(await read_json(request, engine.limits))
-            job = await submit(await run_in_threadpool(build_body, values, {}), 1)
-        return await wait(request, job)
+        return await wait(request, await submit_converted(request, compatible.from_hugging_face))
 
     @app.post("/v1/jobs", status_code=202, summary="Submit a job", **_body_schema())
     async def create_job(request: Request) -> JSONResponse:
-        job = await submit_request(request)
+        with engine.reserve():
+            job = await submit(*await read_values(request, engine.limits))
         return JSONResponse(describe(job), 202, {"Location": f"/v1/jobs/{job.id}"})
 
     @app.get("/v1/jobs/{job_id}", summary="Return the state of a job")
@@ -148,11 +143,11 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
         return content(engine.get(job_id), index)
 
     @app.get("/v1/jobs/{job_id}/preview", summary="Return the first sound of a running job as it is so far")
-    def job_preview(job_id: str) -> FileResponse:
-        preview = engine.get(job_id).preview
+    def job_preview(job_id: str) -> Response:
+        preview = engine.get(job_id).read_preview()
         if preview is None:
             raise ServingError(404, "the job has no preview; ask for them with preview_every", code="no_preview")
-        return FileResponse(preview, media_type="audio/wav", headers={"Cache-Control": "no-store"})
+        return Response(preview, media_type="audio/wav", headers={"Cache-Control": "no-store"})
 
     @app.delete("/v1/jobs/{job_id}", summary="Cancel a job and forget its results")
     async def delete_job(job_id: str) -> dict[str, Any]:
@@ -181,7 +176,7 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
 
     @app.get("/metrics", summary="Return metrics in the format of Prometheus")
     def metrics() -> PlainTextResponse:
-        return PlainTextResponse(engine.gauges(), media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(engine.describe_metrics(), media_type="text/plain; version=0.0.4")
 
     return _with_page(app, engine)
 
@@ -233,24 +228,13 @@ def _add_error_handlers(app: FastAPI) -> None:
         return JSONResponse(ServingError(500, message, code="internal_error").body(), 500)
 
 
-@asynccontextmanager
-async def _listening(job: Job) -> AsyncIterator[asyncio.Event]:
-    """Yield an event that is set after each change of a job."""
-    changed, loop = asyncio.Event(), asyncio.get_running_loop()
-    stop = job.listen(lambda: loop.call_soon_threadsafe(changed.set))
-    try:
-        yield changed
-    finally:
-        stop()
-
-
-async def _events(job: Job, describe: Any) -> AsyncIterator[str]:
+async def _events(job: Job, describe: Callable[[Job], dict[str, Any]]) -> AsyncIterator[str]:
     """Yield server-sent events: `progress` after each change, and the last state under its own name."""
-    async with _listening(job) as changed:
+    async with listening(job) as changed:
         while True:
             changed.clear()
             state = describe(job)
-            name = state["status"] if job.is_finished else "progress"
+            name = state["status"] if state["status"] in FINISHED else "progress"
             yield f"event: {name}\ndata: {json.dumps(state)}\n\n"
             if name != "progress":
                 return
@@ -259,16 +243,3 @@ async def _events(job: Job, describe: Any) -> AsyncIterator[str]:
                     await asyncio.wait_for(changed.wait(), HEARTBEAT)
                 except TimeoutError:
                     yield ": still here\n\n"
-
-
-def _samples(path: Path) -> Any:
-    """Yield the samples of a WAV file without its header."""
-    with wave.open(str(path)) as file:
-        while frames := file.readframes(2**16):
-            yield frames
-
-
-async def _read_all(response: Response) -> bytes:
-    if isinstance(response, FileResponse):
-        return await run_in_threadpool(Path(response.path).read_bytes)
-    return b"".join([part async for part in response.body_iterator])

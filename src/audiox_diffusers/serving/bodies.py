@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -17,6 +18,8 @@ from .limits import Limits
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 2**20
+# Seconds for which the rest of a body that is too large is read.
+DRAIN_S = 10.0
 
 
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
@@ -68,16 +71,28 @@ async def _in_time(reading: Any, limits: Limits) -> Any:
 
 async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
     """Yield the body. The size is counted while it arrives, whatever the headers say."""
-    error = ServingError(413, f"the body must have at most {limits.max_upload_bytes} bytes", code="upload_too_large")
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and len(declared) < 20 and int(declared) > limits.max_upload_bytes:
-        raise error
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limits.max_upload_bytes:
-            raise error
-        yield chunk
+    declared_size = int(declared) if declared.isdecimal() and len(declared) < 20 else 0
+    size, stream = 0, request.stream()
+    if declared_size <= limits.max_upload_bytes:
+        async for chunk in stream:
+            size += len(chunk)
+            if size > limits.max_upload_bytes:
+                break
+            yield chunk
+        else:
+            return
+    if request.headers.get("expect", "").lower() != "100-continue":
+        await _drain(stream)
+    raise ServingError(413, f"the body must have at most {limits.max_upload_bytes} bytes", code="upload_too_large")
+
+
+async def _drain(stream: AsyncIterator[bytes]) -> None:
+    """Read the rest of a body for some seconds. Most clients read the response only when they have sent everything."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in stream:
+                pass
 
 
 async def _read_json(request: Request, limits: Limits) -> dict[str, Any]:

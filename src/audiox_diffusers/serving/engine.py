@@ -44,6 +44,7 @@ from .limits import Limits
 from .metrics import Metrics
 from .models import Models
 from .observing import Cancelled, observed
+from .streams import begin_stream
 from .tasks import build_body, build_task
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Engine:
         self.cancel(job)
         with self._changed:
             self._jobs.pop(job.id, None)
-            if job not in self._running:
+            if job.is_finished or job not in self._running:
                 job.discard()
 
     def begin_shutdown(self, grace_s: float) -> None:
@@ -195,24 +196,26 @@ class Engine:
         """Stop: give running jobs some seconds to finish, then cancel them, and remove all files."""
         self.begin_shutdown(grace_s)
         if self._thread.ident is not None:
-            self._thread.join()
-        for job in list(self._jobs.values()):
+            # A step can take long, and a model can take long to load. The process does not wait for those.
+            self._thread.join(2 * grace_s)
+        with self._changed:
+            jobs, self._jobs = self._jobs, {}
+        for job in jobs.values():
             job.discard()
 
     def _cancel_running(self) -> None:
         for job in list(self._running):
             self.cancel(job)
 
-    def gauges(self) -> str:
-        """Return all metrics as text."""
+    def describe_metrics(self) -> str:
+        """Return all metrics in the text format of Prometheus."""
         with self._changed:
-            self.metrics.set("queue_depth", len(self._queue) + self._reserved)
-            results = sum(_size(job) for job in self._jobs.values())
+            self.metrics.queue.set(len(self._queue) + self._reserved)
+            self.metrics.results.set(sum(_size(job) for job in self._jobs.values()))
         loaded = list(self.models.loaded.values())
-        self.metrics.set("models_loaded", len(loaded))
-        self.metrics.set("model_bytes", sum(model.size for model in loaded))
-        self.metrics.set("memory_bytes", _resident_bytes())
-        self.metrics.set("results_bytes", results)
+        self.metrics.models.set(len(loaded))
+        self.metrics.model_bytes.set(sum(model.size for model in loaded))
+        self.metrics.memory.set(psutil.Process().memory_info().rss)
         return self.metrics.text()
 
     def _work(self) -> None:
@@ -252,7 +255,7 @@ class Engine:
     def _run(self, jobs: list[Job]) -> None:
         start = time.time()
         for job in jobs:
-            self.metrics.add("queue_wait_seconds_total", start - job.created)
+            self.metrics.wait.observe(start - job.created)
             job.update(status="running", stage="load", started=start)
         try:
             self._generate(jobs)
@@ -264,7 +267,7 @@ class Engine:
                 job.discard()
             seconds = time.time() - start
             self._seconds_per_job += 0.2 * (seconds / len(jobs) - self._seconds_per_job)
-            self.metrics.add("generation_seconds_total", seconds)
+            self.metrics.generation.observe(seconds)
 
     def _generate(self, jobs: list[Job]) -> None:
         """Generate the sounds of some jobs. If they fail together, each is tried alone."""
@@ -283,45 +286,52 @@ class Engine:
         except Exception as error:
             if self.models.device.type == "cuda":
                 torch.cuda.empty_cache()
+            unfinished = [job for job in jobs if not job.is_finished and not job.cancel_requested]
             if len(jobs) > 1:
-                for job in jobs:
+                for job in unfinished:
                     self._generate([job])
-                return
-            self._end(jobs[0], status="failed", error=_for_client(error, task))
+            elif unfinished:
+                self._end(jobs[0], status="failed", error=_for_client(error, task))
         for job in jobs:
             if job.cancel_requested and self._closing:
                 self._end(job, status="failed", error=_shutting_down())
             elif job.cancel_requested:
                 self._end(job, status="cancelled")
-            elif not job.is_finished:
-                self._end(job, status="succeeded", results=[request.output for request in job.task.requests])
 
     def _generate_batch(self, pipe: AudioXPipeline, jobs: list[Job]) -> None:
         pairs = [(job, request) for job in jobs for request in job.task.requests]
         settings, length = jobs[0].task.settings, length_in_s(pipe, pairs[0][1])
+        if jobs[0].task.stream:
+            begin_stream(jobs[0], pipe, round(length * pipe.vae.config.sampling_rate))
         for first in range(0, len(pairs), self.limits.max_batch):
             part = pairs[first : first + self.limits.max_batch]
+            self.metrics.batches.observe(len(part))
             with observed(pipe, [job for job, _ in part], self.metrics):
                 latents = sample(pipe, [request for _, request in part], length, settings)
-                self.metrics.add("batches_total")
-                self.metrics.add("batch_sounds_total", len(part))
                 for (job, request), own in zip(part, latents.split(1), strict=True):
                     if not job.cancel_requested:
                         job.update(stage="decode")
                         finish(pipe, request, own, length, settings)
-                        self.metrics.add("audio_seconds_total", length)
+                        self.metrics.audio.inc(length)
+                        self._add_result(job, request.output)
 
     def _generate_edit(self, pipe: AudioXPipeline, job: Job) -> None:
         editor = AudioXInpaintPipeline.from_pipe(pipe)
         for request in job.task.requests:
+            self.metrics.batches.observe(1)
             with observed(editor, [job], self.metrics):
                 make_edit(editor, request, job.task.settings, job.task.edit)
-            self.metrics.add("batches_total")
-            self.metrics.add("batch_sounds_total")
+            self._add_result(job, request.output)
+
+    def _add_result(self, job: Job, result: Path) -> None:
+        """Add a sound to a job, which ends with its last sound and does not wait for the others of its batch."""
+        job.results.append(result)
+        if len(job.results) == len(job.task.requests):
+            self._end(job, status="succeeded")
 
     def _end(self, job: Job, **values: Any) -> None:
-        job.update(**values)
-        self.metrics.add("jobs_total", status=values["status"])
+        if job.update(**values):
+            self.metrics.jobs.labels(values["status"]).inc()
 
     def _clean_up(self) -> None:
         """Forget jobs that are too old or too many, and unload idle models."""
@@ -358,7 +368,3 @@ def _shutting_down() -> ServingError:
 
 def _size(job: Job) -> int:
     return sum(path.stat().st_size for path in job.results if path.is_file())
-
-
-def _resident_bytes() -> int:
-    return psutil.Process().memory_info().rss

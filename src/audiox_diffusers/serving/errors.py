@@ -22,6 +22,7 @@ class ServingError(Exception):
         param (`str`, *optional*): Field that is wrong.
         code (`str`, *optional*): Short name for programs.
         retry_after_s (`int`, *optional*): Seconds to wait before another attempt.
+        challenge (`str`, *optional*): Scheme of the credentials that are missing, for status 401.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class ServingError(Exception):
         param: str | None = None,
         code: str | None = None,
         retry_after_s: int | None = None,
+        challenge: str | None = None,
     ):
         super().__init__(message)
         self.status, self.message, self.param, self.code = status, message, param, code
-        self.retry_after_s = retry_after_s
+        self.retry_after_s, self.challenge = retry_after_s, challenge
 
     def body(self) -> dict[str, Any]:
         """Return the body of the response."""
@@ -43,8 +45,8 @@ class ServingError(Exception):
 
     def headers(self) -> dict[str, str]:
         """Return the headers of the response."""
-        headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
+        headers = {"Retry-After": self.retry_after_s, "WWW-Authenticate": self.challenge}
+        return {name: str(value) for name, value in headers.items() if value is not None}
 
 
 def bad_field(param: str, message: str) -> ServingError:

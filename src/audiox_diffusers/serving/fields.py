@@ -102,6 +102,9 @@ class AudioFields(BaseModel):
     response_format: Literal["wav", "pcm", "flac", "mp3", "aac", "opus", "mp4"] = Field(
         "wav", description="Format; mp4 is the video with its new sound."
     )
+    stream: bool = Field(
+        False, description="Send the sound while it is decoded; for wav and pcm, and not for jobs or edits."
+    )
     stream_format: Literal["audio"] = Field("audio", description="Only audio.")
 
 
@@ -113,12 +116,13 @@ def parse_fields(values: dict[str, Any]) -> AudioFields:
         ServingError: A field is unknown or has a wrong value (400).
     """
     try:
-        return AudioFields.model_validate(values)
+        # Clients send null for what they leave to the server.
+        return AudioFields.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(map(str, first["loc"])) or "body"
+        name = one_line(".".join(map(str, first["loc"])) or "body")
         if first["type"] == "extra_forbidden":
-            raise ServingError(400, f"{one_line(name)}: unknown field", param=name, code="unknown_field") from None
+            raise ServingError(400, f"{name}: unknown field", param=name, code="unknown_field") from None
         message = first["msg"].removeprefix("Value error, ")
         raise bad_field(name, one_line(message[0].lower() + message[1:])) from None
 

@@ -1,6 +1,8 @@
 """Checks of each request before any route sees it."""
 
+import binascii
 import hmac
+from base64 import b64decode
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,22 +14,23 @@ from starlette.responses import JSONResponse
 from .errors import ServingError
 from .metrics import Metrics
 
-# Routes that load balancers ask, which carry no secret.
+# Routes for load balancers. They reveal nothing.
 OPEN = ("/health", "/ready")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Guard:
     """
-    ASGI middleware: check the token, or the origin where there is none, and count requests.
+    ASGI middleware that checks the token and the origin, and counts requests.
 
-    Without a token only this machine can reach the server. Web pages that a browser on this machine shows can too, so
-    requests for another host name, and requests that come from a page of another origin, are refused.
+    Programs send the token as `Authorization: Bearer TOKEN`. Browsers ask for a password, which is the token. Browsers
+    also send requests that a page of another site makes, with the password, and to a server without a token that only
+    this machine can reach. So those are refused, by their `Origin`, and without a token by their `Host` too.
 
     Args:
         app (`Callable`): The application.
-        token (`str`, *optional*): Token that clients send as `Authorization: Bearer TOKEN`.
-        hosts (`tuple[str, ...]`): Names by which clients may address a server without a token.
+        token (`str`, *optional*): The token.
+        hosts (`tuple[str, ...]`): Names of a server without a token, besides those of the loopback interface.
         metrics (`Metrics`): Where to count.
     """
 
@@ -46,7 +49,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).setdefault("X-Request-Id", request_id)
                 route = getattr(scope.get("route"), "path", None) or "other"
-                self.metrics.add("requests_total", route=route, status=str(message["status"]))
+                self.metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
 
         try:
@@ -64,18 +67,35 @@ class Guard:
         if scope["path"] in OPEN:
             return
         headers = Headers(scope=scope)
+        host, origin = headers.get("host", ""), headers.get("origin")
         if self.token is not None:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            # Compared as bytes, in a time that does not depend on how much of it is right.
-            right = hmac.compare_digest(token.strip().encode(), self.token.encode())
-            if scheme.lower() != "bearer" or not right:
+            scheme, given = _credentials(headers.get("authorization", ""))
+            # The time of this comparison does not depend on how much of the token is right.
+            if not hmac.compare_digest(given, self.token.encode()):
+                is_browser = "text/html" in headers.get("accept", "")
                 raise ServingError(
-                    401, "send the server's token as Authorization: Bearer TOKEN", code="invalid_api_key"
+                    401,
+                    "send the server's token as Authorization: Bearer TOKEN",
+                    code="invalid_api_key",
+                    challenge='Basic realm="audiox: the password is the token"' if is_browser else "Bearer",
                 )
-            return
-        host = headers.get("host", "")
-        if urlsplit(f"//{host}").hostname not in (*LOOPBACK, *self.hosts):
+            if scheme == "bearer":
+                return
+        elif urlsplit(f"//{host}").hostname not in (*LOOPBACK, *self.hosts):
             raise ServingError(403, "a server without a token answers only to its own address", code="wrong_host")
-        origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            raise ServingError(403, "requests from pages of another origin are refused", code="wrong_origin")
+            raise ServingError(403, "requests from pages of other sites are refused", code="wrong_origin")
+
+
+def _credentials(header: str) -> tuple[str, bytes]:
+    """Return the scheme of an `Authorization` header, in lower case, and the token or password."""
+    scheme, _, value = header.partition(" ")
+    scheme, value = scheme.lower(), value.strip()
+    if scheme == "bearer":
+        return scheme, value.encode()
+    if scheme == "basic":
+        try:
+            return scheme, b64decode(value).partition(b":")[2]
+        except binascii.Error:
+            pass
+    return scheme, b""

@@ -30,6 +30,7 @@ class Task:
         folder (`Path`): Private folder of the job.
         format (`str`): Format of the response, such as `"wav"`.
         preview_every (`int`, *optional*): Steps between previews of the first sound.
+        stream (`bool`): Whether to write the sound to `Job.streamed` while it is decoded.
     """
 
     model: str
@@ -40,12 +41,13 @@ class Task:
     folder: Path
     format: str
     preview_every: int | None = None
+    stream: bool = False
 
     @property
     def batch_key(self) -> tuple | None:
         """Tasks with the same key can be generated together. `None` is for tasks that run alone."""
         first = self.requests[0]
-        if self.edit is not None or first.keeps_picture:
+        if self.edit is not None or first.keeps_picture or self.stream:
             return None
         return self.model, self.adapters, first.length, first.negative_prompt is None, astuple(self.settings)
 
@@ -66,6 +68,8 @@ class Job:
         step, steps (`int`): Denoising steps done, and in all. An edit counts again from 0 in each of its passes.
         preview (`Path`, *optional*): WAV file of the first sound as it is so far. A later one replaces it.
         preview_step (`int`, *optional*): Step of the preview.
+        streamed (`Path`, *optional*): File that grows while the sound is decoded.
+        stream_size (`int`, *optional*): Size that this file will have.
         error (`ServingError`, *optional*): Why the job failed.
         results (`list[Path]`): Files of the sounds, once the job has succeeded.
         sampling_rate (`int`, *optional*): Samples per second of the results.
@@ -82,6 +86,8 @@ class Job:
     results: list[Path] = field(default_factory=list)
     preview: Path | None = None
     preview_step: int | None = None
+    streamed: Path | None = None
+    stream_size: int | None = None
     cancel_requested: bool = False
     created: float = field(default_factory=time.time)
     started: float | None = None
@@ -95,11 +101,11 @@ class Job:
     def is_finished(self) -> bool:
         return self.status in FINISHED
 
-    def update(self, **values: Any) -> None:
-        """Set attributes and call the listeners. A finished job does not change."""
+    def update(self, **values: Any) -> bool:
+        """Set attributes and call the listeners. Return `False` if the job is finished, which changes nothing."""
         with self._changed:
             if self.is_finished:
-                return
+                return False
             if values.get("status") in FINISHED:
                 values["finished"] = time.time()
             for name, value in values.items():
@@ -107,6 +113,7 @@ class Job:
             listeners = list(self._listeners)
         for listener in listeners:
             listener()
+        return True
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
         """Call a function after each change, in any thread. Return a function that ends that."""
@@ -153,6 +160,16 @@ class Job:
         """Whether a preview is due after the current step. The last step needs none."""
         every, done = self.task.preview_every, self.step + 1
         return every is not None and not self.cancel_requested and done % every == 0 and done != self.steps
+
+    def read_preview(self) -> bytes | None:
+        """Return the contents of the newest preview."""
+        while (path := self.preview) is not None:
+            try:
+                return path.read_bytes()
+            except FileNotFoundError:
+                if path == self.preview:
+                    return None
+        return None
 
     def show_preview(self, path: Path) -> None:
         """Replace the preview by a newer one."""

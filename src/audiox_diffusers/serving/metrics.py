@@ -1,59 +1,29 @@
-"""Counters in the text format of Prometheus."""
+"""Metrics of a server, for Prometheus."""
 
-import threading
-from collections import defaultdict
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-PREFIX = "audiox_"
-
-# name: (type, help)
-METRICS = {
-    "requests_total": ("counter", "HTTP requests by route and status."),
-    "jobs_total": ("counter", "Finished jobs by status."),
-    "batches_total": ("counter", "Batches that were generated."),
-    "batch_sounds_total": ("counter", "Sounds in these batches."),
-    "steps_total": ("counter", "Denoising steps."),
-    "generation_seconds_total": ("counter", "Seconds spent on batches."),
-    "audio_seconds_total": ("counter", "Seconds of audio that were generated."),
-    "queue_wait_seconds_total": ("counter", "Seconds that jobs waited in the queue."),
-    "queue_depth": ("gauge", "Jobs that wait or are being uploaded."),
-    "models_loaded": ("gauge", "Models in memory."),
-    "model_bytes": ("gauge", "Bytes of their weights."),
-    "memory_bytes": ("gauge", "Resident memory of the process."),
-    "results_bytes": ("gauge", "Bytes of the results that are kept."),
-}
+SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000)
 
 
 class Metrics:
-    """Numbers by name and labels."""
+    """Counters, gauges and histograms, each under its own name with the prefix `audiox_`."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
-
-    def add(self, name: str, value: float = 1, **labels: str) -> None:
-        """Increase a counter."""
-        with self._lock:
-            self._values[name, tuple(labels.items())] += value
-
-    def set(self, name: str, value: float) -> None:
-        """Set a gauge."""
-        with self._lock:
-            self._values[name, ()] = value
-
-    def get(self, name: str, **labels: str) -> float:
-        """Return a number, 0 if it was never set."""
-        with self._lock:
-            return self._values.get((name, tuple(labels.items())), 0.0)
+        self.registry = CollectorRegistry()
+        own = {"namespace": "audiox", "registry": self.registry}
+        self.requests = Counter("requests", "HTTP requests by route and status.", ["route", "status"], **own)
+        self.jobs = Counter("jobs", "Finished jobs by status.", ["status"], **own)
+        self.steps = Counter("steps", "Denoising steps.", **own)
+        self.audio = Counter("audio_seconds", "Seconds of audio that were generated.", **own)
+        self.wait = Histogram("queue_wait_seconds", "Seconds that jobs waited.", buckets=SECONDS, **own)
+        self.generation = Histogram("generation_seconds", "Seconds that batches took.", buckets=SECONDS, **own)
+        self.batches = Histogram("batch_sounds", "Sounds per batch.", buckets=(1, 2, 4, 8, 16, 32, 64), **own)
+        self.queue = Gauge("queue_depth", "Requests that wait or are being uploaded.", **own)
+        self.models = Gauge("models_loaded", "Models in memory.", **own)
+        self.model_bytes = Gauge("model_bytes", "Size of their weights.", **own)
+        self.memory = Gauge("memory_bytes", "Resident memory of the process.", **own)
+        self.results = Gauge("results_bytes", "Size of the results that are kept.", **own)
 
     def text(self) -> str:
-        """Return all numbers in the text format."""
-        with self._lock:
-            values = dict(self._values)
-        lines = []
-        for name, (kind, description) in METRICS.items():
-            lines += [f"# HELP {PREFIX}{name} {description}", f"# TYPE {PREFIX}{name} {kind}"]
-            rows = {labels: value for (own, labels), value in values.items() if own == name}
-            for labels, value in sorted(rows.items()) or [((), 0.0)]:
-                shown = ",".join(f'{label}="{text}"' for label, text in labels)
-                lines.append(f"{PREFIX}{name}{{{shown}}} {value:g}" if shown else f"{PREFIX}{name} {value!r}")
-        return "\n".join(lines) + "\n"
+        """Return all metrics in the text format of Prometheus."""
+        return generate_latest(self.registry).decode()

@@ -46,6 +46,9 @@ class Models:
         for kind, given, names in (("--model", sources, self.sources), ("--lora", loras, self.loras)):
             if len(given) != len(names):
                 raise ValueError(f"{kind}: two have the same name; clients could not tell them apart")
+        for source in loras:
+            if not Path(source).exists() and source.count("/") != 1:
+                raise FileNotFoundError(f"--lora {source}: no such file or folder")
         self.device, self.dtype, self.limits = device, dtype, limits
         self.loaded: dict[str, Loaded] = {}
         self._sizes: dict[str, int] = {}
@@ -148,7 +151,10 @@ class Models:
                 model.pipe.set_adapters(names, [scale for _, scale in adapters])
         except Exception as error:
             model.pipe.unload_lora_weights()
-            raise bad_field("lora", describe(error)) from error
+            message = describe(error)
+            for adapter, _ in adapters:
+                message = message.replace(self.loras[adapter], adapter)
+            raise bad_field("lora", message) from error
         model.adapters = adapters
 
 

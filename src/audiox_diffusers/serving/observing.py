@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import wraps
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +13,7 @@ from ..media import save_audio
 from ..pipelines import AudioXPipeline
 from .jobs import Job
 from .metrics import Metrics
+from .streams import append
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +62,18 @@ def observed(pipe: AudioXPipeline, rows: list[Job], metrics: Metrics) -> Iterato
 
         def update(self) -> None:
             self.step += 1
-            metrics.add("steps_total")
+            metrics.steps.inc()
             for job in jobs:
                 job.update(step=self.step)
             check()
 
-    def stream(original: Any, *args: Any) -> Iterator[np.ndarray]:
-        for piece in original(*args):
+    original_stream = pipe._stream
+
+    def stream(pieces: Iterator[torch.Tensor]) -> Iterator[np.ndarray]:
+        for piece in original_stream(pieces):
             check()
+            if jobs[0].task.stream:
+                append(jobs[0], piece[0])
             yield piece
 
     scheduler = pipe.scheduler
@@ -76,7 +81,7 @@ def observed(pipe: AudioXPipeline, rows: list[Job], metrics: Metrics) -> Iterato
 
     @wraps(original_step)
     def step(velocity: torch.Tensor, t: torch.Tensor, sample: torch.Tensor, **kwargs: Any) -> Any:
-        due = [row for row, job in enumerate(rows) if job.wants_preview and row < len(sample)]
+        due = [rows.index(job) for job in jobs if job.wants_preview]
         denoised = _denoised(scheduler, velocity, t, sample) if due else None
         result = original_step(velocity, t, sample, **kwargs)
         for row in due:
@@ -84,7 +89,7 @@ def observed(pipe: AudioXPipeline, rows: list[Job], metrics: Metrics) -> Iterato
         return result
 
     pipe.progress_bar = lambda iterable=None, total=None: Bar(total)
-    pipe.stream_latents = partial(stream, pipe.stream_latents)
+    pipe._stream = stream
     scheduler.step = step
     for job in jobs:
         job.update(stage="encode")
@@ -92,7 +97,7 @@ def observed(pipe: AudioXPipeline, rows: list[Job], metrics: Metrics) -> Iterato
         check()
         yield pipe
     finally:
-        del pipe.progress_bar, pipe.stream_latents, scheduler.step
+        del pipe.progress_bar, pipe._stream, scheduler.step
 
 
 def _denoised(scheduler: Any, velocity: torch.Tensor, t: torch.Tensor, sample: torch.Tensor) -> torch.Tensor:
@@ -107,7 +112,8 @@ def _save_preview(pipe: AudioXPipeline, job: Job, latents: torch.Tensor) -> None
     frames = latents.shape[-1]
     samples = round(min(frames * pipe.vae.hop_length, PREVIEW_S * rate))
     try:
-        pieces = [piece[0] for piece in AudioXPipeline.stream_latents(pipe, latents, samples)]
+        with torch.no_grad():
+            pieces = [piece[0].cpu().numpy() for piece in pipe._decode(latents, samples)]
         path = job.task.folder / f"preview-{job.step + 1}.wav"
         save_audio(path, np.clip(np.concatenate(pieces, axis=-1), -1, 1), rate)
     except Exception:

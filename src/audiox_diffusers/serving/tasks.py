@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..atomic import remove
 from ..commands.request import Request
-from ..commands.sounds import Settings
+from ..commands.sounds import Settings, check_files
 from ..media import MediaBytes, load_audio, load_image, load_video
 from ..messages import one_line
 from ..option_types import MAX_SEED
@@ -60,7 +60,7 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
     adapters = engine.models.check_adapters(fields.lora or {})
     edit = _edit(fields)
     _check(fields, limits, most_sounds)
-    _check_media(body.media, edit, limits)
+    _check_media(body.media, edit, fields.n, limits)
     values = {"prompt": fields.input, "negative_prompt": fields.negative_prompt, "length": fields.audio_length}
     try:
         check_request({**values, **body.media})
@@ -91,7 +91,19 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
             Request(output=folder / f"{number}{suffix}", seed=seed + number, **values, **paths)
             for number in range(fields.n)
         ]
-        return Task(model, adapters, requests, settings, edit, folder, fields.response_format, fields.preview_every)
+        if fields.response_format == "mp4":
+            _check_picture(requests[0])
+        return Task(
+            model=model,
+            adapters=adapters,
+            requests=requests,
+            settings=settings,
+            edit=edit,
+            folder=folder,
+            format=fields.response_format,
+            preview_every=fields.preview_every,
+            stream=fields.stream,
+        )
     except BaseException:
         remove(folder)
         raise
@@ -100,6 +112,14 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
 def _write(path: Path, media: MediaBytes) -> Path:
     path.write_bytes(media.data)
     return path
+
+
+def _check_picture(request: Request) -> None:
+    """Copy the picture of a video once, so that one that does not fit into the result fails before sampling."""
+    try:
+        check_files(request)
+    except (ValueError, OSError) as error:
+        raise bad_field("video", one_line(error).replace(f"{request.output.parent}/", "")) from None
 
 
 def _edit(fields: AudioFields) -> dict[str, Any] | None:
@@ -113,6 +133,8 @@ def _edit(fields: AudioFields) -> dict[str, Any] | None:
     for name in ("audio_length", "normalize") if edit else ():
         if getattr(fields, name):
             raise bad_field(name, "does not go with inpaint_spans, extend_by or strength")
+    if fields.stream and (edit or fields.normalize or fields.response_format not in ("wav", "pcm")):
+        raise bad_field("stream", "works for wav and pcm, without normalize, inpaint_spans, extend_by and strength")
     for start, end in fields.inpaint_spans or []:
         if not 0 <= start < end:
             raise bad_field("inpaint_spans", f"each span needs 0 <= start < end, got {start:g}-{end:g}")
@@ -142,8 +164,8 @@ def _check(fields: AudioFields, limits: Limits, most_sounds: int | None) -> None
             raise bad_field(name, one_line(error)) from None
 
 
-def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, limits: Limits) -> None:
-    """Read the beginning of each file, and all of a sound to edit."""
+def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, count: int, limits: Limits) -> None:
+    """Read the beginning of each file, and all of a sound that `count` results are edits of."""
     if edit is not None and "audio" not in media:
         raise bad_field("audio", "required for inpaint_spans, extend_by and strength")
     for name, item in media.items():
@@ -157,7 +179,7 @@ def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, limi
             else:
                 waveform, rate = load_audio(item, max_duration=limits.max_length_s, max_channels=8)
                 seconds = waveform.shape[1] / rate + math.fabs(edit.get("extend_by_s", 0))
-                if seconds > limits.max_length_s:
-                    raise bad_field("extend_by", f"the result must have at most {limits.max_length_s:g} s")
+                if seconds * count > limits.max_length_s:
+                    raise bad_field("audio", f"all results together must have at most {limits.max_length_s:g} s")
         except (ValueError, OSError) as error:
             raise bad_field(name, one_line(error).removeprefix(f"{name}: ")) from None
