@@ -3,8 +3,8 @@ Measure `audiox serve` under load, beside `audiox generate --batch` with the sam
 
     python benchmarks/serving_load.py [--clients 1 4 16 64] [--requests 64] [--length 2] [--steps 10] [--rounds 3]
 
-Each client sends its next request when it has the answer to the last. Every run of the clients follows a run of the command
-with a batch size of 8, without the command's start. The table has the medians over the rounds. A ratio above 1 means that
+Each client sends its next request when it has the answer to the last. Every run of the clients follows a run of the command,
+without its start, with as large batches as so many clients allow: up to 8 sounds, the server's limit. The table has the medians over the rounds. A ratio above 1 means that
 the server is faster, or takes less CPU time, which is more reliable on a machine that is busy otherwise. The sounds of one
 client must be equal to the bit to those of the command with a batch size of 1, and those of many clients equal to within
 1e-4. Then 1,000 requests of one step and half a second follow, with the server's memory after each 100.
@@ -154,9 +154,10 @@ def main() -> None:
     expected = run_command(lines, args.steps, 1)[2]
     ratios, latencies, sounds = defaultdict(list), defaultdict(list), {}
     with run_server() as (address, server):
+        run_clients(address, bodies[: 2 * BATCH], BATCH)  # a warm-up
         for _ in range(args.rounds):
             for count in args.clients:
-                command = run_command(lines, args.steps, BATCH)[:2]
+                command = run_command(lines, args.steps, min(count, BATCH))[:2]
                 start = now(server)
                 took, sounds[count] = run_clients(address, bodies, count)
                 own = (now(server) - start) / len(bodies)
