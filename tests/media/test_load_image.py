@@ -31,8 +31,10 @@ def test_exif_orientation(tmp_path):
 def test_other_modes(tmp_path, mode):
     image = Image.fromarray(picture()).convert(mode)
     path = tmp_path / ("image.tiff" if mode in ("CMYK", "YCbCr") else "image.png")
-    image.save(path)
-    assert torch.equal(load_image(path), chw(np.asarray(image.convert("RGB"))))
+    # Pillow 12 cannot read the uncompressed YCbCr that it writes, and libtiff rounds its colours in another way.
+    image.save(path, compression="tiff_deflate")
+    difference = load_image(path).int() - chw(np.asarray(image.convert("RGB"))).int()
+    assert difference.abs().max() <= (1 if mode == "YCbCr" else 0)
 
 
 def test_transparency_is_composited_over_black(tmp_path):

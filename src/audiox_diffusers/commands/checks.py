@@ -8,6 +8,7 @@ from ..atomic import check_target
 from ..bench.options import check_tasks
 from ..evaluation.metrics import choose
 from ..option_types import MAX_SEED
+from ..pipelines.requests import check_request_paths
 from .request import STDOUT, Request, read_request
 
 # Addresses that only this machine reaches.
@@ -61,6 +62,11 @@ def numbered(output: Path, count: int) -> list[Path]:
     if count == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{number}") for number in range(1, count + 1)]
+
+
+def check_info(args: Namespace) -> None:
+    """Check the arguments of `audiox info`."""
+    check_request_paths({"audio": args.file})
 
 
 def check_features(args: Namespace) -> None:

@@ -44,5 +44,6 @@ def make_edit(
         **edit,
         **settings.options(),
     ).audios
-    line = write(request, (piece[0] for piece in pieces), pipe.vae.config.sampling_rate)
+    recipe = settings.recipe(pipe, request, edit=edit)
+    line = write(request, (piece[0] for piece in pieces), pipe.vae.config.sampling_rate, recipe)
     return line, time.perf_counter() - start

@@ -19,6 +19,7 @@ from .checks import (
     check_export,
     check_features,
     check_generate,
+    check_info,
     check_serve,
 )
 
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in (
         _add_generate,
         _add_edit,
+        _add_info,
         _add_features,
         _add_convert,
         _add_export,
@@ -225,6 +227,24 @@ def _add_sampling(options: Any) -> None:
         metavar="N",
         help="number of windows to denoise at once; fewer take less memory (default: 4)",
     )
+    options.add_argument(
+        "--no-metadata",
+        dest="metadata",
+        action="store_false",
+        help="do not write prompt, model, seed and settings to the metadata of the file",
+    )
+
+
+def _add_info(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "info",
+        check_info,
+        help="print how a file was generated",
+        description="Print the prompt, model, seed and settings in the metadata of a file, and the command that"
+        " generates it again.",
+    )
+    parser.add_argument("file", metavar="FILE", help="sound or video file")
 
 
 def _add_features(commands: Any) -> None:

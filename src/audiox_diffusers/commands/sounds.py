@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from ..atomic import scratch
-from ..media import media_duration, save_audio, save_video
+from ..media import Recipe, media_duration, save_audio, save_video
+from ..media.recipe import input_name, model_name
 from ..pipelines import AudioXPipeline
 from ..pipelines.requests import check_request_files
 from .loading import read_placement
@@ -32,12 +33,15 @@ class Settings:
     normalize: bool
     device: torch.device
     dtype: torch.dtype
+    model: str
+    metadata: bool = True
+    lora: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_args(cls, args: Namespace) -> "Settings":
         """Return the settings of a command line; `ValueError` if there is no such device."""
         device, dtype = read_placement(args)
-        names = cls.__dataclass_fields__.keys() - {"device", "dtype"}
+        names = cls.__dataclass_fields__.keys() - {"device", "dtype", "lora"}
         return cls(**{name: getattr(args, name) for name in names}, device=device, dtype=dtype)
 
     def options(self) -> dict[str, Any]:
@@ -50,6 +54,36 @@ class Settings:
             "window_batch_size": self.window_batch,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+    def recipe(
+        self, pipe: AudioXPipeline, request: Request, length: float | None = None, edit: dict[str, Any] | None = None
+    ) -> Recipe | None:
+        """Return the recipe of a sound, with the model's own defaults filled in; `None` without metadata."""
+        if not self.metadata:
+            return None
+        config, edit = pipe.config, edit or {}
+        files = {name: getattr(request, name) for name in ("video", "image", "audio")}
+        return Recipe(
+            model=model_name(self.model),
+            seed=request.seed,
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            **{name: input_name(path) for name, path in files.items() if path is not None},
+            length=length,
+            inpaint=tuple(edit.get("inpaint_spans", ())),
+            extend=edit.get("extend_by_s"),
+            strength=edit.get("strength"),
+            crossfade=edit.get("crossfade_ms"),
+            steps=config.default_num_inference_steps if self.steps is None else self.steps,
+            guidance=config.default_guidance_scale if self.guidance is None else self.guidance,
+            guidance_rescale=self.guidance_rescale or 0.0,
+            audio_padding=self.audio_padding if request.audio is not None and not edit else None,
+            window_overlap=self.window_overlap,
+            window_batch=self.window_batch,
+            normalize=self.normalize,
+            dtype=str(self.dtype).removeprefix("torch."),
+            lora=self.lora,
+        )
 
 
 def check_files(request: Request) -> None:
@@ -114,7 +148,7 @@ def finish(pipe: AudioXPipeline, request: Request, latents: torch.Tensor, length
         return (piece[0] for piece in pipe.stream_latents(latents, round(length * rate)))
 
     peak = max(float(np.abs(piece).max()) for piece in decode()) if settings.normalize else 1.0
-    return write(request, decode(), rate, peak or 1.0)
+    return write(request, decode(), rate, settings.recipe(pipe, request, length), peak or 1.0)
 
 
 @dataclass
@@ -135,13 +169,13 @@ class _Measured:
             yield piece / self.level
 
 
-def write(request: Request, pieces: Iterator[np.ndarray], rate: int, level: float = 1.0) -> str:
+def write(request: Request, pieces: Iterator[np.ndarray], rate: int, recipe: Recipe | None, level: float = 1.0) -> str:
     """Write a sound piece by piece, divided by `level`, with the picture if it is kept; return a line about it."""
     path, sound = request.output, _Measured(pieces, level)
     if request.keeps_picture:
-        save_video(path, request.video, sound, rate)
+        save_video(path, request.video, sound, rate, recipe=recipe)
     else:
-        save_audio(path, sound, rate)
+        save_audio(path, sound, rate, recipe=recipe)
 
     kind = CHANNELS.get(sound.channels, f"{sound.channels}-channel")
     line = f"wrote {path}: {sound.samples / rate:.2f} s of {kind} sound at {rate} Hz, peak {sound.peak:.2f}"

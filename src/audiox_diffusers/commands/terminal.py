@@ -14,6 +14,12 @@ def say(line: str) -> None:
     _print(line, sys.stdout)
 
 
+def show(text: str) -> None:
+    """Print lines to copy on stdout, with their indentation and at full length."""
+    for line in text.splitlines():
+        _print(line, sys.stdout, longest=None, indent=len(line) - len(line.lstrip(" ")))
+
+
 def log(line: str) -> None:
     """Print a line on stderr."""
     _print(line, sys.stderr)
@@ -29,8 +35,8 @@ def error(message: str) -> None:
     log(f"audiox: error: {message}")
 
 
-def _print(line: str, stream: TextIO) -> None:
+def _print(line: str, stream: TextIO, longest: int | None = LONGEST, indent: int = 0) -> None:
     line, encoding = one_line(line), stream.encoding or "utf-8"
-    if len(line) > LONGEST:
-        line = f"{line[:LONGEST]}... ({len(line)} characters)"
-    print(line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    if longest is not None and len(line) > longest:
+        line = f"{line[:longest]}... ({len(line)} characters)"
+    print(" " * indent + line.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .duration import media_duration
     from .files import MediaBytes, MediaError
     from .image import load_image
+    from .recipe import Recipe, read_recipe
     from .resample import resample_audio
     from .spectrogram import log_mel, log_mel_distance, spectrogram_picture
     from .video import load_video, resize_frames
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "duration": ["media_duration"],
         "files": ["MediaBytes", "MediaError"],
         "image": ["load_image"],
+        "recipe": ["Recipe", "read_recipe"],
         "resample": ["resample_audio"],
         "spectrogram": ["log_mel", "log_mel_distance", "spectrogram_picture"],
         "video": ["load_video", "resize_frames"],

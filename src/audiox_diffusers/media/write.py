@@ -19,6 +19,7 @@ from .containers import open_media
 from .files import MediaError, check_positive, check_sampling_rate
 from .formats import AUDIO_FORMATS, VIDEO_FORMATS
 from .image import frame_rate, open_image
+from .recipe import Recipe, write_recipe
 from .resample import LAYOUTS
 from .tracks import BIT_RATES, add_copied_picture, add_encoded_picture, add_sound, does_not_fit
 from .video import is_picture, load_video
@@ -35,6 +36,7 @@ def save_audio(
     waveform: Waveform | Iterable[Waveform],
     sampling_rate: int,
     bit_rate: int | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """
     Write sound to a file. The extension chooses the format.
@@ -51,6 +53,7 @@ def save_audio(
         sampling_rate (`int`): Sampling rate in Hz.
         bit_rate (`int`, *optional*): Bits per second of a lossy format; defaults to 192000 for MP3 and AAC, 128000 for
             Opus. Encoders take the nearest rate they know.
+        recipe ([`Recipe`], *optional*): How the sound was generated, for the metadata of the file.
 
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError: The folder is missing, not a folder, or not writable.
@@ -71,7 +74,7 @@ def save_audio(
     most = MOST_CHANNELS.get(codec, len(LAYOUTS))
     if channels > most:
         raise ValueError(f"`waveform` has {channels} channels, but {path.suffix} holds at most {most}")
-    with replacing(path) as temporary, _create(temporary, muxer) as target:
+    with replacing(path) as temporary, _create(temporary, muxer, recipe) as target:
         for packet in add_sound(target, codec, channels, pieces, rate, bit_rate):
             target.mux(packet)
 
@@ -82,6 +85,7 @@ def save_video(
     waveform: Waveform | Iterable[Waveform] | None = None,
     sampling_rate: int = 44100,
     fps: float | None = None,
+    recipe: Recipe | None = None,
 ) -> None:
     """
     Write a video with new sound.
@@ -103,6 +107,7 @@ def save_video(
             sound.
         sampling_rate (`int`): Sampling rate of `waveform` in Hz.
         fps (`float`, *optional*): Frames per second. Required for frames, not allowed for a file.
+        recipe ([`Recipe`], *optional*): How the sound was generated, for the metadata of the file.
 
     Raises:
         FileNotFoundError, NotADirectoryError, PermissionError, IsADirectoryError, FileExistsError: As [`save_audio`];
@@ -129,7 +134,7 @@ def save_video(
 
     with ExitStack() as stack:
         source = stack.enter_context(open_media(video)) if copied else None
-        target = stack.enter_context(_create(stack.enter_context(replacing(path)), muxer))
+        target = stack.enter_context(_create(stack.enter_context(replacing(path)), muxer, recipe))
         if copied:
             tracks = [add_copied_picture(target, source, video, path.suffix.lower())]
         else:
@@ -151,10 +156,12 @@ def save_video(
 
 
 @contextmanager
-def _create(path: Path, muxer: str) -> Iterator[OutputContainer]:
+def _create(path: Path, muxer: str, recipe: Recipe | None) -> Iterator[OutputContainer]:
     """Open a new file for writing. FFmpeg gets the open file: it would take a name with a colon for a URL."""
     try:
         with open(path, "wb") as file, av.open(file, "w", format=muxer) as target:
+            if recipe is not None and not write_recipe(target, recipe):
+                logger.warning("The recipe of the sound is too long for its metadata and was left out.")
             yield target
     except Exception as error:
         # After a failed write, closing fails too, with an error that says less.

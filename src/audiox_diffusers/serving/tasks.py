@@ -79,6 +79,8 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
         normalize=fields.normalize,
         device=engine.models.device,
         dtype=engine.models.dtype,
+        model=model,
+        lora=adapters,
     )
     seed = secrets.randbelow(DRAWN_SEEDS) if fields.seed is None else fields.seed
     if seed + fields.n - 1 > MAX_SEED:
