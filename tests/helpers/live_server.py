@@ -38,7 +38,7 @@ def live_server(
     """Serve models until the end of the block. The first model is loaded at the start."""
     limits = limits or Limits()
     engine = Engine(Models(list(models), list(loras), torch.device("cpu"), torch.float32, limits), folder, limits)
-    config = uvicorn.Config(create_app(engine, token), port=0, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(create_app(engine, token), port=0, log_level="warning", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     engine.start()

@@ -1,6 +1,7 @@
 """`audiox serve`."""
 
 import os
+import socket
 from argparse import Namespace
 from pathlib import Path
 from tempfile import gettempdir
@@ -29,6 +30,7 @@ def run(args: Namespace) -> int:
     from ..serving.limits import Limits
     from ..serving.models import Models
 
+    listener = _listen(args.host, args.port)
     for model in args.model:
         check_model(model)
     limits = Limits(
@@ -41,7 +43,7 @@ def run(args: Namespace) -> int:
         max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
     )
     device, dtype = read_placement(args)
-    with quiet_libraries(), scratch(Path(gettempdir()) / "serve") as folder:
+    with listener, quiet_libraries(), scratch(Path(gettempdir()) / "serve") as folder:
         folder.mkdir(mode=0o700)
         engine = Engine(Models(args.model, args.lora or [], device, dtype, limits), folder, limits)
         app = create_app(engine, args.token or os.environ.get("AUDIOX_TOKEN") or None, hosts=(args.host,))
@@ -54,15 +56,11 @@ def run(args: Namespace) -> int:
 
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
-                for server in self.servers:
-                    for socket in server.sockets:
-                        host, port = socket.getsockname()[:2]
-                        say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+                host, port = listener.getsockname()[:2]
+                say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
 
         config = uvicorn.Config(
             app,
-            host=args.host,
-            port=args.port,
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -71,7 +69,18 @@ def run(args: Namespace) -> int:
         )
         try:
             engine.start()
-            Server(config).run()
+            Server(config).run([listener])
         finally:
             engine.close(GRACE)
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Open the socket of the server, before anything takes long. `ValueError` if the address cannot be used."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except socket.gaierror as error:
+        raise ValueError(f"--host {host}: {error.strerror}") from None
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"--port {port}: cannot listen on {host} ({error.strerror})") from None

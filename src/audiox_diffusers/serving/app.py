@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
 from typing import Annotated, Any
@@ -20,11 +21,11 @@ from . import compatible
 from .bodies import read_json, read_values
 from .engine import Engine
 from .errors import ServingError, bad_field
-from .fields import FORMATS, AudioFields
+from .fields import FORMATS, MEDIA, AudioFields
 from .guard import Guard
 from .jobs import FINISHED, Job
 from .listening import listening, until
-from .sounds import Temporary, follow, headers_of, read_sound, samples_of
+from .sounds import Temporary, follow, headers_of, in_memory, read_sound, samples_of
 from .tasks import build_body, build_task
 
 # Seconds without news after which a comment keeps a stream of events open.
@@ -55,11 +56,14 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
 
     async def submit(values: dict[str, Any], files: dict[str, MediaBytes], most_sounds: int | None = None) -> Job:
         """Check a request and put it into the queue. Call it while the engine holds a place."""
-        async with checks:
-            body = await run_in_threadpool(build_body, values, files)
+        # Requests without media are checked at once: waiting for another thread would take longer.
+        has_media = bool(files) or any(values.get(name) for name in MEDIA)
+        run = run_in_threadpool if has_media else _run_now
+        async with checks if has_media else nullcontext():
+            body = await run(build_body, values, files)
             if body.fields.stream and most_sounds is None:
                 raise bad_field("stream", "does not go with jobs; use /v1/audio/generate")
-            return engine.enqueue(await run_in_threadpool(build_task, body, engine, most_sounds))
+            return engine.enqueue(await run(build_task, body, engine, most_sounds))
 
     async def submit_converted(request: Request, convert: Callable[[dict], dict]) -> Job:
         with engine.reserve():
@@ -72,7 +76,7 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
             if job.streamed is not None and job.error is None:
                 response = streamed(job)
             else:
-                response = await run_in_threadpool(content, job, 0)
+                response = in_memory(content(job, 0))
         except BaseException:
             engine.remove(job)
             raise
@@ -113,7 +117,7 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
         job = await submit_converted(request, compatible.from_chat)
         try:
             await until(request, job, lambda: job.is_finished)
-            sound = await read_sound(await run_in_threadpool(content, job, 0))
+            sound = await read_sound(content(job, 0))
         finally:
             engine.remove(job)
         return JSONResponse(await run_in_threadpool(compatible.to_chat, job, sound))
@@ -179,6 +183,10 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
         return PlainTextResponse(engine.describe_metrics(), media_type="text/plain; version=0.0.4")
 
     return _with_page(app, engine)
+
+
+async def _run_now(function: Callable, *args: Any) -> Any:
+    return function(*args)
 
 
 def _with_page(app: FastAPI, engine: Engine) -> FastAPI:

@@ -18,6 +18,8 @@ from .limits import Limits
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 2**20
+# Bytes of JSON that are parsed at once, and not in another thread.
+SHORT = 2**16
 # Seconds for which the rest of a body that is too large is read.
 DRAIN_S = 10.0
 
@@ -96,9 +98,9 @@ async def _drain(stream: AsyncIterator[bytes]) -> None:
 
 
 async def _read_json(request: Request, limits: Limits) -> dict[str, Any]:
-    parts = [chunk async for chunk in _chunks(request, limits)]
+    body = b"".join([chunk async for chunk in _chunks(request, limits)])
     try:
-        values = await run_in_threadpool(parse_json, b"".join(parts))
+        values = parse_json(body) if len(body) < SHORT else await run_in_threadpool(parse_json, body)
     except ValueError as error:
         raise ServingError(400, f"the body is not valid JSON: {one_line(error)}", code="invalid_json") from None
     if not isinstance(values, dict):

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from ..media import MediaBytes
 from ..messages import one_line, shortened
 from ..option_types import MAX_SEED, span
+from ..pipelines.checks import MAX_STEPS
 from .errors import ServingError, bad_field
 
 MEDIA = ("video", "image", "audio")
@@ -76,7 +77,9 @@ class AudioFields(BaseModel):
     )
     audio_start: Real = Field(0.0, description="Only 0.")
     speed: Real = Field(1.0, description="Only 1.")
-    num_inference_steps: Whole | None = Field(None, ge=1, description="Denoising steps. Defaults to the model's own.")
+    num_inference_steps: Whole | None = Field(
+        None, ge=1, le=MAX_STEPS, description="Denoising steps. Defaults to the model's own."
+    )
     guidance_scale: Real | None = Field(
         None, ge=-1000, le=1000, description="Guidance scale; 1 turns guidance off. Defaults to the model's own."
     )
@@ -97,7 +100,10 @@ class AudioFields(BaseModel):
     )
     normalize: bool = Field(False, description="Scale each sound to a peak of 1.0.")
     preview_every: Whole | None = Field(
-        None, ge=1, description="Denoising steps between previews of the first sound. Only useful for jobs."
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description="Denoising steps between previews of the first sound. Only useful for jobs.",
     )
     response_format: Literal["wav", "pcm", "flac", "mp3", "aac", "opus", "mp4"] = Field(
         "wav", description="Format; mp4 is the video with its new sound."
@@ -108,6 +114,10 @@ class AudioFields(BaseModel):
     stream_format: Literal["audio"] = Field("audio", description="Only audio.")
 
 
+# All names of fields in requests.
+NAMES = {*AudioFields.model_fields, "prompt", "seconds"}
+
+
 def parse_fields(values: dict[str, Any]) -> AudioFields:
     """
     Check the fields of a body, each alone.
@@ -115,14 +125,16 @@ def parse_fields(values: dict[str, Any]) -> AudioFields:
     Raises:
         ServingError: A field is unknown or has a wrong value (400).
     """
+    for name in values:
+        if name not in NAMES:
+            name = one_line(name)[:100]
+            raise ServingError(400, f"{name}: unknown field", param=name, code="unknown_field")
     try:
         # Clients send null for what they leave to the server.
         return AudioFields.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = one_line(".".join(map(str, first["loc"])) or "body")
-        if first["type"] == "extra_forbidden":
-            raise ServingError(400, f"{name}: unknown field", param=name, code="unknown_field") from None
+        name = one_line(".".join(map(str, first["loc"])))
         message = first["msg"].removeprefix("Value error, ")
         raise bad_field(name, one_line(message[0].lower() + message[1:])) from None
 

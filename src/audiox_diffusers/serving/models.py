@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from ..commands.loading import load_pipeline
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
-from ..messages import describe
+from ..messages import describe, shortened
 from ..pipelines import AudioXPipeline
 from .errors import ServingError, bad_field
 from .limits import Limits
@@ -65,7 +65,7 @@ class Models:
         if name not in self.sources:
             raise ServingError(
                 404,
-                f"model: {name!r} is not served here, use one of {', '.join(self.sources)}",
+                f"model: {shortened(name)} is not served here, use one of {', '.join(self.sources)}",
                 param="model",
                 code="model_not_found",
             )
@@ -76,7 +76,7 @@ class Models:
         for name in scales:
             if name not in self.loras:
                 known = f"use one of {', '.join(self.loras)}" if self.loras else "this server has none"
-                raise bad_field("lora", f"no adapter {name!r}, {known}")
+                raise bad_field("lora", f"no adapter {shortened(name)}, {known}")
         return tuple(sorted(scales.items()))
 
     def get(self, name: str, adapters: tuple[tuple[str, float], ...] = ()) -> AudioXPipeline:

@@ -1,6 +1,7 @@
 """Sounds as responses."""
 
 import asyncio
+import os
 import wave
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from .jobs import FINISHED, Job
 from .listening import listening
 
 CHUNK = 2**16
+# Bytes from which a file is sent piece by piece.
+LARGE = 2**21
 
 
 class Temporary(Response):
@@ -48,6 +51,15 @@ async def samples_of(path: Path) -> AsyncIterator[bytes]:
     with wave.open(str(path)) as file:
         while frames := await run_in_threadpool(file.readframes, CHUNK):
             yield frames
+
+
+def in_memory(response: Response) -> Response:
+    """Return a response with the contents of a small file, which is sent sooner than from the file."""
+    if not isinstance(response, FileResponse) or os.stat(response.path).st_size > LARGE:
+        return response
+    data = Path(response.path).read_bytes()
+    headers = {name: value for name, value in response.headers.items() if name.startswith("x-")}
+    return Response(data, media_type=response.media_type, headers=headers)
 
 
 async def read_sound(response: Response) -> bytes:
