@@ -99,6 +99,7 @@ class AudioFields(BaseModel):
         None, description="Name of a LoRA adapter, or names with scales."
     )
     normalize: bool = Field(False, description="Scale each sound to a peak of 1.0.")
+    metadata: bool = Field(True, description="Write prompt, model, seed and settings to the metadata of the file.")
     preview_every: Whole | None = Field(
         None,
         ge=1,

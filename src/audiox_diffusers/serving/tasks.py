@@ -80,6 +80,7 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
         device=engine.models.device,
         dtype=engine.models.dtype,
         model=model,
+        metadata=fields.metadata,
         lora=adapters,
     )
     seed = secrets.randbelow(DRAWN_SEEDS) if fields.seed is None else fields.seed
