@@ -10,6 +10,7 @@ Such a block is only compiled, or its `audiox` commands are parsed.
 """
 
 import contextlib
+import dataclasses
 import io
 import os
 import re
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from live_server import live_server
 from loopback_hub import loopback_hub
 from small_releases import write_repositories
 
@@ -32,6 +34,7 @@ from audiox_diffusers.testing import create_random_pipeline
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 RUN_TIMEOUT = 300  # seconds for one block
+SERVER = "127.0.0.1:7860"
 
 DOCUMENTS = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 LINKING_DOCUMENTS = [*DOCUMENTS, "CONTRIBUTING.md"]
@@ -203,6 +206,17 @@ def hub_of_releases(document, folder, tokenizer):
         yield hub.environment
 
 
+@contextlib.contextmanager
+def address_of_server(document, folder):
+    """Run a server for the page about it, and yield its address."""
+    if document != "docs/serving.md":
+        yield SERVER
+        return
+    (folder / "jobs").mkdir()
+    with live_server(folder / "jobs") as server:
+        yield server.url.removeprefix("http://")
+
+
 def run(command, folder, place, cache, environment):
     env = {
         **os.environ,
@@ -261,11 +275,20 @@ def as_in_document(block):
     return "\n" * block.line + block.source
 
 
+def replace_address(block, address):
+    """Let a block use another address than the one that the documents show, which may be in use."""
+    return dataclasses.replace(block, source=block.source.replace(SERVER, address))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_run(document, working_folder, tmp_path, tokenizer):
-    with hub_of_releases(document, working_folder, tokenizer) as environment:
+    with (
+        hub_of_releases(document, working_folder, tokenizer) as environment,
+        address_of_server(document, working_folder) as address,
+    ):
         for block in blocks_of(document, "bash", "python"):
+            block = replace_address(block, address)
             if block.not_run is not None:
                 continue
             if block.language == "python":
