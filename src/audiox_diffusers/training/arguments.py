@@ -11,6 +11,7 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from ..evaluation.metrics import METRICS
 from ..pipelines.prompts import VIDEO_PROMPT
+from .dataset_list import DatasetOptions
 from .lr_schedules import LR_SCHEDULERS
 
 
@@ -79,20 +80,36 @@ class DataArguments(Arguments):
     _argument_group_name = "data"
 
     dataset: list[str] = HfArg(
-        help="Datasets that `datasets.load_dataset` can stream: Hub ids, folders of media with metadata.jsonl or .csv,"
-        " and files or globs of Parquet or WebDataset tars. Several datasets are mixed."
+        aliases=["--dataset_name", "--train_data_dir", "--instance_data_dir"],
+        help="Hub ids, folders of media, and files or globs of Parquet, WebDataset tars, JSON lines or CSV. Several"
+        " datasets are mixed. See docs/training.md for all formats.",
     )
     dataset_weights: list[Positive] | None = HfArg(
         default=None, help="Weight of each dataset in the mixture. Equal weights if omitted."
+    )
+    media_dir: Folder | None = HfArg(
+        default=None,
+        help="Folder of the files that CSV and JSON lines name by path or by id. Defaults to the folder of the table.",
+        metadata={"metavar": "DIR"},
     )
     dataset_config_name: str | None = HfArg(default=None, help="Configuration of the datasets.")
     dataset_split: str = HfArg(default="train", help="Split of the datasets.")
     dataset_revision: str | None = HfArg(default=None, help="Revision of the datasets on the Hub.")
     cache_dir: str | None = HfArg(default=None, help="Download cache of `datasets` and `huggingface_hub`.")
-    audio_column: str | None = HfArg(default=None, help="Column with the audio. Defaults to audio, if present.")
-    video_column: str | None = HfArg(default=None, help="Column with the video. Defaults to video, if present.")
-    image_column: str | None = HfArg(default=None, help="Column with the image. Defaults to image, if present.")
-    caption_column: str | None = HfArg(default=None, help="Column with the caption. Defaults to caption, if present.")
+    audio_column: str | None = HfArg(
+        default=None, help="Column with the audio, or none. Defaults to audio, or a column of sound files."
+    )
+    video_column: str | None = HfArg(
+        default=None, help="Column with the video, or none. Defaults to video, or a column of video files."
+    )
+    image_column: str | None = HfArg(
+        default=None, help="Column with the image, or none. Defaults to image, or a column of image files."
+    )
+    caption_column: str | None = HfArg(
+        default=None,
+        help="Column with the caption, folder for the names of class folders, or none. Defaults to caption, text,"
+        " captions, sentence or label.",
+    )
     audio_prompt_column: str | None = HfArg(
         default=None, help="Column with the audio prompt. Defaults to audio_prompt, if present."
     )
@@ -113,6 +130,27 @@ class DataArguments(Arguments):
         help="Encode the data once into this folder, and train from there. Reuses an existing cache.",
         metadata={"metavar": "DIR"},
     )
+
+    # Set by a config file that lists datasets with options of their own.
+    dataset_options: list[dict[str, Any]] | None = field(default=None, init=False)
+
+    def datasets(self) -> list[DatasetOptions]:
+        """Return the datasets, each with its own options or else those of the run."""
+        weights = self.dataset_weights or [1.0] * len(self.dataset)
+        given = {name: getattr(self, f"{name}_column") for name in COLUMNS}
+        common = {
+            "config_name": self.dataset_config_name,
+            "split": self.dataset_split,
+            "revision": self.dataset_revision,
+            "media_dir": None if self.media_dir is None else str(self.media_dir),
+        }
+        columns = {name: column for name, column in given.items() if column is not None}
+        datasets = []
+        for number, (path, weight) in enumerate(zip(self.dataset, weights, strict=True)):
+            own = dict(self.dataset_options[number]) if self.dataset_options else {}
+            own["columns"] = {**columns, **own.get("columns", {})}
+            datasets.append(DatasetOptions(path=path, **{"weight": weight, **common, **own}))
+        return datasets
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -341,7 +379,8 @@ def build_parser(arguments: type[Arguments], description: str) -> HfArgumentPars
     """Build a parser with one option for each field of `arguments`, grouped by the class that declares it."""
     groups = [base for base in arguments.__mro__ if "_argument_group_name" in vars(base)]
     parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
-    parser.set_defaults(**{field.name: field.default for field in fields(arguments) if field.default is not MISSING})
+    options = [field for field in fields(arguments) if field.init and field.default is not MISSING]
+    parser.set_defaults(**{field.name: field.default for field in options})
     return parser
 
 

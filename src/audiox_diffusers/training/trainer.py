@@ -25,6 +25,7 @@ from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
 from .data.batches import Batch, BatchMaker, Sample
 from .data.encoding import ENCODERS, RecordEncoder
+from .data.first_look import check_look, look
 from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
 from .data.records import RecordReader, WindowSpec
@@ -93,7 +94,11 @@ class Trainer:
         datasets = self.method.open_datasets()
         sources = [dataset.source for dataset in datasets]
         columns = [dataset.columns for dataset in datasets]
-        reader = RecordReader(WindowSpec.of(pipe), columns, args.masking(), args.crop, args.min_seconds, args.seed)
+        self._look_at(datasets)
+        tasks = [dataset.options.tasks for dataset in datasets]
+        reader = RecordReader(
+            WindowSpec.of(pipe), columns, args.masking(), args.crop, args.min_seconds, args.seed, tasks
+        )
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.method.encoders)
         if args.cache_latents is None:
             null_embeddings = self.encoder.null_embeddings()
@@ -133,6 +138,13 @@ class Trainer:
             accelerator.num_processes,
             args.max_bad_records,
         )
+
+    def _look_at(self, datasets: list[MixedDataset]) -> None:
+        """Print what the datasets hold. Raise `ValueError` if that is not what the tasks need."""
+        for dataset in datasets:
+            found = look(dataset, self.args.min_seconds)
+            self.accelerator.print(found.table())
+            check_look(found, dataset.options.tasks or self.args.masking().task_weights)
 
     def _move_encoders(self, device: torch.device) -> None:
         for name in ENCODERS:
@@ -483,7 +495,8 @@ def cache_description(args: TrainingArguments, pipe: AudioXPipeline, datasets: l
         **{name: getattr(args, name) for name in names},
         # Only random crops depend on the seed.
         "seed": args.seed if args.crop == "random" else None,
-        "columns": datasets[0].columns,
+        "columns": [dataset.source.found for dataset in datasets],
+        "start_offsets": [dataset.options.start_offset for dataset in datasets],
         "model": args.pretrained_model_name_or_path,
         "revision": args.revision,
         "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},

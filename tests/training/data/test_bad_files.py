@@ -109,7 +109,7 @@ def test_a_run_skips_bad_records(train, scenes, tmp_path, cached):
     rows = [row for number, row in enumerate(bad) for row in (row, good[number % 4])]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps({"task": None, **row}) + "\n" for row in rows))
     options = ["--dataset", tmp_path / "data.jsonl", "--shuffle_buffer_size", 1, "--train_batch_size", 4]
-    options += ["--drop_video_rate", 0, "--max_bad_records", 2]
+    options += ["--drop_video_rate", 0, "--max_bad_records", 2, "--caption_column", "none"]
     losses = train("out", 9, *options, *(["--cache_latents", tmp_path / "cache"] if cached else []))
     assert len(losses) == 9
     skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text().splitlines()]

@@ -306,7 +306,7 @@ def test_which_options_a_cache_depends_on(train, small_model, scenes, tmp_path):
         ("seed", 1, "seed was 0 and is 1"),
         ("min_seconds", 1.5, "min_seconds was 1.0 and is 1.5"),
         ("video_prompt", "a film", "video_prompt was .* and is 'a film'"),
-        ("caption_column", "events", "columns was .*'caption': 'caption'.* and is .*'caption': 'events'"),
+        ("caption_column", "none", r"columns was .*'caption': \['caption'\].* and is \[\{'video': \['video'\]\}\]"),
         ("pretrained_model_name_or_path", tmp_path / "other", "model was .*audiox-small' and is '.*other'"),
         ("dataset", tmp_path / "data", "dataset was .*scenes'.* and is .*data"),
     ):

@@ -134,10 +134,8 @@ def test_a_damaged_shard_keeps_its_first_rows(tmp_path, wav):
     path = tmp_path / "tars" / "1.tar"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 + 200])
     source = DatasetSource(str(tmp_path / "tars"))
-    rows, read = source.rows(1), []
-    with pytest.raises(Exception, match="(?i)unexpected end|truncated|header|read"):
-        read.extend(rows)
-    assert 0 < len(read) < 4
+    *read, rest = source.rows(1)
+    assert 0 < len(read) < 4 and f"{path}: the rest of this shard cannot be read" in rest.reason
     assert len(list(source.rows(2))) == 4
 
 

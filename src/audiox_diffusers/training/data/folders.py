@@ -1,31 +1,17 @@
 """Folders of sounds, videos and images, with or without a metadata file."""
 
 from collections.abc import Iterator
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Any
 
 from datasets import load_dataset
 
+from .media_kinds import EXTENSIONS, KINDS, kind_of
 from .streaming import Row, Unreadable
 
 METADATA = {"metadata.jsonl": "json", "metadata.csv": "csv", "metadata.parquet": "parquet"}
 # Folders with such files are datasets in another format, beside which media may lie.
 SHARDS = {".parquet", ".tar", ".arrow", ".zip"}
-EXTENSIONS = {
-    "audio": (
-        ".aac .aif .aiff .amr .au .caf .flac .m4a .mka .mp2 .mp3 .oga .ogg .opus .rf64 .voc .w64 .wav .weba .wma .wv"
-    ),
-    "video": (
-        ".3g2 .3gp .asf .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut .ogm .ogv .ts .vob .webm .wmv"
-    ),
-    "image": ".avif .bmp .jpeg .jpg .png .tif .tiff .webp",
-}
-KINDS = {extension: kind for kind, extensions in EXTENSIONS.items() for extension in extensions.split()}
-
-
-def kind_of(name: str) -> str:
-    """Return the column for a media file, judging by its extension. Unknown extensions count as audio."""
-    return KINDS.get(PurePosixPath(name).suffix.lower(), "audio")
 
 
 class MediaFolder:
@@ -34,7 +20,11 @@ class MediaFolder:
 
     The columns `file_name` and `*_file_name` of a metadata file are paths relative to it. `file_name` becomes `audio`,
     `video` or `image`, depending on the file, so a folder can mix them. Subfolders can have metadata files of their own.
-    Each metadata file is a shard. Without metadata, every sound and every video is a row.
+    Each metadata file is a shard.
+
+    Without metadata, every sound and every video is a row. The text file of the same name beside it, such as `rain.txt`
+    beside `rain.wav`, is its `caption`. `folder` is the name of the subfolder that it lies in, with spaces for
+    underscores.
 
     Args:
         folder: The folder.
@@ -47,7 +37,8 @@ class MediaFolder:
 
     def __init__(self, folder: Path, files: list[Path], split: str):
         if (folder / split).is_dir() and not any(file.name in METADATA for file in folder.iterdir()):
-            files = [file for file in files if file.is_relative_to(folder / split)]
+            folder /= split
+            files = [file for file in files if file.is_relative_to(folder)]
         elif split != "train":
             raise ValueError(f"has no subfolder {split}")
         self.metadata = [file for file in files if file.name in METADATA]
@@ -59,7 +50,13 @@ class MediaFolder:
             raise ValueError(f"{self.metadata[0].name} needs a column file_name, got {', '.join(names)}")
         kinds = [kind for kind in EXTENSIONS if any(KINDS.get(file.suffix.lower()) == kind for file in files)]
         columns = [column for name in names for column in (kinds if name == "file_name" else [_column(name)])]
+        if not self.metadata:
+            texts = set(files)
+            columns += ["caption"] if any(file.with_suffix(".txt") in texts for file in self.media) else []
+            columns += ["folder"] if any(file.parent != folder for file in self.media) else []
+        self.folder = folder
         self.columns = list(dict.fromkeys(columns))
+        self.num_rows = None if self.metadata else len(self.media)
 
     @classmethod
     def open(cls, folder: Path, split: str) -> "MediaFolder | None":
@@ -72,10 +69,19 @@ class MediaFolder:
         """Yield the rows of one shard, starting at row `start`."""
         if not self.metadata:
             for file in self.media[start:]:
-                yield {kind_of(file.name): str(file)}
+                yield self._row(file)
             return
         for row in self._table(shard, start):
             yield _resolve(row, self.metadata[shard].parent)
+
+    def _row(self, file: Path) -> Row:
+        row = {kind_of(file.name): str(file)}
+        text = file.with_suffix(".txt")
+        if text.is_file():
+            row["caption"] = text.read_text(encoding="utf-8", errors="replace").strip()
+        if file.parent != self.folder:
+            row["folder"] = file.parent.name.replace("_", " ")
+        return row
 
     def _table(self, shard: int, start: int) -> Iterator[dict[str, Any]]:
         file = self.metadata[shard]

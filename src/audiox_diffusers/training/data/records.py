@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import fsspec
@@ -141,6 +141,7 @@ class RecordReader:
         columns: For each dataset, its name for each of `COLUMNS` that it has. A dot leads into a nested column, as in
             `json.caption`.
         masking: How tasks are drawn.
+        tasks: For each dataset, weights of its tasks instead of those of `masking`, or `None`. Empty for none.
         crop: Where the window lies in a longer record: `"random"`, different in every epoch, or `"start"`.
         min_seconds: Shorter records are bad records.
         seed: Seed of the crops and task specs.
@@ -152,6 +153,7 @@ class RecordReader:
     crop: str
     min_seconds: float
     seed: int
+    tasks: Sequence[Mapping[str, float] | None] = ()
 
     def read(self, key: RowKey, row: Row, everything: bool = False) -> Record:
         """
@@ -211,8 +213,10 @@ class RecordReader:
 
     def task_spec(self, key: RowKey, available: frozenset[str], task: Any = None) -> TaskSpec:
         """Draw the task spec of a row. Raise `BadRecord` if there is none for `available` or `task`."""
+        own = self.tasks[key.source] if self.tasks else None
+        masking = self.masking if own is None else replace(self.masking, task_weights=dict(own))
         with bad_records():
-            return draw_task_spec(self.masking, available, generator_for(self.seed, "plan", *key), task)
+            return draw_task_spec(masking, available, generator_for(self.seed, "plan", *key), task)
 
     def _rename(self, source: int, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the row under the names of `COLUMNS`."""

@@ -12,8 +12,9 @@ from ..arguments import MaskingConfig, MaskingRates
 from ..data.batches import BatchMaker, Sample
 from ..data.encoding import NullEmbeddings, RecordEncoder
 from ..data.records import BadRecord, RecordReader, WindowSpec
-from ..data.sources import DatasetSource, find_columns
-from ..data.streaming import RowKey, read_shard
+from ..data.sources import open_dataset
+from ..data.streaming import RowKey, RowSource, read_shard
+from ..dataset_list import DatasetOptions
 from ..strategy import DiffusionStrategy
 from .lora_arguments import LoraArguments
 from .model import AudioXTrainingModel
@@ -92,12 +93,12 @@ def build_early_stopping(
     Raises:
         ValueError: There is no usable clip.
     """
-    source = DatasetSource(args.held_out, cache_dir=args.cache_dir, option="--held_out")
+    options = DatasetOptions(path=args.held_out, columns=args.datasets()[0].columns)
+    dataset = open_dataset(options, args.cache_dir, "--held_out")
     masking = MaskingConfig(**{name: 0.0 for name in vars(MaskingRates()) if not name.startswith("audio_mask")})
-    columns = find_columns(args, [source], "--held_out")
-    reader = RecordReader(WindowSpec.of(pipe), [columns], masking, "start", args.min_seconds, args.seed)
+    reader = RecordReader(WindowSpec.of(pipe), [dataset.columns], masking, "start", args.min_seconds, args.seed)
     clips, reason = [], "it has no rows"
-    for key, row in _rows(source):
+    for key, row in _rows(dataset.source):
         if len(clips) == CLIPS:
             logger.warning(f"--held_out {args.held_out}: only the first {CLIPS} clips are used")
             break
@@ -122,7 +123,7 @@ def build_early_stopping(
     return EarlyStopping(samples, maker, strategy, args.train_batch_size, args.early_stopping_patience)
 
 
-def _rows(source: DatasetSource) -> Iterator[tuple[RowKey, Any]]:
+def _rows(source: RowSource) -> Iterator[tuple[RowKey, Any]]:
     for shard in range(source.num_shards):
         for number, row in enumerate(read_shard(source, shard)):
             yield RowKey(0, 0, shard, number), row

@@ -13,10 +13,10 @@ from tqdm.auto import tqdm
 from ...atomic import replacing
 from ...media import save_audio
 from ...pipelines import AudioXPipeline
-from ..arguments import COLUMNS
 from ..data.batches import Batch
 from ..data.seeds import generator_for
-from ..data.sources import DatasetSource, MixedDataset
+from ..data.sources import MixedDataset, open_dataset
+from ..dataset_list import DatasetOptions
 from ..strategy import DiffusionStrategy
 from .lora_arguments import LoraArguments
 
@@ -67,8 +67,8 @@ def write_prior_data(args: LoraArguments, pipe: AudioXPipeline, accelerator: Acc
 
 def open_prior_data(args: LoraArguments, weight: float) -> MixedDataset:
     """Open `--class_data_dir`. Options about `--dataset`, such as column names, do not apply to it."""
-    source = DatasetSource(str(args.class_data_dir), cache_dir=args.cache_dir, option="--class_data_dir")
-    return MixedDataset(source, {name: name for name in COLUMNS if name in source.columns}, weight)
+    options = DatasetOptions(path=str(args.class_data_dir), weight=weight)
+    return open_dataset(options, args.cache_dir, "--class_data_dir")
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -7,8 +7,9 @@ import torch
 from ...media import load_audio
 from ..data.records import BadRecord, bad_records, stored_media
 from ..data.seeds import generator_for
-from ..data.sources import DatasetSource
+from ..data.sources import open_dataset
 from ..data.streaming import Row, Unreadable, read_shard
+from ..dataset_list import DatasetOptions
 
 HELD_OUT = 10  # one of this many recordings is held out
 HELD_OUT_SEGMENTS = 64
@@ -32,10 +33,7 @@ def load_recordings(
     """
     recordings, skipped = [], []
     for name in names:
-        source, before = DatasetSource(name), len(recordings)
-        if not {"audio", "video"} & set(source.columns):
-            columns = ", ".join(source.columns)
-            raise ValueError(f"--dataset {name} has neither a column audio nor a column video, but {columns}")
+        source, before = open_dataset(DatasetOptions(path=name), None).source, len(recordings)
         for shard in range(source.num_shards):
             for number, row in enumerate(read_shard(source, shard)):
                 try:
