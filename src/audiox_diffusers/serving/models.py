@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, try_to_load_from_cache
+from yaml import YAMLError
 
 from ..commands.loading import load_pipeline
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
+from ..loaders.releases import LICENCE, find_release
 from ..messages import describe, shortened
 from ..pipelines import AudioXPipeline
 from .errors import ServingError, bad_field
@@ -170,9 +172,16 @@ def _size(pipe: AudioXPipeline) -> int:
 
 
 def license_of(source: str) -> str | None:
-    """Return the licence in the model card of a local model, `None` if there is none."""
+    """Return the licence of a model: that of its card, if it is on this machine. `None` if it is not known."""
     folder = EMBEDDED_FOLDER if source == EMBEDDED_MODEL and not Path(source).is_dir() else Path(source)
+    card = folder / "README.md"
+    if not folder.exists():
+        if find_release(source) is not None:
+            return LICENCE.lower()
+        card = Path(str(try_to_load_from_cache(source, "README.md")))
+    if not card.is_file():
+        return None
     try:
-        return ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.license
-    except Exception:
+        return ModelCard.load(card, ignore_metadata_errors=True).data.license
+    except (ValueError, OSError, YAMLError):
         return None
