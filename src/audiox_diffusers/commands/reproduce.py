@@ -1,5 +1,6 @@
 """Ways to generate a sound again from its recipe: as a command line, as Python and as a request. Nothing is executed."""
 
+import json
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,3 +106,32 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
         yield "waveform = waveform / abs(waveform).max()"
     picture = f"{recipe.video!r}, " if keeps_picture else ""
     yield f"{writer}({output!r}, {picture}waveform, pipe.vae.config.sampling_rate)"
+
+
+def curl_line(recipe: Recipe, url: str, output: str) -> str:
+    """Return the request to a server of `audiox serve` that generates a sound."""
+    words = ["curl", "--fail-with-body", quote(f"{url.rstrip('/')}/v1/audio/generate")]
+    values = {
+        "input": recipe.prompt,
+        "negative_prompt": recipe.negative_prompt,
+        "model": recipe.model,
+        "audio_length": recipe.length,
+        "inpaint_spans": ",".join(f"{_number(start)}-{_number(end)}" for start, end in recipe.inpaint) or None,
+        "extend_by": recipe.extend,
+        "strength": recipe.strength,
+        "num_inference_steps": recipe.steps,
+        "guidance_scale": recipe.guidance,
+        "guidance_rescale": recipe.guidance_rescale or None,
+        "seed": recipe.seed,
+        "normalize": "true" if recipe.normalize else None,
+        "lora": json.dumps(dict(recipe.lora)) if recipe.lora else None,
+        "response_format": Path(output).suffix[1:],
+    }
+    for name, value in values.items():
+        if value is not None:
+            text = _number(value) if isinstance(value, float) else str(value)
+            words += ["--form-string", quote(f"{name}={text}")]
+    for name, file in recipe.inputs.items():
+        escaped = file.replace("\\", "\\\\").replace('"', '\\"')
+        words += ["--form", quote(f'{name}=@"{escaped}"')]
+    return " ".join([*words, "--output", quote(output)])

@@ -190,19 +190,17 @@ async def _run_now(function: Callable, *args: Any) -> Any:
 
 
 def _with_page(app: FastAPI, engine: Engine) -> FastAPI:
-    """Put the page at `/`: `build_page(engine)` of `serving/page.py`, which returns `gradio.Blocks`."""
-    if find_spec(".page", __package__) is None:
+    """Put the page at `/`, or a pointer to the API where Gradio is not installed."""
+    if find_spec("gradio") is not None:
+        from .page import mount_page
 
-        @app.get("/", include_in_schema=False)
-        def pointer() -> dict[str, str]:
-            return {"name": "audiox", "version": __version__, "documentation": "/docs", "api": "/v1"}
+        return mount_page(app, engine)
 
-        return app
-    import gradio
+    @app.get("/", include_in_schema=False)
+    def pointer() -> dict[str, str]:
+        return {"name": "audiox", "version": __version__, "documentation": "/docs", "api": "/v1"}
 
-    from .page import build_page
-
-    return gradio.mount_gradio_app(app, build_page(engine), "/", max_file_size=engine.limits.max_upload_bytes)
+    return app
 
 
 def _body_schema() -> dict[str, Any]:
