@@ -203,6 +203,11 @@ def test_the_content_of_an_unfinished_job_is_a_conflict(server):
     wait_until(lambda: not list(server.folder.iterdir()))
 
 
+def test_jobs_are_not_streamed(server):
+    response = server.client.post("/v1/jobs", json={"input": "rain", "stream": True})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "stream"
+
+
 def test_previews_do_not_change_the_sound(server):
     body = {"input": "rain", **QUICK, "num_inference_steps": 6}
     job = server.engine.submit({**body, "preview_every": 2})

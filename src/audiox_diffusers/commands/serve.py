@@ -2,6 +2,8 @@
 
 import os
 import socket
+import threading
+import time
 from argparse import Namespace
 from pathlib import Path
 from tempfile import gettempdir
@@ -14,6 +16,8 @@ from .terminal import say
 
 # Seconds that running jobs get after a signal.
 GRACE = 10.0
+# Seconds that responses get after the last job.
+LINGER = 3.0
 
 
 def run(args: Namespace) -> int:
@@ -52,7 +56,14 @@ def run(args: Namespace) -> int:
             def handle_exit(self, number: int, frame: Any) -> None:
                 # Before uvicorn waits for open connections, which wait for their jobs.
                 engine.begin_shutdown(grace_s=GRACE)
+                threading.Thread(target=self.leave, daemon=True).start()
                 super().handle_exit(number, frame)
+
+            def leave(self) -> None:
+                """Close the connections that are open some seconds after the last job, such as those of browsers."""
+                engine.join(2 * GRACE)
+                time.sleep(LINGER)
+                self.force_exit = True
 
             async def startup(self, sockets: Any = None) -> None:
                 await super().startup(sockets)
@@ -65,7 +76,6 @@ def run(args: Namespace) -> int:
             access_log=False,
             server_header=False,
             timeout_keep_alive=15,
-            timeout_graceful_shutdown=round(2 * GRACE),
         )
         try:
             engine.start()

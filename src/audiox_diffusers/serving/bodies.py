@@ -86,7 +86,8 @@ async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
             return
     if request.headers.get("expect", "").lower() != "100-continue":
         await _drain(stream)
-    raise ServingError(413, f"the body must have at most {limits.max_upload_bytes} bytes", code="upload_too_large")
+    most = limits.max_upload_bytes / 2**20
+    raise ServingError(413, f"the request must have at most {most:g} MB", code="upload_too_large")
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:
@@ -127,11 +128,11 @@ async def _read_form(request: Request, limits: Limits) -> tuple[dict[str, Any], 
     try:
         for name, value in form.multi_items():
             if name in values or name in files:
-                raise bad_field(shortened(name), "given twice")
+                raise bad_field(one_line(name)[:100], "given twice")
             if not isinstance(value, UploadFile):
                 values[name] = value
             elif name not in MEDIA:
-                raise bad_field(shortened(name), f"must not be a file; files are {', '.join(MEDIA)}")
+                raise bad_field(one_line(name)[:100], f"must not be a file; files are {', '.join(MEDIA)}")
             else:
                 # The name of the upload is never used.
                 files[name] = MediaBytes(await value.read(), name)

@@ -195,13 +195,17 @@ class Engine:
     def close(self, grace_s: float = 10.0) -> None:
         """Stop: give running jobs some seconds to finish, then cancel them, and remove all files."""
         self.begin_shutdown(grace_s)
-        if self._thread.ident is not None:
-            # A step can take long, and a model can take long to load. The process does not wait for those.
-            self._thread.join(2 * grace_s)
+        # A step can take long, and a model can take long to load. The process does not wait for those.
+        self.join(2 * grace_s)
         with self._changed:
             jobs, self._jobs = self._jobs, {}
         for job in jobs.values():
             job.discard()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
 
     def _cancel_running(self) -> None:
         for job in list(self._running):
