@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .audio import load_audio
     from .duration import media_duration
     from .files import MediaBytes, MediaError
+    from .frames import FrameSpec, load_frames
     from .image import load_image
     from .recipe import Recipe, read_recipe
     from .resample import resample_audio
@@ -21,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_names(
         "audio": ["load_audio"],
         "duration": ["media_duration"],
         "files": ["MediaBytes", "MediaError"],
+        "frames": ["FrameSpec", "load_frames"],
         "image": ["load_image"],
         "recipe": ["Recipe", "read_recipe"],
         "resample": ["resample_audio"],

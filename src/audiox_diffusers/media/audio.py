@@ -22,7 +22,15 @@ from .files import (
     check_window,
 )
 from .resample import resample_audio
-from .timeline import start_of, timed
+from .timeline import origin, start_of, timed
+
+# Sounds that decode to the same samples from the middle as from the start, and whose timestamps count samples. Only
+# the random numbers differ that decoders of AAC put in place of noise.
+SEEKABLE_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "wav", "w64", "aiff", "caf", "flac"}
+SEEKABLE_CODECS = {"aac", "alac", "flac"}
+
+# Seconds to decode ahead of the requested time, until a decoder no longer depends on what came before.
+SEEK_MARGIN = 1
 
 # Sound that comes this many seconds too late or too early still counts as continuous. Some recorders' clocks are no
 # more precise.
@@ -89,7 +97,8 @@ def load_audio(
             raise MediaError(f"{path}: has {stream.channels} channels, more than `max_channels` ({max_channels})")
         if duration is None and stream.duration and stream.duration * stream.time_base - start > max_duration:
             raise _too_long(path, max_duration)
-        with closing(_chunks(container, stream, path, channels)) as chunks:
+        sought = _seek(container, stream, start)
+        with closing(_chunks(container, stream, path, channels, sought)) as chunks:
             waveform, rate = _window(path, chunks, start, duration, max_duration)
     waveform = torch.from_numpy(waveform)
     if channels == 2 and waveform.shape[0] == 1:
@@ -107,10 +116,44 @@ def sound_end(container: InputContainer, stream: AudioStream, path: MediaSource)
     return end
 
 
-def _placed(container: InputContainer, stream: AudioStream, path: MediaSource) -> Iterator[tuple[int, AudioFrame]]:
-    """Yield decoded frames with the place of their first sample on the timeline. Gaps are left between them."""
-    shift, end, rate = None, 0, None
-    for time, _, frame in timed(container, stream, path):
+def _seek(container: InputContainer, stream: AudioStream, start: float) -> Fraction | None:
+    """
+    Move ahead of `start` if the sound can be decoded from there exactly.
+
+    Returns:
+        The zero of the timeline, in seconds on the file's own clock. `None` if the container is still at its start.
+    """
+    codec, file_format = stream.codec_context.name, container.format.name
+    zero = origin(container)
+    if zero is None and codec.startswith("pcm_"):
+        zero = Fraction(0)
+    if (
+        start <= 2 * SEEK_MARGIN
+        or zero is None
+        or file_format not in SEEKABLE_FORMATS
+        or not (codec in SEEKABLE_CODECS or codec.startswith("pcm_"))
+        or not stream.rate
+        or stream.time_base * stream.rate != 1
+        or (stream.duration and start >= stream.duration * stream.time_base)
+    ):
+        return None
+    try:
+        container.seek(int((zero + Fraction(start) - SEEK_MARGIN) / stream.time_base), stream=stream)
+    except av.FFmpegError:
+        return None
+    return zero
+
+
+def _placed(
+    container: InputContainer, stream: AudioStream, path: MediaSource, sought: Fraction | None = None
+) -> Iterator[tuple[int, AudioFrame]]:
+    """
+    Yield decoded frames with the place of their first sample on the timeline. Gaps are left between them.
+
+    For `sought` see [`_seek`].
+    """
+    shift, end, rate = (None if sought is None else Fraction(0)), None, None
+    for time, _, frame in timed(container, stream, path, zero=sought):
         if rate not in (None, frame.sample_rate):
             raise MediaError(f"{path}: changes its sampling rate midway")
         rate = frame.sample_rate
@@ -120,6 +163,7 @@ def _placed(container: InputContainer, stream: AudioStream, path: MediaSource) -
             shift = Fraction(0) if declared is None or abs(declared - time) > TOLERANCE else declared - time
             end = max(0, round((time + shift) * rate))
         position = round((time + shift) * rate)
+        end = position if end is None else end
         if position - end <= TOLERANCE * rate:
             position = end
         yield position, frame
@@ -127,11 +171,11 @@ def _placed(container: InputContainer, stream: AudioStream, path: MediaSource) -
 
 
 def _chunks(
-    container: InputContainer, stream: AudioStream, path: MediaSource, channels: int | None
+    container: InputContainer, stream: AudioStream, path: MediaSource, channels: int | None, sought: Fraction | None
 ) -> Iterator[Chunk]:
-    """Yield decoded sound. Mono stays mono when 2 channels are requested."""
+    """Yield decoded sound. Mono stays mono when 2 channels are requested. For `sought` see [`_seek`]."""
     resampler = count = None
-    for position, frame in _placed(container, stream, path):
+    for position, frame in _placed(container, stream, path, sought):
         if count is None:
             count = frame.layout.nb_channels
             resampler = _remixer(count if channels is None else min(count, channels), frame)

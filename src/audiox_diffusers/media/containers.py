@@ -2,8 +2,9 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -137,8 +138,21 @@ def picture_streams(container: InputContainer) -> list[VideoStream]:
     return [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
 
 
-def decode(container: InputContainer, stream: Stream, source: MediaSource) -> Iterator[Frame]:
-    """Yield every frame that can be decoded, in order. One warning reports damage and gaps."""
+# Passes packets on, after it has set the decoder for each.
+Choose = Callable[[Iterator[av.Packet]], Iterator[av.Packet]]
+
+
+def decode(
+    container: InputContainer, stream: Stream, source: MediaSource, choose: Choose | None = None
+) -> Iterator[Frame]:
+    """
+    Yield every frame that can be decoded, in order. One warning reports damage and gaps.
+
+    Args:
+        container, stream: Where to read from, at the container's position.
+        source: Name of the file, for the warning.
+        choose: Sets the decoder for each packet, for example to skip frames.
+    """
     warned, expected = False, None
 
     def warn() -> None:
@@ -149,16 +163,15 @@ def decode(container: InputContainer, stream: Stream, source: MediaSource) -> It
             )
         warned = True
 
-    def packets() -> Iterator[av.Packet | None]:
+    def packets() -> Iterator[av.Packet]:
         try:
             for packet in container.demux(stream):
                 if packet.size:
                     yield packet
         except av.FFmpegError:
             warn()
-        yield None
 
-    for packet in packets():
+    for packet in chain(packets() if choose is None else choose(packets()), [None]):
         if packet is not None and packet.is_corrupt and not _ends_anywhere(stream, source):
             warn()
         try:

@@ -8,7 +8,7 @@ from av.container import InputContainer
 from av.frame import Frame
 from av.stream import Stream
 
-from .containers import decode, picture_streams
+from .containers import Choose, decode, picture_streams
 from .files import MediaSource
 
 # FFmpeg's flag of formats whose clock may restart midway, as in joined MPEG-TS files.
@@ -35,19 +35,29 @@ def start_of(container: InputContainer, stream: Stream) -> Fraction | None:
 
 
 def timed(
-    container: InputContainer, stream: Stream, source: MediaSource
+    container: InputContainer,
+    stream: Stream,
+    source: MediaSource,
+    choose: Choose | None = None,
+    zero: Fraction | None = None,
 ) -> Iterator[tuple[Fraction, Fraction, Frame]]:
     """
     Decode a stream from the container's position.
+
+    Args:
+        container, stream, source, choose: Arguments of [`decode`].
+        zero: Zero of the timeline, in seconds on the file's own clock. Defaults to [`origin`], or else to the first
+            frame.
 
     Yields:
         `(time, duration, frame)`: start and duration in seconds on the timeline. A frame without a timestamp follows
         the one before, and so does the first frame after the file's clock restarts.
     """
-    zero, previous, following = origin(container), None, Fraction(0)
+    zero = origin(container) if zero is None else zero
+    previous, following = None, Fraction(0)
     restartable = bool(container.format.flags & _TS_DISCONT)
     stamps = _Stamps()
-    for frame in decode(container, stream, source):
+    for frame in decode(container, stream, source, choose):
         stamp, time = stamps.of(frame), following
         if stamp is not None:
             if zero is None:

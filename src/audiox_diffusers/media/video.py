@@ -1,7 +1,7 @@
 """Reading and resizing of video frames."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from fractions import Fraction
 from typing import Literal
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from .containers import MAX_FRAME_PIXELS, open_media, picture_stream
 from .files import MediaError, MediaSource, PastEndError, check_positive, check_window
 from .image import animation, image_format, open_image
+from .skipping import WantedTimes, skip_unwanted
 from .timeline import origin, timed
 
 # Timestamps are rounded to the stream's ticks (1/1000 s in Matroska). A frame that is late by half a tick counts as
@@ -79,14 +80,14 @@ def load_video(
     check_positive("max_pixels", max_pixels)
     check_positive("max_bytes", max_bytes)
     if size is not None:
-        _check_size(size)
+        check_size(size)
 
-    first, step = _exact(start), 1 / _exact(fps)
-    count = None if duration is None else max(1, round(_exact(duration) * _exact(fps)))
+    first, step = exact(start), 1 / exact(fps)
+    count = None if duration is None else max(1, round(exact(duration) * exact(fps)))
     times = (first + k * step for k in (itertools.count() if count is None else range(count)))
     pictures, total = [], 0
-    with closing(_timed_pictures(path, first, max_pixels)) as timed_pictures:
-        for picture in _on_screen(_spans(timed_pictures), times):
+    with closing(timed_pictures(path, first, max_pixels, [step])) as timeline:
+        for picture in _on_screen(spans(timeline), times):
             pictures.append(picture if size is None else resize_frames(picture[None], size, fit)[0])
             total += pictures[-1].nbytes
             if total > max_bytes:
@@ -118,7 +119,7 @@ def resize_frames(
     Raises:
         ValueError: `frames` has another shape or type, `size` is not two whole numbers above 0, or `fit` is unknown.
     """
-    _check_size(size)
+    check_size(size)
     if fit not in ("stretch", "crop"):
         raise ValueError(f"`fit` must be 'stretch' or 'crop', got {fit!r}")
     if frames.ndim != 4 or frames.shape[1] != 3 or 0 in frames.shape:
@@ -138,18 +139,24 @@ def _stretch(frame: torch.Tensor, size: tuple[int, int], mode: str = "bilinear")
 
 
 def _crop(frame: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    scale = max(side / actual for side, actual in zip(size, frame.shape[-2:], strict=True))
-    covering = tuple(max(side, round(actual * scale)) for side, actual in zip(size, frame.shape[-2:], strict=True))
-    top, left = ((actual - side) // 2 for side, actual in zip(size, covering, strict=True))
+    covering, top, left = covering_crop(frame.shape[-2:], size)
     return _stretch(frame, covering, "bicubic")[..., top : top + size[0], left : left + size[1]]
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def covering_crop(sides: Sequence[int], size: tuple[int, int]) -> tuple[tuple[int, int], int, int]:
+    """Return the size that covers `size` without distortion, and where its centre crop begins: top and left."""
+    scale = max(side / actual for side, actual in zip(size, sides, strict=True))
+    covering = tuple(max(side, round(actual * scale)) for side, actual in zip(size, sides, strict=True))
+    top, left = ((actual - side) // 2 for side, actual in zip(size, covering, strict=True))
+    return covering, top, left
+
+
+def check_size(size: tuple[int, int]) -> None:
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise ValueError(f"`size` must be (height, width), two whole numbers above 0, got {size!r}")
 
 
-def _exact(value: float) -> Fraction:
+def exact(value: float) -> Fraction:
     """The decimal number that was written: 0.1 as 1/10."""
     return Fraction(str(float(value)))
 
@@ -161,14 +168,14 @@ def _on_screen(spans: Iterable[tuple[Fraction, Picture]], times: Iterator[Fracti
         tensor = None
         while wanted < end:
             if tensor is None:
-                tensor = picture if isinstance(picture, torch.Tensor) else _to_tensor(picture)
+                tensor = picture if isinstance(picture, torch.Tensor) else frame_tensor(picture)
             yield tensor
             wanted = next(times, None)
             if wanted is None:
                 return
 
 
-def _spans(pictures: Iterable[tuple[Fraction, Fraction, Picture]]) -> Iterator[tuple[Fraction, Picture]]:
+def spans(pictures: Iterable[tuple[Fraction, Fraction, Picture]]) -> Iterator[tuple[Fraction, Picture]]:
     """Yield `(end, picture)`: each picture lasts until the next one starts, the last one for its own duration."""
     shown = None
     for time, duration, picture in pictures:
@@ -179,10 +186,15 @@ def _spans(pictures: Iterable[tuple[Fraction, Fraction, Picture]]) -> Iterator[t
         yield end, shown
 
 
-def _timed_pictures(
-    path: MediaSource, first: Fraction, max_pixels: int
+def timed_pictures(
+    path: MediaSource, first: Fraction, max_pixels: int, periods: Sequence[Fraction]
 ) -> Iterator[tuple[Fraction, Fraction, Picture]]:
-    """Yield `(time, duration, picture)` in seconds, starting no later than with the picture on screen at `first`."""
+    """
+    Yield `(time, duration, picture)` in seconds, starting no later than with the picture on screen at `first`.
+
+    Pictures that are on screen at none of the moments `first + k * period` may be left out.
+    """
+    wanted = WantedTimes(first, periods)
     if is_picture(path):
         with open_image(path, max_pixels) as image:
             yield from animation(image, path)
@@ -191,19 +203,19 @@ def _timed_pictures(
         with open_media(path, max_pixels) as container:
             stream = picture_stream(container, path, max_pixels)
             if _seek(container, stream, first - SEEK_MARGIN):
-                frames = timed_frames(container, stream, path)
+                frames = timed_frames(container, stream, path, wanted)
                 head = next(frames, None)
                 if head is not None and head[0] <= first:
                     yield head
                     yield from frames
                     return
     with open_media(path, max_pixels) as container:
-        frames = timed_frames(container, picture_stream(container, path, max_pixels), path)
+        frames = timed_frames(container, picture_stream(container, path, max_pixels), path, wanted)
         head = next(frames, None)
         if head is None:
             raise MediaError(f"{path}: nothing in its video stream can be decoded")
         if head[0] >= BLACK_START:
-            yield Fraction(0), head[0], torch.zeros_like(_to_tensor(head[2]))
+            yield Fraction(0), head[0], torch.zeros_like(frame_tensor(head[2]))
         yield head
         yield from frames
 
@@ -233,27 +245,45 @@ def _seek(container: InputContainer, stream: VideoStream, time: Fraction) -> boo
 
 
 def timed_frames(
-    container: InputContainer, stream: VideoStream, path: MediaSource
+    container: InputContainer, stream: VideoStream, path: MediaSource, wanted: WantedTimes | None = None
 ) -> Iterator[tuple[Fraction, Fraction, VideoFrame]]:
-    """Yield `(time, duration, frame)` from the container's position, in seconds, with times early by the slack."""
-    stream.thread_type = "AUTO"
+    """
+    Yield `(time, duration, frame)` from the container's position, in seconds, with times early by the slack.
+
+    Frames that are on screen at none of the `wanted` moments may be left out.
+    """
+    # Where torch computes with one thread, as in data loader workers, the other cores decode other files.
+    stream.thread_type = "AUTO" if torch.get_num_threads() > 1 else "NONE"
     slack = min(stream.time_base / 2, MOST_SLACK)
-    for time, duration, frame in timed(container, stream, path):
+    choose = None if wanted is None else lambda packets: skip_unwanted(packets, container, stream, wanted, slack)
+    for time, duration, frame in timed(container, stream, path, choose):
         yield time - slack, duration, frame
 
 
-def _to_tensor(frame: VideoFrame) -> torch.Tensor:
+def frame_tensor(frame: VideoFrame) -> torch.Tensor:
     """Return uint8 RGB `[3, height, width]`, rotated and mirrored by the frame's display matrix."""
-    picture = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    return oriented(torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1), frame).contiguous()
+
+
+def oriented(picture: torch.Tensor, frame: VideoFrame) -> torch.Tensor:
+    """Rotate and mirror the pixels of a frame, `[3, height, width]`, by its display matrix."""
     matrix = _display_matrix(frame)
-    if matrix is not None:
-        across, down = matrix[:2, :2]
-        swapped = abs(across[1]) > abs(across[0])
-        if swapped:
-            picture, across, down = picture.transpose(1, 2), down, across
-        mirrored = [dim for dim, factor in ((2, across[0]), (1, down[1])) if factor < 0]
-        picture = picture.flip(mirrored)
-    return picture.contiguous()
+    if matrix is None:
+        return picture
+    across, down = matrix[:2, :2]
+    if _swaps_sides(matrix):
+        picture, across, down = picture.transpose(1, 2), down, across
+    return picture.flip([dim for dim, factor in ((2, across[0]), (1, down[1])) if factor < 0])
+
+
+def swaps_sides(frame: VideoFrame) -> bool:
+    """Tell whether the display matrix of a frame turns its width into its height."""
+    matrix = _display_matrix(frame)
+    return matrix is not None and _swaps_sides(matrix)
+
+
+def _swaps_sides(matrix: np.ndarray) -> bool:
+    return bool(abs(matrix[0, 1]) > abs(matrix[0, 0]))
 
 
 def _display_matrix(frame: VideoFrame) -> np.ndarray | None:

@@ -122,7 +122,11 @@ class DataArguments(Arguments):
     )
     crop: Literal["random", "start"] = HfArg(default="random", help="Position of the window in a longer record.")
     min_seconds: Positive = HfArg(default=1.0, help="Skip records shorter than this.")
-    shuffle_buffer_size: Count = HfArg(default=1000, help="Rows to shuffle at a time. 1 keeps their order.")
+    shuffle_buffer_size: Count = HfArg(
+        default=1000,
+        help="Rows to shuffle at a time, or fewer if they hold more than 256 MB of media in each worker. 1 keeps their"
+        " order.",
+    )
     max_bad_records: Count = HfArg(default=100, help="Stop after this many unusable records in a row.")
     dataloader_num_workers: CountOrZero = HfArg(default=2, help="Decoding processes for each device.")
     cache_latents: Folder | None = HfArg(

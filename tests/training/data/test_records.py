@@ -296,7 +296,7 @@ def test_bad_records(media, row, reason):
     ],
     ids=lambda error: type(error).__name__,
 )
-@pytest.mark.parametrize("name", ["load_image", "load_video", "load_audio", "media_duration"])
+@pytest.mark.parametrize("name", ["load_image", "load_frames", "load_audio", "media_duration"])
 def test_every_error_of_a_decoder_is_a_bad_record(media, monkeypatch, name, error):
     row = {"audio": media["ramp.wav"], "video": media["ramp.mp4"], "image": media["red.png"]}
 
@@ -306,9 +306,9 @@ def test_every_error_of_a_decoder_is_a_bad_record(media, monkeypatch, name, erro
     monkeypatch.setattr(records, name, fail)
     with pytest.raises(BadRecord, match=re.escape((str(error) or type(error).__name__).splitlines()[0])):
         reader("image" if name == "load_image" else "video").read(key(), row)
-    if name in ("load_image", "load_video"):
+    if name in ("load_image", "load_frames"):
         broken = reader("inpainting").read(key(), row, everything=True).broken
-        assert list(broken) == [name.removeprefix("load_")]
+        assert list(broken) == [{"load_image": "image", "load_frames": "video"}[name]]
 
 
 def test_interrupts_are_not_bad_records(media, monkeypatch):

@@ -137,3 +137,40 @@ def test_too_many_bad_records_in_a_row():
         ValueError, match="5 bad records in a row.*--max_bad_records 5.*row 7 of shard 0.*is in the gap"
     ):
         list(islice(load(5), 3))
+
+
+class Files:
+    """Rows that hold media of these sizes."""
+
+    name, num_shards = "files", 1
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def rows(self, shard, start=0):
+        for number in range(start, len(self.sizes)):
+            yield {"number": number, "audio": {"bytes": bytes(self.sizes[number]), "path": None}}
+
+
+def test_a_block_of_the_shuffle_is_bounded_in_bytes():
+    """A block ends with the row that reaches the limit, so every row stays within its block."""
+    stream = RowStream(Files([40, 70, 300, 10, 10, 10, 90, 5]), 0, 0, 1, 0, 1000, shuffle_buffer_bytes=100)
+    order = [row["number"] for _, row in islice(stream, 8)]
+    assert [sorted(order[first:last]) for first, last in ((0, 2), (2, 3), (3, 7), (7, 8))] == [
+        [0, 1],
+        [2],
+        [3, 4, 5, 6],
+        [7],
+    ]
+
+
+def test_blocks_bounded_in_bytes_resume():
+    def create():
+        return RowStream(Files([30 * (row % 5) for row in range(20)]), 0, 0, 1, 0, 1000, shuffle_buffer_bytes=100)
+
+    whole = [row["number"] for _, row in islice(create(), 45)]
+    for stopped in (1, 7, 19, 20, 33):
+        first, second = create(), create()
+        rows = [row["number"] for _, row in islice(first, stopped)]
+        second.position = first.position
+        assert rows + [row["number"] for _, row in islice(second, 45 - stopped)] == whole

@@ -10,7 +10,7 @@ import fsspec
 import torch
 import torch.nn.functional as F
 
-from ...media import MediaBytes, load_audio, load_image, load_video, media_duration, resize_frames
+from ...media import FrameSpec, MediaBytes, load_audio, load_frames, load_image, media_duration, resize_frames
 from ...messages import first_line
 from ...pipelines import AudioXPipeline
 from ..arguments import MaskingConfig
@@ -262,17 +262,13 @@ class RecordReader:
 
     def _frames(self, video: Media, start: float) -> Pictures:
         spec = self.spec
-
-        def load(fps: float, num_frames: int, size: int, fit: str) -> torch.Tensor:
-            return as_bytes(load_video(video, fps, start, num_frames / fps, (size, size), fit))
-
-        frames = load(spec.video_fps, spec.num_frames, spec.frame_size, "stretch")
+        wanted = [FrameSpec(spec.video_fps, spec.num_frames, (spec.frame_size,) * 2)]
+        if spec.num_sync_frames:
+            wanted.append(FrameSpec(spec.sync_fps, spec.num_sync_frames, (spec.sync_size,) * 2, "crop"))
+        frames, *sync_frames = load_frames(video, wanted, start)
         if not frames.any():
             raise BadRecord("its video is black throughout")
-        sync_frames = None
-        if spec.num_sync_frames:
-            sync_frames = load(spec.sync_fps, spec.num_sync_frames, spec.sync_size, "crop")
-        return Pictures(frames, sync_frames)
+        return Pictures(frames, *(sync_frames or [None]))
 
     def _picture(self, image: Media) -> Pictures:
         spec, picture = self.spec, load_image(image)[None]

@@ -5,7 +5,7 @@ A stream depends on its number, the number of streams and the seed alone: `P` pr
 one process with `P * w` workers reads. A stream can stop and resume at any row.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from typing import Any, NamedTuple, Protocol
@@ -14,6 +14,9 @@ import numpy as np
 
 from ...messages import first_line
 from .seeds import derive_seed
+
+# Most data that a worker holds to shuffle it.
+SHUFFLE_BUFFER_BYTES = 2**28
 
 
 class RowSource(Protocol):
@@ -42,6 +45,15 @@ class RowKey(NamedTuple):
     epoch: int
     shard: int
     row: int
+
+
+def stored_bytes(value: Any) -> int:
+    """Return how many bytes of text and binary data a row holds."""
+    if isinstance(value, (bytes, str)):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(stored_bytes, value.values()))
+    return sum(map(stored_bytes, value)) if isinstance(value, (list, tuple)) else 0
 
 
 def read_shard(source: RowSource, shard: int, start: int = 0) -> Iterator[Row]:
@@ -84,27 +96,36 @@ class RowStream:
         number: Number of the source among the mixed ones.
         stream, num_streams: Number of this stream, and of all streams.
         seed: Seed of the shuffles.
-        shuffle_buffer_size: Rows of a block; 1 keeps the order of shards and rows.
+        shuffle_buffer_size: Largest number of rows in a block; 1 keeps the order of shards and rows.
+        shuffle_buffer_bytes: A block ends with the row that reaches this many bytes.
 
     Raises:
         ValueError: While iterating, if this stream gets no rows.
     """
 
     def __init__(
-        self, source: RowSource, number: int, stream: int, num_streams: int, seed: int, shuffle_buffer_size: int
+        self,
+        source: RowSource,
+        number: int,
+        stream: int,
+        num_streams: int,
+        seed: int,
+        shuffle_buffer_size: int,
+        shuffle_buffer_bytes: int = SHUFFLE_BUFFER_BYTES,
     ):
         self.source = source
         self.number = number
         self.stream, self.num_streams = stream, num_streams
         self.seed = seed
         self.shuffle_buffer_size = shuffle_buffer_size
+        self.shuffle_buffer_bytes = shuffle_buffer_bytes
         self.position = Position()
 
     def __iter__(self) -> Iterator[tuple[RowKey, Row]]:
         while True:
             rows = self._epoch(self.position)
             empty = self.position == Position(epoch=self.position.epoch)
-            while block := list(islice(rows, self.shuffle_buffer_size)):
+            while block := self._block(rows):
                 empty = False
                 for given in self._order("block", self.position.block, len(block))[self.position.given :]:
                     self.position = replace(self.position, given=self.position.given + 1)
@@ -129,6 +150,16 @@ class RowStream:
             for row, values in enumerate(read_shard(self.source, shard, first), first):
                 if divided or (row + shard + start.epoch) % self.num_streams == self.stream:
                     yield (turn, row + 1), RowKey(self.number, start.epoch, shard, row), values
+
+    def _block(self, rows: Iterator[tuple[tuple[int, int], RowKey, Row]]) -> list[tuple[tuple[int, int], RowKey, Row]]:
+        """Take the rows of a block. It is empty at the end of an epoch."""
+        block, size = [], 0
+        for item in islice(rows, self.shuffle_buffer_size):
+            block.append(item)
+            size += stored_bytes(item[-1])
+            if size >= self.shuffle_buffer_bytes:
+                break
+        return block
 
     def _order(self, kind: str, number: int, count: int) -> list[int]:
         if self.shuffle_buffer_size == 1:
