@@ -29,7 +29,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
     try:
         args = parse_args(argv)
-        return import_module(f".commands.{args.command}", __package__).run(args)
+        return import_module(f".commands.{args.command.replace('-', '_')}", __package__).run(args)
     except Exception as exception:
         if os.environ.get("AUDIOX_TRACEBACK"):
             raise

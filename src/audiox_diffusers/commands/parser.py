@@ -64,6 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_serve,
     ):
         add(commands)
+    _add_training(commands, "train", "train a model on all its tasks")
+    _add_training(commands, "train-lora", "train a LoRA adapter")
     return parser
 
 
@@ -76,6 +78,14 @@ def _add(commands: Any, name: str, check: Callable, help: str, description: str)
     parser = commands.add_parser(name, help=help, description=description)
     parser.set_defaults(check=check)
     return parser
+
+
+def _add_training(commands: Any, name: str, help: str) -> None:
+    """Add a command whose options the training code parses, because it is slow to import."""
+    # Without a prefix, all options are positional.
+    parser = commands.add_parser(name, help=help, add_help=False, prefix_chars="\0")
+    parser.add_argument("options", nargs=argparse.REMAINDER)
+    parser.set_defaults(check=lambda args: None)
 
 
 def _add_generate(commands: Any) -> None:

@@ -15,12 +15,23 @@ __all__ = ["DistillTraining", "FullTraining", "LoraTraining", "Trainer", "main",
 FullTuning, LoraTuning = FullTraining, LoraTraining
 
 
-def parse_args(argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining) -> TrainingArguments:
+def parse_args(
+    argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining, prog: str | None = None
+) -> TrainingArguments:
     """Parse the options of a training script. An error is printed as argparse prints its own, and ends the process."""
-    return parse(method.arguments, method.description, argv)
+    return parse(method.arguments, method.description, argv, prog)
 
 
-def main(argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining) -> None:
-    """Run a training script. Errors in options, and divergence, end the process with one line."""
-    args = parse_args(argv, method)
+def main(
+    argv: Sequence[str] | None = None, method: type[FullTraining] = FullTraining, prog: str | None = None
+) -> None:
+    """
+    Run a training script. Errors in options, and divergence, end the process with one line.
+
+    Args:
+        argv: Options. Defaults to those of the process.
+        method: Training method.
+        prog: Name of the program in its help.
+    """
+    args = parse_args(argv, method, prog)
     start(lambda: Trainer(args, method))

@@ -1,6 +1,8 @@
 """Options of the training scripts, as dataclasses that `transformers.HfArgumentParser` reads."""
 
 import math
+import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +13,7 @@ from transformers.hf_argparser import HfArg, HfArgumentParser
 
 from ..evaluation.metrics import METRICS
 from ..pipelines.prompts import VIDEO_PROMPT
+from .config_file import ConfigFile, nearest, read_config
 from .dataset_list import DatasetOptions
 from .lr_schedules import LR_SCHEDULERS
 
@@ -178,7 +181,9 @@ class MaskingRates(Arguments):
     `drop_context_rate`. The range of the silenced span is that of AudioX-Turbo (arXiv 2606.12555).
     """
 
-    drop_text_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their caption.")
+    drop_text_rate: Rate = HfArg(
+        default=0.1, aliases=["--proportion_empty_prompts"], help="Share of samples trained without their caption."
+    )
     drop_video_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their video or image.")
     drop_audio_rate: Rate = HfArg(default=0.1, help="Share of samples trained without their audio prompt.")
     mask_text_rate: Rate = HfArg(default=0.1, help="Share of text tokens to mask.")
@@ -379,23 +384,65 @@ class TrainingArguments(
 A = TypeVar("A", bound=Arguments)
 
 
-def build_parser(arguments: type[Arguments], description: str) -> HfArgumentParser:
+def build_parser(arguments: type[Arguments], description: str, prog: str | None = None) -> HfArgumentParser:
     """Build a parser with one option for each field of `arguments`, grouped by the class that declares it."""
     groups = [base for base in arguments.__mro__ if "_argument_group_name" in vars(base)]
-    parser = HfArgumentParser(groups, description=description, allow_abbrev=False)
+    parser = HfArgumentParser(groups, prog=prog, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="YAML file with any of these options. Options on the command line come before those of the file.",
+    )
     options = [field for field in fields(arguments) if field.init and field.default is not MISSING]
     parser.set_defaults(**{field.name: field.default for field in options})
     return parser
 
 
-def parse(arguments: type[A], description: str, argv: Sequence[str] | None = None) -> A:
-    """Parse and check `argv`. An error is printed as argparse prints its own, and ends the process."""
-    parser = build_parser(arguments, description)
-    namespace = parser.parse_args(argv)
+def parse(arguments: type[A], description: str, argv: Sequence[str] | None = None, prog: str | None = None) -> A:
+    """
+    Parse and check `argv`, and the config file that it names. An error is printed as argparse prints its own, and ends
+    the process.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = build_parser(arguments, description, prog)
     try:
-        return arguments(**vars(namespace))
+        config = _read_config(parser, argv, arguments)
+        namespace, unknown = parser.parse_known_args([*config.argv, *argv])
+        if unknown:
+            known = [name for action in parser._actions for name in action.option_strings]
+            hint = nearest(unknown[0].split("=")[0], known) if unknown[0].startswith("--") else ""
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        del namespace.config
+        args = arguments(**vars(namespace))
     except ValueError as error:
         parser.error(str(error))
+    if config.datasets is not None:
+        shared = ("path", "weight")
+        args.dataset_options = [{name: own[name] for name in own if name not in shared} for own in config.datasets]
+    return args
+
+
+def _read_config(parser: ArgumentParser, argv: list[str], arguments: type[Arguments]) -> ConfigFile:
+    """Read the file of `--config`. Datasets on the command line replace all of the file."""
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config", type=Path)
+    path = early.parse_known_args(argv)[0].config
+    if path is None:
+        return ConfigFile([])
+    config = read_config(path, parser, COLUMNS, TASKS)
+    if config.datasets is not None:
+        if not issubclass(arguments, DataArguments):
+            raise ValueError(
+                f"--config {path}: datasets with options of their own are not supported here; use dataset"
+            )
+        names = next(action.option_strings for action in parser._actions if action.dest == "dataset")
+        if any(word.split("=")[0] in names for word in argv):
+            config.datasets = None
+        else:
+            config.argv += ["--dataset", *(own["path"] for own in config.datasets)]
+            config.argv += ["--dataset_weights", *(str(own.get("weight", 1.0)) for own in config.datasets)]
+    return config
 
 
 def as_json(args: Arguments) -> dict[str, Any]:

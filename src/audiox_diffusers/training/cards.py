@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import fields
+from textwrap import indent
 from typing import Any
 
 from huggingface_hub import ModelCardData
@@ -10,7 +11,8 @@ from ..card_text import TAGS, code, plain, string
 from ..loaders import on_hub, public_name
 from ..messages import one_line
 from ..pipelines import AudioXPipeline
-from .arguments import MaskingRates, TrainingArguments
+from .arguments import MaskingRates, TrainingArguments, as_json
+from .config_file import public_config
 from .validation_metrics import read_last_metrics
 
 CARD = "README.md"
@@ -43,6 +45,10 @@ save_audio("sound.wav", audio, pipe.vae.config.sampling_rate)
 {losses}
 
 Each row gives the mean loss since the row above.
+
+The options that differ from their defaults, as a file for `--config`:
+
+{config}
 
 ## Licence
 
@@ -203,8 +209,13 @@ def _fill(
         title=plain(args.output_dir.resolve().name),
         settings="\n".join(f"- {name}: {value}" for name, value in settings.items()),
         losses="\n".join(f"| {step} | {loss:.4f} |" for step, loss in _mean_losses(log)),
+        config=indent(public_config(as_json(args), _defaults(args)), "    ").rstrip(),
         **texts,
     )
+
+
+def _defaults(args: TrainingArguments) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(args)}
 
 
 def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
+from .config_file import write_config
 from .data.batches import Batch, BatchMaker, Sample
 from .data.encoding import ENCODERS, RecordEncoder
 from .data.first_look import check_look, look
@@ -80,6 +81,7 @@ class Trainer:
             if self.accelerator.is_main_process:
                 args.output_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(args.output_dir))
+                write_config(args.output_dir, as_json(args))
             self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
             self.validation = None if args.validation_prompts is None else Validation(args)
             self._prepare_data()

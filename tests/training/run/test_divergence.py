@@ -34,7 +34,7 @@ def test_loss_that_is_not_finite(train, tmp_path, monkeypatch, value, options):
         DivergenceError, match="the last 3 steps, up to step 5, were not finite.*out: checkpoint-1, ch"
     ):
         train("out", 9, *options, "--checkpointing_steps", 1, "--checkpoints_total_limit", 2)
-    assert names(tmp_path / "out") == {"checkpoint-1", "checkpoint-2", "log.jsonl"}
+    assert names(tmp_path / "out") == {"checkpoint-1", "checkpoint-2", "log.jsonl", "run.yaml"}
     for path in (tmp_path / "out").glob("checkpoint-*/model.safetensors"):
         assert all(torch.isfinite(tensor).all() for tensor in load_file(path).values())
 
@@ -45,7 +45,7 @@ def test_gradient_that_is_not_finite(train, tmp_path, monkeypatch):
     losses_from(monkeypatch, lambda loss, number: loss + (loss.sum() * 0).sqrt() if number > 1 else loss)
     with pytest.raises(DivergenceError, match="the last 2 steps, up to step 3"):
         train("out", 9, "--checkpointing_steps", 1)
-    assert names(tmp_path / "out") == {"checkpoint-1", "log.jsonl"}
+    assert names(tmp_path / "out") == {"checkpoint-1", "log.jsonl", "run.yaml"}
 
 
 def test_single_step_is_left_out(train, tmp_path, monkeypatch):
@@ -63,7 +63,7 @@ def test_last_step_that_is_not_finite(train, tmp_path, monkeypatch):
     losses_from(monkeypatch, lambda loss, number: loss * math.nan if number == 3 else loss)
     with pytest.raises(DivergenceError, match="the last 1 steps, up to step 3"):
         train("out", 3, "--checkpointing_steps", 2)
-    assert names(tmp_path / "out") == {"checkpoint-2", "log.jsonl"}
+    assert names(tmp_path / "out") == {"checkpoint-2", "log.jsonl", "run.yaml"}
 
 
 def test_weights_that_are_not_finite(train, tmp_path, monkeypatch):
@@ -78,13 +78,13 @@ def test_weights_that_are_not_finite(train, tmp_path, monkeypatch):
     monkeypatch.setattr(Trainer, "_train_step", poison)
     with pytest.raises(DivergenceError, match="weights are not finite after step 2"):
         train("out", 2, "--checkpointing_steps", 1)
-    assert names(tmp_path / "out") == {"checkpoint-1", "log.jsonl"}
+    assert names(tmp_path / "out") == {"checkpoint-1", "log.jsonl", "run.yaml"}
 
 
 def test_adapter_that_diverges(train_lora, tmp_path):
     with pytest.raises(DivergenceError):
         train_lora("out", 4, "--learning_rate", 1e25, "--checkpointing_steps", 2)
-    assert names(tmp_path / "out") == {"cache", "log.jsonl"}
+    assert names(tmp_path / "out") == {"cache", "log.jsonl", "run.yaml"}
 
 
 def test_script_ends_with_an_error(small_model, scenes, tmp_path):
