@@ -74,6 +74,35 @@ def test_trained_and_frozen_weights(pipe, exported):
     assert loaded.tokenizer("a bell").input_ids == pipe.tokenizer("a bell").input_ids
 
 
+@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("size", ["10GB", "20KB"])
+def test_frozen_components_are_those_of_the_base(pipe, tmp_path, variant, size):
+    """A run in bf16 holds frozen components in bf16. Its model has those of the base, bit by bit."""
+    base, output = tmp_path / "base", tmp_path / "trained"
+    pipe.save_pretrained(base, variant=variant, max_shard_size=size)
+    if variant:
+        (base / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"not this variant")
+    rounded = {"text_encoder": torch.bfloat16, "image_encoder": torch.bfloat16, "default": torch.float32}
+    loaded = AudioXPipeline.from_pretrained(base, variant=variant, dtype=rounded)
+    output.mkdir()
+    (output / "log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
+    options = [] if variant is None else ["--variant", variant]
+    names = ("transformer", "conditioner")
+    export_pipeline(arguments(output, *options), loaded, names, trained_weights(pipe, *names), output / "log.jsonl")
+
+    for name in ("text_encoder", "image_encoder", "vae"):
+        pattern = f"*.{variant}*.safetensors" if variant else "*.safetensors"
+        origin = {path.name.replace(".fp16", ""): path for path in (base / name).glob(pattern)}
+        assert origin.keys() == {path.name for path in (output / name).glob("*.safetensors")}
+        for file, path in origin.items():
+            assert (output / name / file).read_bytes() == path.read_bytes()
+    exported = AudioXPipeline.from_pretrained(output)
+    for key, value in exported.text_encoder.state_dict().items():
+        assert torch.equal(value, pipe.text_encoder.state_dict()[key])
+    for config in output.glob("*/config.json"):
+        assert "_name_or_path" not in config.read_text()
+
+
 @pytest.mark.parametrize("name", ["text_encoder", "image_encoder", "vae"])
 def test_trained_encoders(pipe, tmp_path, name):
     (tmp_path / "log").touch()

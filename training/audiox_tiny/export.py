@@ -1,7 +1,7 @@
 """
 Write a trained pipeline into the package, in half precision:
 
-    python training/audiox_tiny/export.py trained --encoders base
+    python training/audiox_tiny/export.py trained
 
 It replaces the embedded model, except for its card and the table of sounds.
 """
@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPVisionModelWithProjection, T5EncoderModel
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.embedded import EMBEDDED_MODEL
@@ -22,16 +21,11 @@ FOLDER = Path(__file__).parents[2] / "src" / "audiox_diffusers" / "embedded" / E
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write a trained pipeline into the package.", allow_abbrev=False)
     parser.add_argument("source", type=Path, help="folder of the trained pipeline")
-    parser.add_argument("--encoders", type=Path, required=True, help="folder of the pipeline to take T5 and CLIP from")
     parser.add_argument(
         "--output", type=Path, default=FOLDER, help="folder to write (default: that of the embedded model)"
     )
     args = parser.parse_args()
-    pipe = AudioXPipeline.from_pretrained(
-        args.source,
-        text_encoder=T5EncoderModel.from_pretrained(args.encoders, subfolder="text_encoder"),
-        image_encoder=CLIPVisionModelWithProjection.from_pretrained(args.encoders, subfolder="image_encoder"),
-    )
+    pipe = AudioXPipeline.from_pretrained(args.source)
     pipe.to(torch.float16).save_pretrained(args.output)
     for path in (args.output / "model_index.json", *args.output.glob("*/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))

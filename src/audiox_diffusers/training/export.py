@@ -1,6 +1,8 @@
 """The trained pipeline as a folder that `from_pretrained` loads, and its upload to the Hub."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,11 @@ from .arguments import TrainingArguments
 from .cards import CARD, model_name, training_card
 
 INDEX = "model_index.json"
+CONFIG = "config.json"
+# Names of weight files, such as model.fp16-00001-of-00002.safetensors and model.safetensors.index.json.
+WEIGHTS = re.compile(
+    r"(?P<stem>[^.-]+)(?P<variant>(\.(?!safetensors)[^.-]+)?)(?P<part>-\d+-of-\d+)?(?P<end>\.safetensors(\.index\.json)?)"
+)
 
 
 def export_pipeline(
@@ -27,6 +34,8 @@ def export_pipeline(
 ) -> None:
     """
     Write the pipeline with its trained weights and a model card into the output folder, atomically.
+
+    Other components keep the files of the base: training may hold them in half precision.
 
     Args:
         args: Options of the run.
@@ -51,6 +60,9 @@ def export_pipeline(
 
     with filling(args.output_dir) as folder:
         whole.save_pretrained(folder)
+        for name, component in pipe.components.items():
+            if isinstance(component, torch.nn.Module) and name not in names:
+                _restore_stored(component, folder / name, args.variant)
         _remove_origins(folder)
         (folder / CARD).write_text(card or training_card(args, whole, read_log(log)), encoding="utf-8")
 
@@ -58,6 +70,29 @@ def export_pipeline(
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Read the report of each step."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _restore_stored(component: torch.nn.Module, folder: Path, variant: str | None) -> None:
+    """Replace a component's files in `folder` by those that it was loaded from, without the variant in their names."""
+    origin = Path(getattr(component, "name_or_path", None) or component.config.get("_name_or_path", ""))
+    tag = "" if variant is None else f".{variant}"
+    found: dict[str, dict[str, Path]] = {tag: {}, "": {}}
+    for path in origin.glob("*.safetensors*") if (origin / CONFIG).is_file() else ():
+        match = WEIGHTS.fullmatch(path.name)
+        if match and match["variant"] in found:
+            found[match["variant"]][match["stem"] + (match["part"] or "") + match["end"]] = path
+    # As in loading, a component without files of the variant has others.
+    stored = found[tag] or found[""]
+    if not stored:
+        return
+    for path in folder.glob("*.safetensors*"):
+        path.unlink()
+    shutil.copyfile(origin / CONFIG, folder / CONFIG)
+    for name, path in stored.items():
+        if name.endswith(".json"):
+            (folder / name).write_text(path.read_text(encoding="utf-8").replace(tag, ""), encoding="utf-8")
+        else:
+            shutil.copyfile(path, folder / name)
 
 
 def _remove_origins(folder: Path) -> None:
