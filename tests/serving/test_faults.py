@@ -49,12 +49,12 @@ def nothing_left(request):
         return
     server = request.getfixturevalue("server")
     process = psutil.Process()
-    before = process.num_fds()
+    before, temporary = process.num_fds(), set(os.listdir(tempfile.gettempdir()))
     threads = {thread for thread in threading.enumerate() if "AnyIO" not in thread.name}
     yield
     wait_until(lambda: not list(server.folder.iterdir()))
     wait_until(lambda: process.num_fds() <= before)
-    assert os.listdir(tempfile.gettempdir()) == []
+    assert set(os.listdir(tempfile.gettempdir())) <= temporary
     wait_until(lambda: {t for t in threading.enumerate() if "AnyIO" not in t.name} <= threads)
 
 
@@ -161,13 +161,14 @@ def test_other_types_of_body(server, kind):
 
 
 def test_routes_and_methods_that_do_not_exist(server):
-    for method, path, status in [
-        ("GET", "/v1/nothing", 404), ("GET", "/v1/audio/generate", 405), ("PUT", "/v1/jobs", 405),
-        ("GET", "/v1/jobs/job-1", 404), ("DELETE", "/v1/jobs/job-1", 404), ("GET", "/v1/jobs/job-1/content", 404),
-        ("GET", "/v1/jobs/job-1/content?index=x", 422), ("GET", "/v1/jobs/..%2f..%2fetc%2fpasswd", 404),
-        ("GET", "/v1/models/..%2f..%2fetc", 404), ("GET", "/../../etc/passwd", 404),
+    for method, path in [
+        ("GET", "/v1/nothing"), ("GET", "/v1/audio/generate"), ("PUT", "/v1/jobs"), ("GET", "/v1/jobs/job-1"),
+        ("DELETE", "/v1/jobs/job-1"), ("GET", "/v1/jobs/job-1/content"), ("GET", "/v1/jobs/..%2f..%2fetc%2fpasswd"),
+        ("GET", "/v1/models/..%2f..%2fetc"),
     ]:  # fmt: skip
-        check_error(server.client.request(method, path), status)
+        check_error(server.client.request(method, path), 404)
+    assert server.client.get("/../../etc/passwd").status_code == 404
+    check_error(server.client.get("/v1/jobs/job-1/content?index=x"), 422)
 
 
 @pytest.mark.parametrize(
@@ -443,7 +444,7 @@ def test_sigterm_under_load(tmp_path, monkeypatch):
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert main(["serve"]) == 2
+    assert main(["serve", "--port", "0"]) == 2
     assert "audiox serve needs `pip install audiox-diffusers[serve]`: " in capsys.readouterr().err
 
 

@@ -22,45 +22,47 @@ LINGER = 3.0
 
 def run(args: Namespace) -> int:
     """Run `audiox serve` and return the exit code."""
-    try:
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn
-
-        from ..serving.app import create_app
-    except ModuleNotFoundError as error:
-        raise ValueError(f"audiox serve needs `pip install audiox-diffusers[serve]`: {error}") from None
-    from ..serving.engine import Engine
-    from ..serving.limits import Limits
-    from ..serving.models import Models
-
     listener = _listen(args.host, args.port)
     for model in args.model:
         check_model(model)
-    limits = Limits(
-        max_queue=args.max_queue,
-        max_batch=args.max_batch,
-        max_upload_bytes=round(args.max_upload * 2**20),
-        max_length_s=args.max_length,
-        max_steps=args.max_steps,
-        idle_unload_s=args.idle_unload,
-        max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
-    )
-    device, dtype = read_placement(args)
     with listener, quiet_libraries(), scratch(Path(gettempdir()) / "serve") as folder:
         folder.mkdir(mode=0o700)
-        engine = Engine(Models(args.model, args.lora or [], device, dtype, limits), folder, limits)
+        # Read when Gradio is imported.
+        os.environ["GRADIO_TEMP_DIR"] = str(folder / "page")
+        try:
+            import prometheus_client  # noqa: F401
+            import python_multipart  # noqa: F401
+            import uvicorn
+
+            from ..serving.app import create_app
+        except ModuleNotFoundError as error:
+            raise ValueError(f"audiox serve needs `pip install audiox-diffusers[serve]`: {error}") from None
+        from ..serving.engine import Engine
+        from ..serving.limits import Limits
+        from ..serving.models import Models
+
+        limits = Limits(
+            max_queue=args.max_queue,
+            max_batch=args.max_batch,
+            max_upload_bytes=round(args.max_upload * 2**20),
+            max_length_s=args.max_length,
+            max_steps=args.max_steps,
+            idle_unload_s=args.idle_unload,
+            max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
+        )
+        models = Models(args.model, args.lora or [], *read_placement(args), limits)
+        engine = Engine(models, folder, limits)
         app = create_app(engine, args.token or os.environ.get("AUDIOX_TOKEN") or None, hosts=(args.host,))
 
         class Server(uvicorn.Server):
             def handle_exit(self, number: int, frame: Any) -> None:
-                # Before uvicorn waits for open connections, which wait for their jobs.
-                engine.begin_shutdown(grace_s=GRACE)
+                # In another thread, because this one may hold the locks of the engine.
                 threading.Thread(target=self.leave, daemon=True).start()
                 super().handle_exit(number, frame)
 
             def leave(self) -> None:
-                """Close the connections that are open some seconds after the last job, such as those of browsers."""
+                """End the jobs, which uvicorn waits for, and some seconds later all connections that are still open."""
+                engine.begin_shutdown(grace_s=GRACE)
                 engine.join(2 * GRACE)
                 time.sleep(LINGER)
                 self.force_exit = True

@@ -33,6 +33,8 @@ HEARTBEAT = 15.0
 # Requests whose files are checked at the same time, which bounds memory.
 CHECKED_AT_ONCE = 2
 
+METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+
 DESCRIPTION = (
     "Generate and edit audio with AudioX. Media are file parts of a form, or base64 data URIs in JSON. URLs and paths"
     " are never opened."
@@ -181,6 +183,11 @@ def create_app(engine: Engine, token: str | None = None, hosts: tuple[str, ...] 
     @app.get("/metrics", summary="Return metrics in the format of Prometheus")
     def metrics() -> PlainTextResponse:
         return PlainTextResponse(engine.describe_metrics(), media_type="text/plain; version=0.0.4")
+
+    @app.api_route("/v1/{path:path}", methods=METHODS, include_in_schema=False)
+    def unknown(path: str, request: Request) -> None:
+        # Without this, the page would answer.
+        raise ServingError(404, f"no such route: {request.method} /v1/{one_line(path)[:100]}", code="not_found")
 
     return _with_page(app, engine)
 
