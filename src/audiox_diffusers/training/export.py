@@ -18,10 +18,8 @@ from .cards import CARD, model_name, training_card
 
 INDEX = "model_index.json"
 CONFIG = "config.json"
-# Names of weight files, such as model.fp16-00001-of-00002.safetensors and model.safetensors.index.json.
-WEIGHTS = re.compile(
-    r"(?P<stem>[^.-]+)(?P<variant>(\.(?!safetensors)[^.-]+)?)(?P<part>-\d+-of-\d+)?(?P<end>\.safetensors(\.index\.json)?)"
-)
+# Names of weight files without a variant, such as model-00001-of-00002.safetensors and model.safetensors.index.json.
+WEIGHTS = re.compile(r"[^.]+\.safetensors(\.index\.json)?")
 
 
 def export_pipeline(
@@ -78,9 +76,9 @@ def _restore_stored(component: torch.nn.Module, folder: Path, variant: str | Non
     tag = "" if variant is None else f".{variant}"
     found: dict[str, dict[str, Path]] = {tag: {}, "": {}}
     for path in origin.glob("*.safetensors*") if (origin / CONFIG).is_file() else ():
-        match = WEIGHTS.fullmatch(path.name)
-        if match and match["variant"] in found:
-            found[match["variant"]][match["stem"] + (match["part"] or "") + match["end"]] = path
+        name = path.name.replace(tag, "")
+        if WEIGHTS.fullmatch(name):
+            found["" if name == path.name else tag][name] = path
     # As in loading, a component without files of the variant has others.
     stored = found[tag] or found[""]
     if not stored:
