@@ -239,6 +239,7 @@ def hub(monkeypatch):
         return RepoUrl(f"https://huggingface.co/{repo_id if '/' in repo_id else f'someone/{repo_id}'}")
 
     monkeypatch.setattr(export, "create_repo", create_repo)
+    monkeypatch.setattr(export, "auth_check", lambda repo_id, **options: None)
     monkeypatch.setattr(export, "upload_folder", lambda **options: asked["uploads"].append(options))
     return asked
 

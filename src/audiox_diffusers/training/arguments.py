@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -366,6 +367,8 @@ class ReportArguments(Arguments):
             raise ValueError("--validation_reference has no effect without --validation_metrics")
         if self.report_to in TRACKERS and not TRACKERS[self.report_to]():
             raise ValueError(f"--report_to {self.report_to} needs {self.report_to}: pip install {self.report_to}")
+        if self.report_to == "wandb" and self.validation_prompts is not None and find_spec("soundfile") is None:
+            raise ValueError("--report_to wandb needs soundfile for validation audio: pip install soundfile")
 
 
 @dataclass(kw_only=True)

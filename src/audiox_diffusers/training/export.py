@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import RepoUrl, auth_check, create_repo, upload_folder
 
 from ..atomic import filling, replacing
 from ..card_text import string
+from ..messages import first_line
 from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments
 from .cards import CARD, model_name, training_card
@@ -108,10 +109,32 @@ def push_to_hub(args: TrainingArguments) -> str:
     return upload(args, [INDEX, "pipeline.py", *(f"{name}/*" for name in components)])
 
 
+def check_repository(args: TrainingArguments) -> None:
+    """
+    Create the repository of `--push_to_hub`, or check that it may be written to.
+
+    Raises:
+        ValueError: The Hub cannot be reached, or refuses.
+    """
+    try:
+        repo = open_repository(args)
+        auth_check(repo.repo_id, token=args.hub_token, write=True)
+    except Exception as error:  # of the Hub, or of the network
+        raise ValueError(
+            f"--push_to_hub: cannot write to {model_name(args)} on the Hub; check --hub_model_id and --hub_token"
+            f" ({first_line(error)})"
+        ) from error
+
+
+def open_repository(args: TrainingArguments) -> RepoUrl:
+    """Return the repository of the trained model. Create it if it is missing."""
+    return create_repo(model_name(args), token=args.hub_token, exist_ok=True)
+
+
 def upload(args: TrainingArguments, patterns: list[str]) -> str:
     """Upload the card, and the files in the output folder that match `patterns`. Returns the repository's address."""
     folder, name = args.output_dir, model_name(args)
-    repo = create_repo(name, token=args.hub_token, exist_ok=True)
+    repo = open_repository(args)
     # The Hub fills in a missing namespace.
     card = (folder / CARD).read_text(encoding="utf-8")
     with replacing(folder / CARD) as temporary:

@@ -21,6 +21,7 @@ from diffusers.training_utils import EMAModel
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm.auto import tqdm
 
+from ..messages import first_line
 from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
 from .config_file import write_config
@@ -31,13 +32,15 @@ from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
 from .data.records import RecordReader, WindowSpec
 from .data.sources import MixedDataset
+from .export import check_repository
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
 from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
 from .run.divergence import DivergenceGuard
 from .run.interruption import Interruption, stopped_at
 from .run.lock import locked
-from .run.log import LOG, SKIPPED, cut_log, write_report
+from .run.log import LOG, SKIPPED, cut_log, warned, write_report
+from .run.preflight import check_compiler, check_processes
 from .run.state import RunState, local, read, reading
 from .validation import Validation
 
@@ -71,6 +74,7 @@ class Trainer:
         self.interruption = Interruption()
         self.stopped = self.finished = False
         self.accelerator = build_accelerator(args, self.method)
+        check_processes(self.accelerator)
         self.sharded = self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if self.sharded and args.validation_prompts is not None:
             raise ValueError("--validation_prompts needs whole weights; leave it out with FSDP and DeepSpeed")
@@ -82,11 +86,15 @@ class Trainer:
                 args.output_dir.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(locked(args.output_dir))
                 write_config(args.output_dir, as_json(args))
-            self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
+                if args.push_to_hub:
+                    check_repository(args)
+            check_compiler(self.accelerator)
             self.validation = None if args.validation_prompts is None else Validation(args)
+            self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
             self._prepare_data()
             self._prepare_model()
             self._resume()
+            self._start_trackers()
             self._locked = stack.pop_all()
 
     def _prepare_data(self) -> None:
@@ -207,7 +215,6 @@ class Trainer:
         accelerator = self.accelerator
         with self._locked:
             with self.interruption:
-                self._start_trackers()
                 self._take_steps()
             if self.stopped:
                 accelerator.print(stopped_at(self.step))
@@ -215,7 +222,8 @@ class Trainer:
                 if self.finished:
                     accelerator.print(f"stopped at step {self.step}: the held-out loss no longer falls")
                 self._save_model()
-            accelerator.end_training()
+            with warned("the tracker could not be closed"):
+                accelerator.end_training()
 
     def _take_steps(self) -> None:
         args, accelerator = self.args, self.accelerator
@@ -311,7 +319,10 @@ class Trainer:
         args = self.args
         if self.accelerator.is_main_process and args.report_to != "none":
             config = {name: value for name, value in as_json(args).items() if isinstance(value, (int, float, str))}
-            self.accelerator.init_trackers(args.tracker_project_name, config=config)
+            try:
+                self.accelerator.init_trackers(args.tracker_project_name, config=config)
+            except Exception as error:  # of the tracker, or of the network
+                raise ValueError(f"--report_to {args.report_to} cannot be started: {first_line(error)}") from error
 
     def _report(self, report: dict[str, float], progress: tqdm) -> None:
         progress.update()
@@ -321,7 +332,8 @@ class Trainer:
             samples_s=f"{report['samples_per_second']:.2f}",
             skipped=report["skipped"],
         )
-        self.accelerator.log({f"train/{name}": value for name, value in report.items()}, step=self.step)
+        with warned(f"--report_to {self.args.report_to} failed at step {self.step}"):
+            self.accelerator.log({f"train/{name}": value for name, value in report.items()}, step=self.step)
         if self.accelerator.is_main_process:
             write_report(self.args.output_dir, self.step, report)
 
@@ -430,7 +442,8 @@ class Trainer:
             self.model.eval()
             self.method.export(self.pipe, self.model, accelerator, self.args.output_dir / LOG)
         if accelerator.is_main_process and self.args.push_to_hub:
-            self.method.push_to_hub()
+            with warned(f"--push_to_hub failed; the model is in {self.args.output_dir}, try hf upload"):
+                self.method.push_to_hub()
         accelerator.wait_for_everyone()
 
 

@@ -14,6 +14,7 @@ from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_prompt_file
 from ..pipelines.requests import check_request, check_request_files
 from .arguments import TrainingArguments
+from .run.log import warned
 from .validation_metrics import ValidationMetrics
 
 logger = logging.get_logger(__name__)
@@ -69,7 +70,8 @@ class Validation:
             picture.save(file.with_suffix(".png"))
             files.append(file)
             caption = request.get("prompt", "")
-            self._track(accelerator, f"validation/{number:03}", caption, audio, rate, np.asarray(picture), step)
+            with warned(f"validation at step {step}, line {number}: the tracker failed"):
+                self._track(accelerator, f"validation/{number:03}", caption, audio, rate, np.asarray(picture), step)
         if self.metrics is not None and files:
             self.metrics.measure(folder, accelerator, step)
         return files

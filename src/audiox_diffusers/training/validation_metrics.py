@@ -16,6 +16,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.run import OneProcess, choose_metrics, run_evaluation
 from ..messages import first_line
 from .arguments import TrainingArguments
+from .run.log import warned
 
 logger = logging.get_logger(__name__)
 
@@ -83,7 +84,8 @@ class ValidationMetrics:
         with replacing(folder / FILE) as temporary:
             temporary.write_text(report.to_json(), encoding="utf-8")
         figures = {figure.metric: figure.value for figure in report.figures}
-        accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
+        with warned(f"metrics of the validation at step {step}: the tracker failed"):
+            accelerator.log({f"validation/{name}": value for name, value in figures.items()}, step=step)
         return figures
 
 

@@ -373,6 +373,7 @@ def hub(monkeypatch):
     monkeypatch.setattr(
         export, "create_repo", lambda repo_id, **options: RepoUrl(f"https://huggingface.co/someone/{repo_id}")
     )
+    monkeypatch.setattr(export, "auth_check", lambda repo_id, **options: None)
     monkeypatch.setattr(export, "upload_folder", lambda **options: uploads.append(options))
     return uploads
 

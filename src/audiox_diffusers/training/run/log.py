@@ -2,13 +2,28 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from diffusers.utils import logging
+
 from ...atomic import replacing
+from ...messages import first_line
+
+logger = logging.get_logger(__name__)
 
 LOG = "log.jsonl"
 SKIPPED = "skipped.jsonl"
+
+
+@contextmanager
+def warned(what: str) -> Iterator[None]:
+    """Warn of an error inside. A tracker or an upload that fails must not end a run."""
+    try:
+        yield
+    except Exception as error:  # of any library
+        logger.warning(f"{what}: {first_line(error)}")
 
 
 def write_report(output_dir: Path, step: int, report: Mapping[str, float]) -> None:
