@@ -11,14 +11,15 @@ from .jobs import Job
 
 
 @asynccontextmanager
-async def listening(job: Job) -> AsyncIterator[asyncio.Event]:
-    """Yield an event that is set after each change of a job."""
+async def listening(job: Job, condition: Callable[[], bool] = lambda: True) -> AsyncIterator[asyncio.Event]:
+    """Yield an event that is set after each change of a job that makes a condition true."""
     changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def notify() -> None:
-        # The loop may be closed already when the engine ends the last jobs.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(changed.set)
+        if condition():
+            # The loop may be closed already when the engine ends the last jobs.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(changed.set)
 
     stop = job.listen(notify)
     try:
@@ -35,10 +36,9 @@ async def until(request: Request, job: Job, condition: Callable[[], bool]) -> No
             pass
 
     async def fulfilled() -> None:
-        async with listening(job) as changed:
-            while not condition():
+        async with listening(job, condition) as changed:
+            if not condition():
                 await changed.wait()
-                changed.clear()
 
     waiting = [asyncio.ensure_future(fulfilled()), asyncio.ensure_future(gone())]
     try:
