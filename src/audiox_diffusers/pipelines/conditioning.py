@@ -1,7 +1,7 @@
 """From prompts of every modality to the context of the transformer."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -374,18 +374,28 @@ class AudioXConditioningMixin:
         device: torch.device,
     ) -> torch.Tensor:
         """Encode prompts without times for sounds of one window, `[sounds, tokens, width]`."""
+        return self._encode_window(prompts, generator, device)[:, 0]
+
+    def _encode_window(
+        self,
+        prompts: Prompts,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+        without: Sequence[str] = (),
+    ) -> torch.Tensor:
+        """Encode prompts for sounds of one window, also without modalities, `[sounds, 1 + without, tokens, width]`."""
         if prompts.text_embeds[0] is not None:
             text_embeds = torch.stack(prompts.text_embeds)
         else:
             texts = [prompts.text_or_default(sound, text) for sound, text in enumerate(prompts.text)]
             text_embeds = self.embed_texts(texts, device)
-        return self.join_embeds(
+        embeds = (
             text_embeds,
             self._encode_video(prompts.pictures, device),
             self._encode_sync(prompts.pictures, device),
             self._encode_audio(prompts.audio, generator, prompts.audio_padding_side, device),
-            device,
         )
+        return self._join_without(prompts, embeds, without, device)
 
     def embed_texts(self, texts: list[str], device: torch.device) -> torch.Tensor:
         """Encode texts, `[B, num_text_tokens, width]`; `ValueError` if the tokenizer pads to another length."""
@@ -396,6 +406,50 @@ class AudioXConditioningMixin:
                 f" {self.conditioner.config.num_text_tokens}: set its `model_max_length`."
             )
         return prompt_embeds
+
+    def _join_without(
+        self,
+        prompts: Prompts,
+        embeds: tuple[torch.Tensor | None, ...],
+        without: Sequence[str],
+        device: torch.device,
+    ) -> torch.Tensor:
+        """
+        Join embeddings into the contexts of some sounds, and into the contexts without modalities. An absent modality
+        is encoded as in training. A sound without its only modality gets the null context.
+
+        Args:
+            prompts (`Prompts`): The prompts of these sounds.
+            embeds (`tuple`): What `join_embeds` takes.
+            without (`Sequence[str]`): Modalities to leave out, each for itself.
+
+        Returns:
+            `torch.Tensor`: `[sounds, 1 + without, tokens, width]`.
+        """
+        contexts = [self.join_embeds(*embeds, device)]
+        for modality in without:
+            given = [modality in prompts.modalities(sound) for sound in range(len(prompts))]
+            alone = [given[sound] and len(prompts.modalities(sound)) == 1 for sound in range(len(prompts))]
+            context = self.join_embeds(*self._leave_out(modality, prompts, embeds, device), device)
+            column = torch.tensor(given, device=device)[:, None, None]
+            context = torch.where(column, context, contexts[0])
+            contexts.append(torch.where(torch.tensor(alone, device=device)[:, None, None], 0, context))
+        return torch.stack(contexts, dim=1)
+
+    def _leave_out(
+        self, modality: str, prompts: Prompts, embeds: tuple[torch.Tensor | None, ...], device: torch.device
+    ) -> tuple[torch.Tensor | None, ...]:
+        """Return embeddings with a modality absent in all sounds."""
+        text_embeds, video_embeds, sync_embeds, audio_embeds = embeds
+        if modality == "text":
+            texts = [prompts.text_or_default(sound, None) for sound in range(len(prompts))]
+            text_embeds = self.embed_texts(texts, device)
+        elif modality == "video":
+            video_embeds = sync_embeds = None
+        elif audio_embeds is not None:
+            silence = torch.zeros(1, self.vae.config.audio_channels, self.conditioner.config.audio_prompt_samples)
+            audio_embeds = self.encode_waveforms(silence, device=device).expand(len(audio_embeds), -1, -1)
+        return text_embeds, video_embeds, sync_embeds, audio_embeds
 
     def join_embeds(
         self,

@@ -1,16 +1,18 @@
 """The denoising loop that all AudioX pipelines share."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
+from diffusers.guiders.guider_utils import BaseGuidance
 
 from ..models import AudioXContext
 from .calls import separate
-from .checks import MAX_GUIDANCE, MAX_STEPS, check_count, is_number
+from .checks import MAX_STEPS, check_count, is_number
+from .guidance import GuiderRun, check_guider, check_interval, check_scale, guide_by_modality
 from .windows import Window
 
 
@@ -36,11 +38,27 @@ class Conditions:
         windows (`list[Window]`): The windows of all sounds.
         condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`): Their contexts, on any device.
         negative_condition_embeds (`torch.Tensor` of shape `[B, tokens, width]`): The negative context of each sound.
+        without (`dict[str, torch.Tensor]`): Contexts `[rows, tokens, width]` without a modality, by its name.
     """
 
     windows: list[Window]
     condition_embeds: torch.Tensor
     negative_condition_embeds: torch.Tensor
+    without: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def split(
+        cls,
+        windows: list[Window],
+        contexts: torch.Tensor,
+        negative_condition_embeds: torch.Tensor,
+        sampling: "Sampling",
+    ) -> Self:
+        """Build conditions from contexts `[rows, 1 + weights, tokens, width]`, the first with all modalities."""
+        condition_embeds, *without = contexts.unbind(dim=1)
+        return cls(
+            windows, condition_embeds, negative_condition_embeds, dict(zip(sampling.weights, without, strict=True))
+        )
 
 
 @dataclass(frozen=True)
@@ -65,7 +83,7 @@ class Sampling:
     """
 
     num_inference_steps: int
-    guidance_scale: float
+    guidance_scale: float | Mapping[str, float]
     guidance_rescale: float
     window_overlap: int
     window_batch_size: int
@@ -73,6 +91,15 @@ class Sampling:
     attention_kwargs: dict[str, Any] | None
     callback_on_step_end: Callable | None
     callback_on_step_end_tensor_inputs: list[str]
+    guidance_interval: tuple[float, float] | None = None
+    guider: BaseGuidance | None = None
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Guidance weights other than 1 by modality; empty if one scale guides all of them."""
+        if not isinstance(self.guidance_scale, Mapping):
+            return {}
+        return {name: weight for name, weight in self.guidance_scale.items() if weight != 1}
 
 
 class AudioXDenoisingMixin:
@@ -82,11 +109,13 @@ class AudioXDenoisingMixin:
     _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
 
     @property
-    def guidance_scale(self) -> float:
+    def guidance_scale(self) -> float | Mapping[str, float]:
         return self._guidance_scale
 
     @property
     def do_classifier_free_guidance(self) -> bool:
+        if isinstance(self._guidance_scale, Mapping):
+            return any(weight != 1 for weight in self._guidance_scale.values())
         return self._guidance_scale > 1
 
     @property
@@ -106,9 +135,14 @@ class AudioXDenoisingMixin:
         """Raise `ValueError` for an argument that is out of range."""
         check_count("window_batch_size", sampling.window_batch_size)
         check_count("num_inference_steps", sampling.num_inference_steps, highest=MAX_STEPS)
-        scale, rescale = sampling.guidance_scale, sampling.guidance_rescale
-        if not is_number(scale) or abs(scale) > MAX_GUIDANCE:
-            raise ValueError(f"`guidance_scale` must be a number, at most {MAX_GUIDANCE:g}, got {scale!r}.")
+        check_scale(sampling.guidance_scale)
+        check_interval(sampling.guidance_interval)
+        check_guider(sampling.guider)
+        if sampling.guider is not None and sampling.guidance_interval is not None:
+            raise ValueError("`guidance_interval` does not go with `guider`; set `start` and `stop` of the guider.")
+        if sampling.guider is not None and sampling.guidance_rescale:
+            raise ValueError("`guidance_rescale` does not go with `guider`; set `guidance_rescale` of the guider.")
+        rescale = sampling.guidance_rescale
         if not is_number(rescale) or not 0 <= rescale <= 1:
             raise ValueError(f"`guidance_rescale` must be in 0..1, got {rescale!r}.")
         kwargs = sampling.attention_kwargs
@@ -171,7 +205,15 @@ class AudioXDenoisingMixin:
             step_kwargs["generator"] = sampling.generator
         # A kept context would grow with the number of windows, and a callback may change it.
         keeps_context = len(batches) == 1 and sampling.callback_on_step_end is None
-        context = None
+        context, context_is_guided = None, False
+        guided_steps = [True] * len(timesteps)
+        if sampling.guidance_interval is not None:
+            low, high = sampling.guidance_interval
+            guided_steps = [low <= time <= high for time in timesteps.tolist()]
+        guider_run = None
+        if sampling.guider is not None:
+            num_steps = len(self.scheduler.timesteps)
+            guider_run = GuiderRun(sampling.guider, self.scheduler, num_steps, num_steps - len(timesteps))
         # A call that did not finish may have left its activations in the transformer's caches.
         self.transformer._reset_stateful_cache()
 
@@ -184,19 +226,26 @@ class AudioXDenoisingMixin:
                 model_input = self.scheduler.scale_model_input(latents, t)
                 velocity = torch.zeros_like(latents)
                 for number, batch in enumerate(batches):
-                    if context is None or not keeps_context:
-                        context = self._context(
-                            condition_embeds[[w.context for w in batch]],
-                            negative_condition_embeds[[w.sound for w in batch]],
-                            latents.device,
+                    guider = None if guider_run is None else guider_run.at(number, i, t)
+                    if guider is None:
+                        guided = guided_steps[i] and self.do_classifier_free_guidance
+                    else:
+                        guided = guider.num_conditions > 1
+                    if context is None or not keeps_context or guided != context_is_guided:
+                        current = replace(
+                            conditions,
+                            windows=batch,
+                            condition_embeds=condition_embeds,
+                            negative_condition_embeds=negative_condition_embeds,
                         )
-                    predicted = self._predict(
-                        torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch]),
-                        t,
-                        context,
-                        number,
-                        sampling,
-                    )
+                        context, context_is_guided = self._context(current, guided, latents.device), guided
+                    inputs = torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch])
+                    velocities = self._predict(inputs, t, context, guided, number, sampling)
+                    if guider is not None:
+                        sample = torch.stack([latents[w.sound, :, w.start : w.start + size] for w in batch])
+                        predicted = guider_run.combine(guider, velocities, sample, t)
+                    else:
+                        predicted = self._guide(velocities, sampling) if guided else velocities[0]
                     for window, values in zip(batch, predicted, strict=True):
                         frames = slice(window.start, window.start + size)
                         velocity[window.sound, :, frames] += weights[id(window)] * values
@@ -220,7 +269,7 @@ class AudioXDenoisingMixin:
                 progress_bar.update()
         if not torch.isfinite(latents).all():
             raise ValueError(
-                f"Denoising gave NaN or infinite latents. Lower `guidance_scale`, which is {self.guidance_scale:g}, or"
+                f"Denoising gave NaN or infinite latents. Lower `guidance_scale`, which is {self.guidance_scale}, or"
                 f" run the transformer in bfloat16 or float32; it is in {self.transformer.dtype}."
             )
         return latents
@@ -240,33 +289,46 @@ class AudioXDenoisingMixin:
             raise ValueError(f"`callback_on_step_end` must return `latents` in the shape {list(shape)}.")
         return outputs
 
-    def _context(
-        self, condition_embeds: torch.Tensor, negative_condition_embeds: torch.Tensor, device: torch.device
-    ) -> AudioXContext:
-        """Return the context of some windows. Guidance puts the negative one first, unless it is null and vanishes."""
-        if self.do_classifier_free_guidance:
-            vanishes = self.transformer.null_context_vanishes and not negative_condition_embeds.any()
-            if not vanishes:
-                negative_condition_embeds = negative_condition_embeds.to(condition_embeds)
-                condition_embeds = torch.cat((negative_condition_embeds, condition_embeds))
+    def _context(self, conditions: Conditions, guided: bool, device: torch.device) -> AudioXContext:
+        """
+        Return the context of some windows. Guidance puts the contexts that it leads away from first, but leaves out the
+        negative one if it is null and vanishes.
+        """
+        rows = [window.context for window in conditions.windows]
+        condition_embeds = conditions.condition_embeds[rows]
+        away = []
+        if guided and isinstance(self._guidance_scale, Mapping):
+            away = [conditions.without[name][rows] for name in self._weights]
+        elif guided:
+            negative = conditions.negative_condition_embeds[[window.sound for window in conditions.windows]]
+            if not self.transformer.null_context_vanishes or negative.any():
+                away = [negative]
+        condition_embeds = torch.cat([*(embeds.to(condition_embeds) for embeds in away), condition_embeds])
         return AudioXContext(condition_embeds.to(device, self.transformer.dtype))
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        """Guidance weights other than 1 by modality."""
+        return {name: weight for name, weight in self._guidance_scale.items() if weight != 1}
 
     def _predict(
         self,
         model_input: torch.Tensor,
         t: torch.Tensor,
         context: AudioXContext,
+        guided: bool,
         number: int,
         sampling: Sampling,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         """
-        Return the guided velocity of a batch of windows, float32 `[windows, C, window]`. The transformer's caches
-        remember the last step of each batch by its `number`.
+        Return the velocities of a batch of windows, float32 `[windows, C, window]`: the conditional one, and those that
+        guidance leads away from. The transformer's caches remember the last step of each batch by its `number`.
         """
-        guided = self.do_classifier_free_guidance
         model_input = model_input.to(self.transformer.dtype)
+        copies = 1
         if guided:
-            model_input = torch.cat((model_input, model_input))
+            copies += len(self._weights) if isinstance(self._guidance_scale, Mapping) else 1
+            model_input = torch.cat([model_input] * copies)
 
         name = "cond_uncond" if guided else "cond"
         with self.transformer.cache_context(name if number == 0 else f"{name}_{number}"):
@@ -277,10 +339,16 @@ class AudioXDenoisingMixin:
                 attention_kwargs=sampling.attention_kwargs,
                 return_dict=False,
             )[0].float()
+        *away, conditional = velocity.chunk(copies)
+        return conditional, *away
 
-        if guided:
-            unconditional, conditional = velocity.chunk(2)
-            velocity = unconditional + self.guidance_scale * (conditional - unconditional)
-            if sampling.guidance_rescale > 0:
-                velocity = rescale_guidance(velocity, conditional, sampling.guidance_rescale)
+    def _guide(self, velocities: tuple[torch.Tensor, ...], sampling: Sampling) -> torch.Tensor:
+        """Return the guided velocity of a batch of windows."""
+        conditional, *away = velocities
+        if isinstance(self._guidance_scale, Mapping):
+            velocity = guide_by_modality(conditional, away, list(self._weights.values()))
+        else:
+            velocity = away[0] + self._guidance_scale * (conditional - away[0])
+        if sampling.guidance_rescale > 0:
+            velocity = rescale_guidance(velocity, conditional, sampling.guidance_rescale)
         return velocity

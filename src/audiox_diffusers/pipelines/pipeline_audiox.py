@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from diffusers import AudioPipelineOutput, DiffusionPipeline
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 from transformers import CLIPVisionModelWithProjection, PreTrainedTokenizerBase, T5EncoderModel
@@ -27,6 +28,7 @@ from ..models import (
 from ..schedulers import AudioXDPMSolverSDEScheduler, AudioXFlowMatchScheduler
 from .checks import check_choice, check_count, check_duration, check_generator, check_tensor, is_number
 from .denoising import AudioXDenoisingMixin, Conditions, Sampling
+from .guidance import check_guider
 from .inputs import read_audio
 from .prompts import Prompts
 from .vae_tiles import decode_tiles
@@ -159,7 +161,7 @@ class AudioXPipeline(
         negative_condition_embeds: torch.Tensor | None = None,
         audio_length_in_s: float | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | dict[str, float] | None = None,
         guidance_rescale: float = 0.0,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -175,6 +177,10 @@ class AudioXPipeline(
         | MultiPipelineCallbacks
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        guidance_interval: tuple[float, float] | None = None,
+        guider: BaseGuidance | None = None,
+        negative_video: Any = None,
+        negative_audio: Any = None,
     ) -> AudioPipelineOutput | tuple:
         r"""
         Generate audio from any mix of prompts. Lists make a batch; their items may be `None`, and a single item goes
@@ -208,8 +214,10 @@ class AudioXPipeline(
                 or 10, or a window if that is shorter.
             num_inference_steps (`int`, *optional*): Number of denoising steps. Defaults to
                 `config.default_num_inference_steps`, which each release sets.
-            guidance_scale (`float`, *optional*): Scale of classifier-free guidance on the velocity; 1 and below turn
-                it off. Defaults to `config.default_guidance_scale`.
+            guidance_scale (`float` or `dict[str, float]`, *optional*): Scale of classifier-free guidance on the
+                velocity; 1 and below turn it off. Defaults to `config.default_guidance_scale`. A dict such as
+                `{"text": 3, "video": 7}` weights each modality against the context without it; modalities that it
+                does not name have weight 1. Each weight other than 1 adds a pass of the transformer.
             guidance_rescale (`float`): Share in 0..1 by which the standard deviation of the guided prediction is
                 brought back to that of the conditional one.
             num_waveforms_per_prompt (`int`): Sounds per sample, next to each other in the output.
@@ -228,6 +236,14 @@ class AudioXPipeline(
                 after each step. The tensors that it returns replace the old ones. `pipe._interrupt = True` ends the
                 loop.
             callback_on_step_end_tensor_inputs (`list[str]`): Names of the tensors that it gets.
+            guidance_interval (`tuple[float, float]`, *optional*): Times in 0 (clean) to 1 (noise) between which
+                guidance is on (arXiv 2404.07724). All other steps take one pass of the transformer.
+            guider (`BaseGuidance`, *optional*): `ClassifierFreeGuidance`, `AdaptiveProjectedGuidance` or
+                `ClassifierFreeZeroStarGuidance` of diffusers, which replaces `guidance_scale` and `guidance_rescale`.
+                Adaptive projected guidance works on the denoised sample (arXiv 2410.02416), CFG-Zero* on the velocity
+                of rectified flow (arXiv 2503.18886).
+            negative_video, negative_audio (*optional*): Video and sound to avoid, in the forms of `video` and `audio`.
+                Together with `negative_prompt` they make one negative context. Longer audio uses their first window.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
@@ -253,6 +269,8 @@ class AudioXPipeline(
             negative_condition_embeds=negative_condition_embeds,
             audio_padding_side=audio_padding_side,
             num_waveforms_per_prompt=num_waveforms_per_prompt,
+            negative_video=negative_video,
+            negative_audio=negative_audio,
         )
         sampling = self.prepare_sampling(
             num_inference_steps=num_inference_steps,
@@ -264,6 +282,8 @@ class AudioXPipeline(
             attention_kwargs=attention_kwargs,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            guidance_interval=guidance_interval,
+            guider=guider,
         )
         if audio_length_in_s is None:
             audio_length_in_s = self.default_length_in_s(prompts.text)
@@ -275,8 +295,9 @@ class AudioXPipeline(
 
         with self.begin_call(sampling) as pipe:
             # 2. Encode the prompts into the context of each window.
-            windows, condition_embeds = pipe._encode(prompts, sampling, num_samples, num_frames)
-            conditions = Conditions(windows, condition_embeds, pipe.encode_negative(prompts, condition_embeds))
+            windows, contexts = pipe._encode(prompts, sampling, num_samples, num_frames)
+            negative_condition_embeds = pipe.encode_negative(prompts, contexts[:, 0], generator)
+            conditions = Conditions.split(windows, contexts, negative_condition_embeds, sampling)
 
             # 3. Set the noise levels and draw noise.
             pipe.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
@@ -309,7 +330,8 @@ class AudioXPipeline(
         self,
         *,
         num_inference_steps: int | None,
-        guidance_scale: float | None,
+        guidance_scale: float | dict[str, float] | None,
+        guider: BaseGuidance | None,
         callback_on_step_end: Callable | None,
         callback_on_step_end_tensor_inputs: list[str],
         **kwargs: Any,
@@ -317,13 +339,19 @@ class AudioXPipeline(
         """Build [`Sampling`] from the arguments of a call, with defaults filled in, and check it."""
         if num_inference_steps is None:
             num_inference_steps = self.config.default_num_inference_steps
-        if guidance_scale is None:
+        if guider is not None:
+            check_guider(guider)
+            if guidance_scale is not None:
+                raise ValueError("Give either `guidance_scale` or `guider`, which has a scale of its own.")
+            guidance_scale = guider.guidance_scale
+        elif guidance_scale is None:
             guidance_scale = self.config.default_guidance_scale
         if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         sampling = Sampling(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
+            guider=guider,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
             **kwargs,
@@ -371,6 +399,7 @@ class AudioXPipeline(
         rate, text_width = self.vae.config.sampling_rate, self.conditioner.config.condition_dim
         check_duration(length_name, audio_length_in_s, rate, len(prompts))
         check_generator(sampling.generator, len(prompts))
+        self._check_weights(prompts, sampling)
         for timed in filter(is_timed, prompts.text):
             if abs(timed[-1][1] - audio_length_in_s) * rate >= 1:
                 raise ValueError(
@@ -388,16 +417,29 @@ class AudioXPipeline(
             if embeds is not None:
                 check_tensor(name, embeds, shape)
 
+    def _check_weights(self, prompts: Prompts, sampling: Sampling) -> None:
+        """Raise `ValueError` if guidance by modality does not fit the prompts."""
+        if not isinstance(sampling.guidance_scale, Mapping):
+            return
+        if prompts.condition_embeds is not None:
+            raise ValueError("`guidance_scale` must be a number with `condition_embeds`, which joins all modalities.")
+        if prompts.has_negatives:
+            raise ValueError("`guidance_scale` must be a number with negative prompts, which replace all modalities.")
+        given = {name for sound in range(len(prompts)) for name in prompts.modalities(sound)}
+        for name in sampling.guidance_scale:
+            if name not in given:
+                raise ValueError(f"`guidance_scale` has a weight for {name}, but no sound has a prompt of that kind.")
+
     def _encode(
         self, prompts: Prompts, sampling: Sampling, num_samples: int, num_frames: int
     ) -> tuple[list[Window], torch.Tensor]:
-        """Return the windows of all sounds, and the contexts that they refer to."""
+        """Return the windows of all sounds, and their contexts as [`~AudioXPipeline.encode_windows`] does."""
         size, overlap, device = self.transformer.config.sample_size, sampling.window_overlap, self._execution_device
         starts = window_starts(num_frames, size, overlap)
         if prompts.condition_embeds is not None:
-            condition_embeds = prompts.condition_embeds.to(device)
+            condition_embeds = prompts.condition_embeds[:, None].to(device)
         elif len(starts) == 1 and not prompts.is_timed:
-            condition_embeds = self.encode_window(prompts, sampling.generator, device)
+            condition_embeds = self._encode_window(prompts, sampling.generator, device, list(sampling.weights))
         else:
             self.check_features(prompts.video, num_samples)
             prompts = replace(prompts, audio=self._read_audio(prompts, num_samples))
@@ -418,26 +460,48 @@ class AudioXPipeline(
             )
         return [None if audio is None else read[id(audio)] for audio in prompts.audio]
 
-    def encode_negative(self, prompts: Prompts, condition_embeds: torch.Tensor) -> torch.Tensor:
+    def encode_negative(
+        self,
+        prompts: Prompts,
+        condition_embeds: torch.Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> torch.Tensor:
         """
         Encode the negative prompts, from which guidance leads away. Without any they are all zeros.
 
         Args:
             prompts (`Prompts`): Prompts of the call.
             condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`): Contexts, for their shape.
+            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Seeds the posterior's noise of
+                negative audio.
 
         Returns:
             `torch.Tensor`: `[sounds, tokens, width]`.
         """
         if not self.do_classifier_free_guidance and prompts.has_negatives:
             logger.warning(
-                f"Negative prompts have no effect without guidance; `guidance_scale` is {self.guidance_scale:g} and must"
+                f"Negative prompts have no effect without guidance; `guidance_scale` is {self.guidance_scale} and must"
                 " be above 1."
             )
         device, text_embeds, embeds = self._execution_device, prompts.negative_text_embeds, None
         if prompts.negative_text is not None:
             _, text_embeds = self.encode_prompt(negative_prompt=prompts.negative_text, device=device)
-        if text_embeds is not None:
+        media = prompts.negative_video, prompts.negative_audio
+        if any(items is not None for items in media):
+            count = prompts.num_waveforms_per_prompt
+
+            def each(items: Any) -> list:
+                repeats = len(prompts) if len(items) == 1 else count if len(items) != len(prompts) else 1
+                return [item for item in items for _ in range(repeats)]
+
+            embeds = self.encode_conditions(
+                prompt_embeds=None if text_embeds is None else torch.stack(each(text_embeds)),
+                video=None if media[0] is None else each(media[0]),
+                audio=None if media[1] is None else each(media[1]),
+                generator=generator,
+                device=device,
+            )
+        elif text_embeds is not None:
             embeds = self.encode_conditions(prompt_embeds=text_embeds, device=device)
         elif prompts.negative_condition_embeds is not None:
             embeds = prompts.negative_condition_embeds

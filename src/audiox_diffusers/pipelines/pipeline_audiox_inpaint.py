@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from diffusers import AudioPipelineOutput
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.utils import logging, replace_example_docstring
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -110,7 +111,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
         num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | dict[str, float] | None = None,
         guidance_rescale: float = 0.0,
         num_waveforms_per_prompt: int = 1,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -124,6 +125,10 @@ class AudioXInpaintPipeline(AudioXPipeline):
         | MultiPipelineCallbacks
         | None = None,
         callback_on_step_end_tensor_inputs: list[str] = ["latents"],
+        guidance_interval: tuple[float, float] | None = None,
+        guider: BaseGuidance | None = None,
+        negative_video: Any = None,
+        negative_audio: Any = None,
     ) -> AudioPipelineOutput | tuple:
         r"""
         Edit a sound in one of four ways. Prompts, lists and long sounds work as in [`AudioXPipeline`].
@@ -163,6 +168,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
             return_dict (`bool`): Whether to return an [`~pipelines.AudioPipelineOutput`] instead of a tuple.
             callback_on_step_end, callback_on_step_end_tensor_inputs: See [`AudioXPipeline`]. Steps start again from 0
                 in each refinement and in each window of an extension.
+            guidance_interval, guider, negative_video, negative_audio: See [`AudioXPipeline`]. The momentum of a guider
+                starts again in each pass. Its steps are those of the whole schedule, also if a pass skips the first.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
@@ -194,6 +201,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
             prompt_embeds=prompt_embeds,
             negative_prompt_embeds=negative_prompt_embeds,
             num_waveforms_per_prompt=num_waveforms_per_prompt,
+            negative_video=negative_video,
+            negative_audio=negative_audio,
         )
         sampling = self.prepare_sampling(
             num_inference_steps=num_inference_steps,
@@ -205,6 +214,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
             attention_kwargs=attention_kwargs,
             callback_on_step_end=callback_on_step_end,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            guidance_interval=guidance_interval,
+            guider=guider,
         )
         rate = self.vae.config.sampling_rate
         num_new = round((extend_by_s or 0) * rate)
@@ -394,10 +405,10 @@ class AudioXInpaintPipeline(AudioXPipeline):
         negative_condition_embeds: torch.Tensor | None = None,
     ) -> Conditions:
         """Encode the prompts of the windows at these frames. The negative contexts are the same for all windows."""
-        windows, condition_embeds = self.encode_windows(prompts, starts, sampling, self._execution_device, offset)
+        windows, contexts = self.encode_windows(prompts, starts, sampling, self._execution_device, offset)
         if negative_condition_embeds is None:
-            negative_condition_embeds = self.encode_negative(prompts, condition_embeds)
-        return Conditions(windows, condition_embeds.to(self.transformer.dtype), negative_condition_embeds)
+            negative_condition_embeds = self.encode_negative(prompts, contexts[:, 0], sampling.generator)
+        return Conditions.split(windows, contexts.to(self.transformer.dtype), negative_condition_embeds, sampling)
 
     def _regenerate(
         self,

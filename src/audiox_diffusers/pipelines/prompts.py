@@ -27,6 +27,7 @@ class Prompts:
         condition_embeds (`torch.Tensor` of shape `[sounds, tokens, width]`, *optional*): Contexts that replace all of
             the above.
         negative_text (`list[str]`, *optional*): What to avoid: one text, or one per sound or prompt.
+        negative_video, negative_audio (`list`, *optional*): Videos and sounds to avoid, one or as many as prompts.
         negative_text_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Embeddings that replace it.
         negative_condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Contexts that replace
             it.
@@ -41,6 +42,8 @@ class Prompts:
     audio: list
     condition_embeds: torch.Tensor | None = None
     negative_text: list[str] | None = None
+    negative_video: list | None = None
+    negative_audio: list | None = None
     negative_text_embeds: torch.Tensor | None = None
     negative_condition_embeds: torch.Tensor | None = None
     audio_padding_side: str = "right"
@@ -61,6 +64,8 @@ class Prompts:
         negative_condition_embeds: torch.Tensor | None = None,
         audio_padding_side: str = "right",
         num_waveforms_per_prompt: int = 1,
+        negative_video: Any = None,
+        negative_audio: Any = None,
     ) -> "Prompts":
         """
         Build the prompts from the arguments of a call, which have the same names.
@@ -97,8 +102,8 @@ class Prompts:
             )
         if condition_embeds is not None and given:
             raise ValueError(f"`condition_embeds` replaces all prompts; leave out `{given[0]}`.")
-        negatives = negative_prompt, negative_prompt_embeds, negative_condition_embeds
-        if negative_condition_embeds is not None and any(value is not None for value in negatives[:2]):
+        negatives = negative_prompt, negative_prompt_embeds, negative_video, negative_audio
+        if negative_condition_embeds is not None and any(value is not None for value in negatives):
             raise ValueError("`negative_condition_embeds` replaces all negative prompts; leave them out.")
 
         batches = broadcast(
@@ -116,12 +121,16 @@ class Prompts:
                     "Give at least one of `prompt`, `video`, `image`, `audio`, `prompt_embeds` and"
                     f" `condition_embeds`; sample {i} has none."
                 )
+        negative_video = split_batch("negative_video", negative_video)
+        negative_audio = split_batch("negative_audio", negative_audio)
         _check_negatives(
             len(batches["prompt"]),
             num_waveforms_per_prompt,
             negative_prompt=negative_text,
             negative_prompt_embeds=negative_prompt_embeds,
             negative_condition_embeds=negative_condition_embeds,
+            negative_video=negative_video,
+            negative_audio=negative_audio,
         )
         if condition_embeds is not None:
             condition_embeds = condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
@@ -137,6 +146,8 @@ class Prompts:
             audio=repeated("audio"),
             condition_embeds=condition_embeds,
             negative_text=negative_text,
+            negative_video=negative_video,
+            negative_audio=negative_audio,
             negative_text_embeds=negative_prompt_embeds,
             negative_condition_embeds=negative_condition_embeds,
             audio_padding_side=audio_padding_side,
@@ -161,6 +172,15 @@ class Prompts:
     def pictures(self) -> list[tuple[Any, Any]]:
         """The video and the image of each sound. At most one of the two is given."""
         return list(zip(self.video, self.image))
+
+    def modalities(self, sound: int) -> list[str]:
+        """Return the modalities that a sound has a prompt for."""
+        given = {
+            "text": self.text[sound] is not None or self.text_embeds[sound] is not None,
+            "video": self.video[sound] is not None or self.image[sound] is not None,
+            "audio": self.audio[sound] is not None,
+        }
+        return [name for name, present in given.items() if present]
 
     def select(self, sounds: list[int]) -> "Prompts":
         """Return the prompts of some sounds, without negative prompts."""

@@ -1,5 +1,6 @@
 """The contexts of all windows of a longer sound."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -35,7 +36,8 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
             offset (`int`): Samples between the start of the first frame and time 0 of prompts and videos.
 
         Returns:
-            `tuple`: The windows, ordered by start, and their contexts `[rows, tokens, width]` on the CPU.
+            `tuple`: The windows, ordered by start, and their contexts `[rows, 1 + weights, tokens, width]` on the CPU:
+            those with all modalities, and those without each modality that `sampling.weights` names.
         """
         size, rate = self.transformer.config.sample_size, self.vae.config.sampling_rate
         frame_rate = rate / self.vae.hop_length
@@ -64,7 +66,9 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
                 here = replace(prompts.select(sounds), text_embeds=[texts[row] for row in missing])
                 generator = sampling.generator
                 generator = [generator[sound] for sound in sounds] if isinstance(generator, list) else generator
-                rows.extend(self._encode_rows(here, start, max(0.0, seconds), generator, device))
+                rows.extend(
+                    self._encode_rows(here, start, max(0.0, seconds), generator, device, list(sampling.weights))
+                )
         return windows, torch.stack(rows)
 
     def check_features(self, videos: list, num_samples: int) -> None:
@@ -99,6 +103,7 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
         seconds: float,
         generator: torch.Generator | list[torch.Generator] | None,
         device: torch.device,
+        without: Sequence[str],
     ) -> torch.Tensor:
         """
         Encode one window of some sounds, whose text is embedded already.
@@ -108,7 +113,7 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
             seconds (`float`): Its time, which selects its part of the videos.
 
         Returns:
-            `torch.Tensor`: Contexts `[rows, tokens, width]` on the CPU.
+            `torch.Tensor`: Contexts `[rows, 1 + without, tokens, width]` on the CPU.
         """
         first, length = start * self.vae.hop_length, self.conditioner.config.audio_prompt_samples
         waveforms = torch.zeros(len(prompts), self.vae.config.audio_channels, length)
@@ -119,10 +124,10 @@ class AudioXWindowConditioningMixin(AudioXConditioningMixin):
         audio_embeds = None
         if waveforms.any() or self.conditioner.config.audio_type != "audio_autoencoder":
             audio_embeds = self.encode_waveforms(waveforms, generator, device)
-        return self.join_embeds(
+        embeds = (
             torch.stack(prompts.text_embeds),
             self._encode_video(prompts.pictures, device, seconds),
             self._encode_sync(prompts.pictures, device, seconds),
             audio_embeds,
-            device,
-        ).cpu()
+        )
+        return self._join_without(prompts, embeds, without, device).cpu()
