@@ -30,4 +30,6 @@ def mount_page(app: FastAPI, engine: Engine, path: str = "/") -> FastAPI:
     page = build_page(engine)
     # Only `launch` sets this, and Gradio does not check where the files of a request lie without it.
     page.has_launched = True
+    # Gradio looks for events every millisecond, which takes time from the engine.
+    page._queue.sleep_when_free = 0.05
     return gr.mount_gradio_app(app, page, path, **page_options(engine))
