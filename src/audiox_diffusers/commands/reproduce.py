@@ -90,7 +90,7 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
         "crossfade_ms": recipe.crossfade,
         "num_inference_steps": recipe.steps,
         "guidance_scale": recipe.guidance,
-        "guidance_rescale": recipe.guidance_rescale,
+        "guidance_rescale": recipe.guidance_rescale or None,
         "audio_padding_side": recipe.audio_padding,
         "window_overlap_in_s": recipe.window_overlap,
     }

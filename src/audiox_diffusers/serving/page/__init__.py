@@ -1,6 +1,6 @@
 """The page of `audiox serve`."""
 
 from .layout import build_page
-from .mount import mount_page
+from .mount import mount_page, page_options
 
-__all__ = ["build_page", "mount_page"]
+__all__ = ["build_page", "mount_page", "page_options"]

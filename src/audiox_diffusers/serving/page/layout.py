@@ -17,9 +17,10 @@ from ...media import Recipe, media_duration
 from ..engine import Engine
 from ..errors import ServingError
 from ..tasks import DRAWN_SEEDS
+from .code import code_box, show_code
 from .examples import EXAMPLES, Example, write_example_files
 from .results import Result, dropped_recipe, write_results
-from .runs import Runs, preview_interval, progress_bar
+from .runs import Progress, Runs, preview_interval, progress_bar
 from .spans import data_uri, show_sound, span_picture
 from .style import STOP_SOUNDS
 from .tasks import AS_GENERATED, LUFS, PEAK, TASKS, Form, Task, place_of
@@ -32,7 +33,7 @@ HIDDEN = "hidden"
 Updates = dict[Any, Any]
 
 
-def build_page(engine: Engine) -> gr.Blocks:
+def build_page(engine: Engine, runs: Runs | None = None) -> gr.Blocks:
     """
     Build the page of an engine.
 
@@ -40,11 +41,12 @@ def build_page(engine: Engine) -> gr.Blocks:
 
     Args:
         engine (`Engine`): The engine. The caller starts and closes it.
+        runs (`Runs`, *optional*): Runs jobs elsewhere than in the engine.
     """
     folder = TemporaryDirectory(prefix="audiox-page-")
     # Gradio reads the folder of its uploads from here only.
     os.environ["GRADIO_TEMP_DIR"] = folder.name
-    page = Page(engine, Path(folder.name))
+    page = Page(engine, Path(folder.name), runs or Runs(engine))
     page.blocks.folder = folder  # it lives as long as the page
     return page.blocks
 
@@ -56,10 +58,11 @@ class Page:
     Args:
         engine (`Engine`): The engine.
         folder (`Path`): Folder for uploads, examples and results.
+        runs (`Runs`): Runs the jobs.
     """
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self.folder, self.runs = engine, folder, Runs(engine)
+    def __init__(self, engine: Engine, folder: Path, runs: Runs) -> None:
+        self.engine, self.folder, self.runs = engine, folder, runs
         examples = folder / "examples"
         examples.mkdir()
         write_example_files(examples)
@@ -138,7 +141,7 @@ class Page:
         default = "the model's own"
         with gr.Row(elem_id="numbers"):
             form["length"] = gr.Number(
-                label="Length in seconds", placeholder=default, minimum=0, elem_id="length", min_width=90
+                label="Length (s)", placeholder=default, minimum=0, elem_id="length", min_width=90
             )
             form["steps"] = gr.Number(
                 label="Steps", placeholder=default, minimum=1, precision=0, elem_id="steps", min_width=90
@@ -152,6 +155,7 @@ class Page:
             form["number"] = gr.Slider(
                 1, engine.limits.max_sounds, 1, step=1, label="Number of sounds", elem_id="number", min_width=170
             )
+        self._add_error("settings")
         with gr.Accordion("More settings", open=False, elem_id="more"):
             form["negative_prompt"] = gr.Textbox(label="Negative prompt", info="What to avoid", elem_id="negative")
             form["guidance_rescale"] = gr.Slider(0, 1, 0, step=0.05, label="Guidance rescale", elem_id="rescale")
@@ -171,10 +175,9 @@ class Page:
                     0, 2, 1, step=0.05, label="LoRA scale", visible=True if adapters else HIDDEN, elem_id="lora-scale"
                 )
             self.dropped = self._uploaded(
-                gr.File(label="Drop a sound from AudioX here to restore its settings", elem_id="dropped", height=120)
+                gr.File(label="Drop a sound from AudioX here to restore its settings", elem_id="dropped", height=170)
             )
             self._add_error("dropped")
-        self._add_error("settings")
 
     def _add_run(self) -> None:
         with gr.Row(elem_id="runs"):
@@ -206,11 +209,11 @@ class Page:
                 }
             with gr.Accordion("Generate it again", open=False, elem_id="again"), gr.Tabs():
                 with gr.Tab("Command line"):
-                    self.command = gr.Code(label="Command line", language="shell", wrap_lines=True, interactive=False)
+                    self.command = code_box("Command line")
                 with gr.Tab("Python"):
-                    self.python = gr.Code(label="Python", language="python", wrap_lines=True, interactive=False)
+                    self.python = code_box("Python")
                 with gr.Tab("curl"):
-                    self.curl = gr.Code(label="curl", language="shell", wrap_lines=True, interactive=False)
+                    self.curl = code_box("curl")
             self.history = gr.Radio([], label="Results of this session", elem_id="history")
             self.restore = gr.Button("Use these settings again", size="sm", elem_id="restore")
 
@@ -245,7 +248,7 @@ class Page:
         for event in events:
             event(
                 self.run,
-                {*form.values(), self.results},
+                {*form.values(), self.results, self.history},
                 [*self.errors.values(), self.generate, self.cancel, self.progress, self.preview, self.title, *shown],
                 js=STOP_SOUNDS,
                 concurrency_limit=None,
@@ -302,60 +305,58 @@ class Page:
     def run(self, data: Updates, request: gr.Request) -> Iterator[Updates]:
         """Generate sounds, and show progress and previews meanwhile."""
         form = Form(**{name: data[component] for name, component in self.form.items()})
-        results = data[self.results]
+        results: list[Result] = data[self.results]
         yield {
             **{error: gr.HTML(visible=False) for error in self.errors.values()},
             self.generate: gr.Button(interactive=False),
-            self.cancel: gr.Button(visible=True),
-            self.progress: gr.HTML(visible=False),
-            self.preview: gr.Audio(None, visible=False),
-            self.result: gr.Column(visible=False),
-            self.sound: None,
-            self.film: None,
         }
-        done = {
+        shown, new, failure = data[self.history] or 0, [], None
+        try:
+            values, files = form.request()
+            values["preview_every"] = preview_interval(form.steps)
+            self._new_previews(request.session_hash)
+            for progress in self.runs.run(request.session_hash, values, files):
+                failure = progress.error
+                new = write_results(form, progress.results, self.folder)
+                yield self._show_progress(progress, request)
+        except ServingError as error:
+            failure = error.param, error.message
+        if new:
+            _discard(results[MOST_RESULTS - len(new) :])
+            # The newest is first, so the last of the new ones has the first seed.
+            results, shown = [*reversed(new), *results][:MOST_RESULTS], len(new) - 1
+        updates = self._stopped(results, shown, request)
+        if failure is not None:
+            place, message = place_of(*failure)
+            updates |= {self.progress: gr.HTML(visible=False), self.errors[place]: _error(message)}
+        yield {**updates, self.title: gr.Markdown(self._describe_models()), self.results: results}
+
+    def _show_progress(self, progress: Progress, request: gr.Request) -> Updates:
+        """Show the progress of a run. Earlier results are hidden meanwhile, which stops their sound."""
+        updates = {
+            self.progress: gr.HTML(progress_bar(progress.state), visible=True),
+            self.cancel: gr.Button(visible=True),
+            self.result: gr.Column(visible=False),
+        }
+        if progress.state["status"] == "queued":
+            updates |= {self.sound: None, self.film: None}
+        if progress.preview is not None:
+            step = progress.state["preview_step"]
+            path = self.previews[request.session_hash] / f"preview-{step}.wav"
+            path.write_bytes(progress.preview)
+            updates[self.preview] = gr.Audio(str(path), label=f"Preview after step {step}", visible=True)
+        return updates
+
+    def _stopped(self, results: list[Result], index: int, request: gr.Request) -> Updates:
+        """Return what the page shows when nothing runs: a result, if there is one."""
+        updates = {
             self.generate: gr.Button(interactive=True),
             self.cancel: gr.Button(visible=False),
             self.preview: gr.Audio(None, visible=False),
         }
-        folder = self._new_previews(request.session_hash)
-        try:
-            values, files = form.request()
-            job = self.runs.start(
-                request.session_hash, {**values, "preview_every": preview_interval(form.steps)}, files
-            )
-            try:
-                shown = None
-                for state in self.runs.follow(job):
-                    updates = {self.progress: gr.HTML(progress_bar(state), visible=True)}
-                    if state["preview_step"] != shown and (preview := job.read_preview()) is not None:
-                        shown = state["preview_step"]
-                        path = folder / f"preview-{shown}.wav"
-                        path.write_bytes(preview)
-                        label = f"Preview after step {shown}"
-                        updates[self.preview] = gr.Audio(str(path), label=label, visible=True)
-                    yield updates
-                if job.error is not None:
-                    raise job.error
-                new = write_results(form, job, self.folder) if job.status == "succeeded" else []
-            finally:
-                self.runs.end(request.session_hash, job)
-        except ServingError as error:
-            place, message = place_of(error)
-            yield {**done, self.progress: gr.HTML(visible=False), self.errors[place]: _error(message)}
-            return
-        if not new:
-            yield done
-            return
-        _discard(results[MOST_RESULTS - len(new) :])
-        results = [*new, *results][:MOST_RESULTS]
-        yield {
-            **done,
-            self.title: gr.Markdown(self._describe_models()),
-            self.results: results,
-            self.history: gr.Radio(_choices(results), value=0),
-            **self._show(new[0], request),
-        }
+        if results:
+            updates |= {self.history: gr.Radio(_choices(results), value=index), **self._show(results[index], request)}
+        return updates
 
     def cancel_run(self, request: gr.Request) -> None:
         """Cancel what runs in a session."""
@@ -366,12 +367,11 @@ class Page:
         self.cancel_run(request)
         rmtree(self.previews.pop(request.session_hash, ""), ignore_errors=True)
 
-    def _new_previews(self, session: str) -> Path:
-        """Return a new folder for previews. The browser may still load those of the last run, until the next one."""
+    def _new_previews(self, session: str) -> None:
+        """Create a folder for the previews of a run. The browser may still load those of the last run until then."""
         rmtree(self.previews.pop(session, ""), ignore_errors=True)
         self.previews[session] = folder = self.folder / uuid4().hex
         folder.mkdir(mode=0o700)
-        return folder
 
     def show_chosen(self, index: int, results: list[Result], request: gr.Request) -> Updates:
         """Show an earlier result."""
@@ -435,9 +435,9 @@ class Page:
                 button: gr.DownloadButton(value=files.get(suffix), visible=suffix in files)
                 for suffix, button in self.downloads.items()
             },
-            self.command: result.command_line(),
-            self.python: result.python_code(),
-            self.curl: result.curl_line(str(request.request.base_url)),
+            self.command: show_code(result.command_line()),
+            self.python: show_code(result.python_code()),
+            self.curl: show_code(result.curl_line(str(request.request.base_url))),
         }
 
     def _result_parts(self) -> list[Any]:

@@ -12,7 +12,6 @@ from ...commands.reproduce import command_line, curl_line, python_code
 from ...media import MediaBytes, Recipe, load_audio, read_recipe, save_audio, save_video
 from ...media.recipe import file_name
 from ..errors import ServingError, bad_field
-from ..jobs import Job
 from .tasks import LUFS, Form
 
 AUDIO_FORMATS = (".wav", ".flac", ".mp3")
@@ -52,9 +51,9 @@ class Result:
         return "sound.mp4" if self.is_film else "sound.wav"
 
 
-def write_results(form: Form, job: Job, folder: Path) -> list[Result]:
-    """Write the results of a job to new folders."""
-    return [_write_result(form, sound, folder / uuid4().hex) for sound in job.results]
+def write_results(form: Form, sounds: tuple[Path, ...], folder: Path) -> list[Result]:
+    """Write the sounds of a run to new folders."""
+    return [_write_result(form, sound, folder / uuid4().hex) for sound in sounds]
 
 
 def _write_result(form: Form, sound: Path, folder: Path) -> Result:

@@ -2,9 +2,12 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
+from ...media import MediaBytes
 from ..engine import Engine
 from ..jobs import Job
 
@@ -16,6 +19,24 @@ STAGES = {
     "denoise": "Generating",
     "decode": "Decoding the sound",
 }
+
+
+@dataclass(frozen=True)
+class Progress:
+    """
+    News of a run.
+
+    Args:
+        state (`dict`): State of the job, as `Job.describe` returns it.
+        preview (`bytes`, *optional*): A new preview, as a WAV file.
+        results (`tuple[Path, ...]`): Files of the sounds, at the end. They are removed when the next news is asked for.
+        error (`tuple[str | None, str]`, *optional*): Field and message of an error, at the end.
+    """
+
+    state: dict[str, Any]
+    preview: bytes | None = None
+    results: tuple[Path, ...] = ()
+    error: tuple[str | None, str] | None = None
 
 
 class Runs:
@@ -31,18 +52,33 @@ class Runs:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
 
-    def start(self, session: str, values: dict[str, Any], files: dict[str, Any]) -> Job:
-        """Put a job into the queue. The session's earlier one is cancelled."""
+    def run(self, session: str, values: dict[str, Any], files: dict[str, MediaBytes]) -> Iterator[Progress]:
+        """
+        Run a job, and cancel the session's earlier one. Without a change, there is news every half second.
+
+        Raises:
+            ServingError: `Engine.submit` refuses the request.
+        """
         self.cancel(session)
         job = self.engine.submit(values, files)
         with self._lock:
             self._jobs[session] = job
-        return job
+        try:
+            yield from self._follow(job)
+            error = None if job.error is None else (job.error.param, job.error.message)
+            yield Progress(job.describe(), results=tuple(job.results), error=error)
+        finally:
+            with self._lock:
+                if self._jobs.get(session) is job:
+                    del self._jobs[session]
+            self.engine.remove(job)
 
-    def follow(self, job: Job) -> Iterator[dict[str, Any]]:
-        """Yield the states of a job until it is finished. Without a change, one comes every half second."""
+    def _follow(self, job: Job) -> Iterator[Progress]:
+        shown = None
         for state in job.events(interval_s=0.5):
-            yield {**state, "position": self.engine.position(job)}
+            preview = job.read_preview() if state["preview_step"] != shown else None
+            shown = state["preview_step"]
+            yield Progress({**state, "position": self.engine.position(job)}, preview)
 
     def cancel(self, session: str) -> None:
         """Cancel the job of a session, if it has one."""
@@ -50,13 +86,6 @@ class Runs:
             job = self._jobs.get(session)
         if job is not None:
             self.engine.cancel(job)
-
-    def end(self, session: str, job: Job) -> None:
-        """Forget a job and its files."""
-        with self._lock:
-            if self._jobs.get(session) is job:
-                del self._jobs[session]
-        self.engine.remove(job)
 
 
 def preview_interval(steps: float | None) -> int:

@@ -32,6 +32,13 @@ CSS = """
 #picture img { width: 100%; border-radius: var(--radius-lg); }
 #seed-row { align-items: end; }
 #new-seed { flex: 0 1 auto; height: 42px; }
+.audiox-code { display: grid; gap: 0.4rem; justify-items: end; }
+.audiox-code pre { justify-self: stretch; margin: 0; padding: 0.6rem; max-height: 22rem; overflow: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; font-family: var(--font-mono); font-size: var(--text-sm); color: var(--body-text-color);
+  background: var(--background-fill-secondary); border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-lg); }
+.audiox-code button { padding: 0.2rem 0.8rem; border-radius: var(--radius-lg); color: var(--button-secondary-text-color);
+  background: var(--button-secondary-background-fill); }
 @media (max-width: 640px) {
   .gradio-container { padding: 0.5rem !important; }
   #runs { position: sticky; bottom: 0; z-index: 5; background: var(--body-background-fill); padding-block: 0.5rem; }

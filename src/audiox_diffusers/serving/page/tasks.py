@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...media import MediaBytes
-from ..errors import ServingError, bad_field
+from ..errors import bad_field
 
 AS_GENERATED, PEAK, LUFS = "As generated", "Peak 1.0", "Loudness"
 
@@ -140,12 +140,11 @@ class Form:
             raise bad_field("loudness", "give a loudness in LUFS, such as -16")
 
 
-def place_of(error: ServingError) -> tuple[str, str]:
+def place_of(param: str | None, message: str) -> tuple[str, str]:
     """Return the part of the page that an error belongs to, and what it shows there."""
-    message = error.message
-    if error.param in FIELDS:
-        label, place = FIELDS[error.param]
-        return place, f"{label}: {message.removeprefix(f'{error.param}: ')}"
+    if param in FIELDS:
+        label, place = FIELDS[param]
+        return place, f"{label}: {message.removeprefix(f'{param}: ')}"
     return "status", message
 
 
