@@ -103,7 +103,7 @@ def test_frozen_components_are_those_of_the_base(pipe, tmp_path, variant, size):
         assert "_name_or_path" not in config.read_text()
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "image_encoder", "vae"])
+@pytest.mark.parametrize("name", ["text_encoder", "image_encoder"])
 def test_trained_encoders(pipe, tmp_path, name):
     (tmp_path / "log").touch()
     names = ("transformer", "conditioner", name)

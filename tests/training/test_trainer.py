@@ -241,17 +241,13 @@ def test_frozen_encoders_have_the_dtypes_of_inference(small_model):
             assert set(dtypes(pipe, name).values()) == {torch.float32}
 
 
-@pytest.mark.parametrize("name", ["text_encoder", "image_encoder", "vae"])
+@pytest.mark.parametrize("name", ["text_encoder", "image_encoder"])
 def test_encoders_can_be_trained(train, small_model, tmp_path, name):
     frozen = train("frozen", 2, "--train_batch_size", 6)
     trained = train("out", 2, "--train_batch_size", 6, f"--train_{name}")
-    # The first step starts from the same weights, but T5 has dropout, and what the VAE encodes is silenced before.
+    # The first step starts from the same weights, but T5 has dropout.
     assert trained[1] == pytest.approx(frozen[1], rel=1e-5 if name == "image_encoder" else 0.05)
-    before, after = weights(small_model, name), weights(tmp_path / "out", name)
-    assert differs(after, before)
-    if name == "vae":
-        decoder = [key for key in before if key.startswith("decoder.")]
-        assert_equal({key: after[key] for key in decoder}, {key: before[key] for key in decoder})
+    assert differs(weights(tmp_path / "out", name), weights(small_model, name))
 
 
 def test_training_from_the_embedded_model(train, tmp_path):
@@ -259,7 +255,8 @@ def test_training_from_the_embedded_model(train, tmp_path):
     losses = train("out", 1, "--pretrained_model_name_or_path", "audiox-tiny", "--dataset", data)
     assert 0 < losses[1] < 10
     start = AudioXPipeline.from_pretrained("audiox-tiny")
-    assert_equal(weights(tmp_path / "out", "vae"), start.vae.state_dict())
+    # The package stores it in half precision.
+    assert_equal(weights(tmp_path / "out", "vae"), start.vae.half().state_dict())
     assert differs(weights(tmp_path / "out", "transformer"), start.transformer.state_dict())
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert "from `audiox-tiny`" in card.text and card.data.base_model is None

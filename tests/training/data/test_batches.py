@@ -171,7 +171,6 @@ def test_shapes(any_encoder, samples):
         "text_mask": (128,),
         "video_mask": (10, 17),
         "context_mask": (),
-        "audio_noise": (HOP_LENGTH, NUM_FRAMES),
         "text_embeds": (128, 64),
         "video_embeds": (10, 17, 64),
     }
@@ -285,7 +284,8 @@ def test_completion_gets_the_previous_sound(any_encoder, samples):
     else:
         with torch.no_grad():
             posterior = any_encoder.pipe.vae.encode(before[None]).latent_dist
-        expected = posterior.mean[0] + posterior.std[0] * batch["audio_noise"]
+        noise = row(maker(any_encoder).make([unit_posterior(samples["completion"])]), 0)["audio_latents"]
+        expected = posterior.mean[0] + posterior.std[0] * noise
         torch.testing.assert_close(batch["audio_latents"], expected)
 
 
@@ -319,14 +319,12 @@ def unit_posterior(sample: Sample) -> Sample:
 def test_draws_are_standard_normal_and_independent(encoder, media):
     (sample,) = map(unit_posterior, read(encoder, media, audio="previous"))
     batch = row(maker(encoder).make([sample]), 0)
-    assert torch.equal(batch["audio_latents"], batch["audio_noise"])
     draws = torch.stack([batch[name].flatten() for name in ("latents", "noise", "audio_latents")])
     assert (torch.corrcoef(draws) - torch.eye(3)).abs().max() < 0.06
     assert (draws.std(1) - 1).abs().max() < 0.05 and draws.mean(1).abs().max() < 0.05
     inpainted = replace(sample, task_spec=task_spec(audio="target", audio_span=(0.0, 0.0)))
     batch = row(maker(encoder).make([inpainted]), 0)
     assert torch.equal(batch["audio_latents"], batch["latents"]), "the prompt must be the same draw as the target"
-    assert torch.equal(batch["audio_latents"], batch["audio_noise"])
 
 
 def test_draws_depend_on_the_key_and_the_seed_alone(encoder, media):
@@ -412,13 +410,12 @@ def test_a_dropped_context_is_zero(any_encoder, samples):
     assert not torch.allclose(full[0], without[0], atol=1e-3)
 
 
-TRAINED = ("text_encoder", "image_encoder", "sync_encoder", "vae")
+TRAINED = ("text_encoder", "image_encoder", "sync_encoder")
 
 
 def available(encoder: RecordEncoder) -> tuple[str, ...]:
     """Return the encoders that can be trained."""
-    names = [name for name in TRAINED if getattr(encoder.pipe, name) is not None]
-    return tuple(name for name in names if name != "vae" or not encoder.reads_waveforms)
+    return tuple(name for name in TRAINED if getattr(encoder.pipe, name) is not None)
 
 
 def with_trained(encoder: RecordEncoder, *names: str) -> RecordEncoder:
@@ -445,18 +442,12 @@ def test_trained_and_frozen_encoders_agree(any_encoder, samples):
     for name in available(any_encoder):
         encoder = with_trained(any_encoder, name)
         trained = predict(encoder, read_batch(encoder, samples))
-        for number, plan_name in enumerate(samples):
-            # The span is silenced before the VAE encodes it, which changes the latents at its ends.
-            tolerance = 0.1 if (name, plan_name) == ("vae", "inpainting") else 1e-4
-            torch.testing.assert_close(trained[number], frozen[number], atol=tolerance, rtol=tolerance)
+        torch.testing.assert_close(trained, frozen, atol=1e-4, rtol=1e-4)
     assert all(torch.equal(sample.record.waveform, heard) for sample in batch.samples)
 
 
-@pytest.mark.parametrize(
-    "name, network", [("text_encoder", "encoder"), ("image_encoder", "vision_model"), ("vae", "encoder")]
-)
+@pytest.mark.parametrize("name, network", [("text_encoder", "encoder"), ("image_encoder", "vision_model")])
 def test_trained_encoders_encode_once(encoder, media, name, network):
-    """The VAE runs twice, for the target and for the prompt."""
     (sample,) = read(encoder, media, text=True, video=True, audio="previous")
     record = replace(sample.record, captions=["a bell"], image=None)
     trained, calls = with_trained(encoder, name), []
@@ -465,7 +456,7 @@ def test_trained_encoders_encode_once(encoder, media, name, network):
     (encoded,) = trained.encode([record])
     predict(trained, make([replace(sample, record=record, encoded=encoded)]))
     handle.remove()
-    assert len(calls) == (2 if name == "vae" else 1)
+    assert len(calls) == 1
 
 
 def test_gradients_reach_the_trained_networks(any_encoder, samples):
@@ -475,15 +466,6 @@ def test_gradients_reach_the_trained_networks(any_encoder, samples):
     model = AudioXTrainingModel(trained)
     model(batch.noise, torch.full((len(samples),), 0.5), batch).pow(2).mean().backward()
     for module in (model.transformer, model.conditioner, *(model.encoders[name] for name in names)):
-        parameters = module.encoder.parameters() if module is any_encoder.pipe.vae else module.parameters()
-        assert any(parameter.grad is not None and parameter.grad.any() for parameter in parameters)
+        assert any(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
     assert {name.split(".")[0] for name, _ in model.named_parameters()} == {"transformer", "conditioner", "encoders"}
     model.zero_grad()
-
-
-def test_a_vae_that_encodes_no_prompts_cannot_be_trained(any_encoder):
-    if any_encoder.reads_waveforms:
-        with pytest.raises(ValueError, match="--train_vae: .* not through the VAE"):
-            AudioXTrainingModel(with_trained(any_encoder, "vae"))
-    else:
-        assert "vae" in AudioXTrainingModel(with_trained(any_encoder, "vae")).encoders

@@ -33,7 +33,6 @@ class Batch:
         text_mask: `[B, num_text_tokens]`, 0 where a token is masked.
         video_mask: `[B, num_video_frames, num_frame_tokens]`, 0 where a patch is masked.
         context_mask: `[B]`, 0 where the whole context is dropped.
-        audio_noise: `[B, C, num_audio_latents]`, noise for sampling the posterior of the audio prompts.
         samples: Samples of the batch.
     """
 
@@ -43,7 +42,6 @@ class Batch:
     text_mask: torch.Tensor
     video_mask: torch.Tensor
     context_mask: torch.Tensor
-    audio_noise: torch.Tensor
     samples: list[Sample]
 
 
@@ -99,7 +97,6 @@ class BatchMaker:
                 "text_mask": text_mask,
                 "video_mask": video_mask,
                 "context_mask": torch.tensor(0.0 if sample.task_spec.drop_context else 1.0),
-                "audio_noise": audio_noise,
                 "text_embeds": self._text(sample),
                 "video_embeds": self._pictures(sample, "embeds"),
             }
@@ -139,7 +136,7 @@ class BatchMaker:
     def _audio_latents(self, sample: Sample, noise: torch.Tensor) -> torch.Tensor:
         """Return the audio prompt. Without one: zeros if the model has learned tokens for that, else silence."""
         task_spec, encoded, length = sample.task_spec, sample.encoded, self.config.num_audio_latents
-        if task_spec.audio is None or (task_spec.audio == "previous" and encoded.previous_mean is None):
+        if task_spec.audio is None:
             learned = self.config.audio_type == "audio_autoencoder"
             return torch.zeros_like(self.null_embeddings.silence) if learned else self.null_embeddings.silence
         if task_spec.audio == "previous":

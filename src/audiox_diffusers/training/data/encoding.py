@@ -66,7 +66,7 @@ class RecordEncoder:
         device: Device of the encoders.
         video_prompt: Text for a picture without a caption.
         trained: Names of the encoders that are trained. `encode` skips them: [`AudioXTrainingModel`] calls them, so
-            that they get gradients. A trained VAE encodes audio prompts there; target sounds are still encoded here.
+            that they get gradients.
     """
 
     def __init__(self, pipe: AudioXPipeline, device: torch.device, video_prompt: str, trained: tuple[str, ...] = ()):
@@ -99,7 +99,7 @@ class RecordEncoder:
                     setattr(item, f"{name}_embeds", self.frames(pictures))
                 if pictures is not None and "sync_encoder" not in self.trained:
                     setattr(item, f"{name}_sync_embeds", self.sync_frames(pictures))
-            if record.previous is not None and "vae" not in self.trained:
+            if record.previous is not None:
                 self._encode_previous(record, item)
             if self.reads_waveforms:
                 item.waveform = record.waveform[:, : self.pipe.conditioner.config.audio_prompt_samples]

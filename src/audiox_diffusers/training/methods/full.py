@@ -34,10 +34,19 @@ class TrainedArguments(Arguments):
     train_text_encoder: bool = HfArg(default=False, help="Train T5 too.")
     train_image_encoder: bool = HfArg(default=False, help="Train CLIP too.")
     train_sync_encoder: bool = HfArg(default=False, help="Train Synchformer too.")
-    train_vae: bool = HfArg(default=False, help="Train the VAE's encoder too, through audio prompts.")
+    train_vae: bool = HfArg(default=False, help="No longer available; use training/train_vae.py.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_vae:
+            raise ValueError(
+                "--train_vae is no longer available: audio prompts alone pull the VAE's encoder away from its decoder,"
+                " so edited and reconstructed audio gets worse; train a VAE with training/train_vae.py"
+            )
 
     @property
     def trained_encoders(self) -> tuple[str, ...]:
+        """Components that encode the data and are trained."""
         return tuple(name for name in ENCODERS if getattr(self, f"train_{name}"))
 
 
@@ -102,8 +111,6 @@ class FullTraining:
             getattr(pipe, name).requires_grad_(True).train()
             if args.gradient_checkpointing:
                 enable_gradient_checkpointing(getattr(pipe, name))
-        # The loss does not use the decoder.
-        pipe.vae.decoder.requires_grad_(False)
         return pipe
 
     def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:

@@ -20,20 +20,13 @@ class AudioXTrainingModel(nn.Module):
     """
     Conditioner, transformer and the trained encoders.
 
-    The VAE is trained through audio prompts only: the latents in the loss must not follow it.
-
     Args:
         encoder: Encodes the records. Its pipeline holds the networks.
         autocast_dtype: Dtype of mixed precision, `None` without. accelerate does not autocast with FSDP2 and DeepSpeed.
-
-    Raises:
-        ValueError: The VAE is trained, but the model does not encode audio prompts with it.
     """
 
     def __init__(self, encoder: RecordEncoder, autocast_dtype: torch.dtype | None = None):
         super().__init__()
-        if "vae" in encoder.trained and encoder.reads_waveforms:
-            raise ValueError("--train_vae: the model reads audio prompts as mel spectrograms, not through the VAE")
         pipe = encoder.pipe
         self.transformer = pipe.transformer
         self.conditioner = pipe.conditioner
@@ -79,8 +72,6 @@ class AudioXTrainingModel(nn.Module):
                     for picture, null in zip(pictures, batch.embeds[name], strict=True)
                 ]
                 embeds[name] = torch.stack(rows)
-        if "vae" in self.encoders and "audio_latents" in batch.embeds:
-            embeds["audio_latents"] = torch.stack([self._audio_latents(batch, index) for index in range(len(samples))])
         return embeds
 
     def _text(self, record: Record) -> str:
@@ -93,18 +84,3 @@ class AudioXTrainingModel(nn.Module):
         if record.task_spec.video:
             return record.video
         return record.image if record.task_spec.image else None
-
-    def _audio_latents(self, batch: Batch, index: int) -> torch.Tensor:
-        """Encode the audio prompt, with its masked span silenced first."""
-        record, null = batch.samples[index].record, batch.embeds["audio_latents"][index]
-        if record.task_spec.audio is None:
-            return null
-        if record.task_spec.audio == "previous":
-            waveform = record.previous
-        else:
-            waveform = record.waveform[:, : self.conditioner.config.audio_prompt_samples].clone()
-            first, last = (round(share * waveform.shape[1]) for share in record.task_spec.audio_span)
-            waveform[:, first:last] = 0
-        mean, std = self._encoder.posterior(waveform[None])
-        length = null.shape[1]
-        return (mean[0, :, :length] + std[0, :, :length] * batch.audio_noise[index]).to(null.dtype)
