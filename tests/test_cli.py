@@ -269,6 +269,7 @@ def test_every_condition_changes_the_sound(make_sound, media):
         "text": ["--prompt", "a dog"],
         "negative": ["--prompt", "a dog", "--negative-prompt", "music"],
         "guidance": ["--prompt", "a dog", "--guidance", 2],
+        "interval": ["--prompt", "a dog", "--guidance-interval", "0-0.9"],
         "rescale": ["--prompt", "a dog", "--guidance-rescale", 0.7],
         "steps": ["--prompt", "a dog", "--steps", 4],
         "seed": ["--prompt", "a dog", "--seed", 1],
@@ -276,6 +277,7 @@ def test_every_condition_changes_the_sound(make_sound, media):
         "image": ["--image", media / "image.png"],
         "audio": ["--audio", media / "audio.wav"],
         "text and video": ["--prompt", "a dog", "--video", media / "video.mp4"],
+        "weights": ["--prompt", "a dog", "--video", media / "video.mp4", "--guidance", "text=3,video=7"],
         "all": ["--prompt", "a dog", "--video", media / "video.mp4", "--audio", media / "audio.wav"],
     }
     sounds = {name: make_sound(*args) for name, args in conditions.items()}
@@ -440,6 +442,15 @@ def wrong(args: list[object], capsys) -> str:
         ("--video {media}/video.mp4 --image {media}/image.png", "not both"),
         ("--prompt a --steps 0", "--steps: must be a whole number from 1 to 10000, got '0'"),
         ("--prompt a --guidance nan", "--guidance: must be a number from -1000 to 1000, got 'nan'"),
+        ("--prompt a --guidance text=3,smell=2", "--guidance: must be a number or weights for text, video, audio"),
+        ("--prompt a --guidance text=x", "--guidance: must be a number from -1000 to 1000, got 'x'"),
+        (
+            "--prompt a --guidance video=3",
+            "--guidance has a weight for video, but the sound has no prompt of that kind",
+        ),
+        ("--prompt a --negative-prompt b --guidance text=3", "--negative-prompt needs one number as --guidance"),
+        ("--prompt a --guidance-interval 0.5", "--guidance-interval: must be START-END"),
+        ("--prompt a --guidance-interval 0.5-2", "--guidance-interval: must be LOW-HIGH in 0 to 1, such as 0.2-0.8"),
         ("--prompt a --guidance-rescale 1.1", "--guidance-rescale: must be a number from 0 to 1, got '1.1'"),
         ("--prompt a --length 0", "--length: must be a number above 0 and at most 86400, got '0'"),
         ("--prompt a --length 1e9", "--length: must be"),

@@ -3,7 +3,7 @@ import argparse
 import pytest
 from helpers import refused
 
-from audiox_diffusers.option_types import MAX_SEED, real, span, whole
+from audiox_diffusers.option_types import MAX_SEED, guidance, interval, real, span, whole
 
 ERROR = argparse.ArgumentTypeError
 
@@ -18,6 +18,10 @@ ERROR = argparse.ArgumentTypeError
         (real(0, 1, above=True), "1e-3", 0.001),
         (span, "2.5-7.5", (2.5, 7.5)),
         (span, "0-1", (0.0, 1.0)),
+        (interval, "0.2-0.8", (0.2, 0.8)),
+        (guidance(-9, 9), "7", 7.0),
+        (guidance(-9, 9), "text=3,video=-7.5", {"text": 3.0, "video": -7.5}),
+        (guidance(-9, 9), "audio=0", {"audio": 0.0}),
     ],
 )
 def test_values(parse, text, value):
@@ -31,6 +35,8 @@ def test_values(parse, text, value):
         (real(0, 1), ["-0.1", "1.1", "nan", "inf", "-inf", "1e999", "", "x", "9" * 5000]),
         (real(0, 1, above=True), ["0", "-0.0", "1e-999"]),
         (real(-5, 5, nonzero=True), ["0", "-0", "5.1", "nan"]),
+        (interval, ["0.5", "0.8-0.2", "0-1.1", "nan-1", ""]),
+        (guidance(-9, 9), ["text", "text=", "text=10", "smell=3", "text=3,text=4", "text=3,", "=3", "nan", ""]),
         (span, ["3", "3-2", "2-2", "-1-2", "1-nan", "1-inf", "1e3-2e3", "1-2-3", f"0-{'9' * 400}"]),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from .messages import shortened
 
 MAX_SEED = 2**64 - 1
+MODALITIES = ("text", "video", "audio")
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -42,6 +43,35 @@ def real(low: float, high: float, above: bool = False, nonzero: bool = False) ->
         return value
 
     return parse
+
+
+def guidance(low: float, high: float) -> Callable[[str], float | dict[str, float]]:
+    """Return a type for options: a guidance scale, or weights by modality such as `text=3,video=7`."""
+    scale = real(low, high)
+
+    def parse(text: str) -> float | dict[str, float]:
+        if "=" not in text:
+            return scale(text)
+        weights = {}
+        for part in text.split(","):
+            name, _, value = part.strip().partition("=")
+            if name not in MODALITIES or name in weights:
+                raise argparse.ArgumentTypeError(
+                    f"must be a number or weights for {', '.join(MODALITIES)}, such as text=3,video=7,"
+                    f" got {shortened(text)}"
+                )
+            weights[name] = scale(value)
+        return weights
+
+    return parse
+
+
+def interval(text: str) -> tuple[float, float]:
+    """Parse LOW-HIGH, two times in 0..1."""
+    low, high = span(text)
+    if high > 1:
+        raise argparse.ArgumentTypeError(f"must be LOW-HIGH in 0 to 1, such as 0.2-0.8, got {shortened(text)}")
+    return low, high
 
 
 def span(text: str) -> tuple[float, float]:

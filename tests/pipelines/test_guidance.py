@@ -78,6 +78,37 @@ def test_the_whole_interval_is_plain_guidance(generate):
     assert torch.equal(generate(guidance_scale=3.0, guidance_interval=(0, 1)), generate(guidance_scale=3.0))
 
 
+# Callbacks
+
+
+def test_a_callback_recomputes_the_context_only_when_it_changes_it(generate, pipe, monkeypatch):
+    computed, context = [], type(pipe)._context
+    monkeypatch.setattr(type(pipe), "_context", lambda *args: computed.append(1) or context(*args))
+    names = ["latents", "condition_embeds", "negative_condition_embeds"]
+
+    def run(change):
+        computed.clear()
+        options = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": names}
+        return generate(guidance_scale=3.0, num_inference_steps=4, **options), len(computed)
+
+    def in_place(pipe, step, time, tensors):
+        if step == 1:
+            tensors["condition_embeds"].mul_(0.5)
+
+    def replaced(pipe, step, time, tensors):
+        return {"condition_embeds": 0.5 * tensors["condition_embeds"]} if step == 1 else {}
+
+    plain, once = run(lambda pipe, step, time, tensors: tensors)
+    assert once == 1 and torch.equal(plain, generate(guidance_scale=3.0, num_inference_steps=4))
+    changed, twice = run(in_place)
+    assert twice == 2 and not torch.equal(changed, plain)
+    again, twice = run(replaced)
+    assert twice == 2 and torch.equal(again, changed)
+    with torch.inference_mode():
+        inference, _ = run(in_place)
+    assert_near(inference.clone(), changed)
+
+
 # Weights by modality
 
 

@@ -44,6 +44,11 @@ def check_edit(args: Namespace) -> None:
 def check_single(args: Namespace, request: Request) -> None:
     """Check a request for one sound, or for `--num` sounds."""
     request.check()
+    if isinstance(args.guidance, dict):
+        if missing := [name for name in args.guidance if name not in request.modalities]:
+            raise ValueError(f"--guidance has a weight for {missing[0]}, but the sound has no prompt of that kind")
+        if request.negative_prompt is not None:
+            raise ValueError("--negative-prompt needs one number as --guidance, not weights by kind of prompt")
     count = args.num or 1
     if request.seed + count - 1 > MAX_SEED:
         raise ValueError(f"the last seed must be below 2**64, got {request.seed} for the first of {count}")

@@ -7,7 +7,7 @@ from typing import Any
 from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import METRICS
 from ..loaders.releases import RELEASES, VARIANTS
-from ..option_types import MAX_SEED, real, span, whole
+from ..option_types import MAX_SEED, guidance, interval, real, span, whole
 from ..pipelines.requests import MAX_LENGTH
 from ..version import __version__
 from .checks import (
@@ -201,9 +201,16 @@ def _add_sampling(options: Any) -> None:
     )
     options.add_argument(
         "--guidance",
-        type=real(-1000, 1000),
+        type=guidance(-1000, 1000),
         metavar="W",
-        help="guidance scale; 1 turns guidance off (default: the model's own)",
+        help="guidance scale; 1 turns guidance off (default: the model's own). text=3,video=7 weights each kind of"
+        " prompt (text, video or image, audio) on its own",
+    )
+    options.add_argument(
+        "--guidance-interval",
+        type=interval,
+        metavar="LOW-HIGH",
+        help="times between which guidance is on, from 0 (clean) to 1 (noise), such as 0.2-0.8 (default: always)",
     )
     options.add_argument(
         "--guidance-rescale",

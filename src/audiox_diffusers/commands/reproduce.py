@@ -39,6 +39,10 @@ def command_line(recipe: Recipe, output: str) -> str | None:
         value = getattr(recipe, name)
         if value is not None and value != DEFAULTS.get(name):
             words += _option(name, _number(value) if isinstance(value, float) else str(value))
+    if recipe.guidance_weights:
+        words += _option("guidance", ",".join(f"{name}={_number(w)}" for name, w in recipe.guidance_weights))
+    for low, high in recipe.guidance_interval:
+        words += _option("guidance_interval", f"{_number(low)}-{_number(high)}")
     for start, end in recipe.inpaint:
         words += _option("inpaint", f"{_number(start)}-{_number(end)}")
     if recipe.normalize:
@@ -54,7 +58,7 @@ def _option(name: str, value: str) -> list[str]:
 
 def _number(value: float) -> str:
     """Return a number without an exponent, which spans cannot have."""
-    text = repr(value).removesuffix(".0")
+    text = repr(float(value)).removesuffix(".0")
     return text if "e" not in text else f"{value:.9f}"
 
 
@@ -89,8 +93,9 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
         "strength": recipe.strength,
         "crossfade_ms": recipe.crossfade,
         "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance,
+        "guidance_scale": dict(recipe.guidance_weights) or recipe.guidance,
         "guidance_rescale": recipe.guidance_rescale or None,
+        "guidance_interval": recipe.guidance_interval[0] if recipe.guidance_interval else None,
         "audio_padding_side": recipe.audio_padding,
         "window_overlap_in_s": recipe.window_overlap,
     }

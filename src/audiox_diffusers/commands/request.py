@@ -29,6 +29,12 @@ class Request:
         """Whether the output is a video file."""
         return self.output.suffix.lower() in VIDEO_FORMATS
 
+    @property
+    def modalities(self) -> list[str]:
+        """Kinds of prompts that are given. A picture counts as video."""
+        given = {"text": self.prompt, "video": self.video or self.image, "audio": self.audio}
+        return [name for name, value in given.items() if value is not None]
+
     def check(self) -> None:
         """Raise `ValueError` if a value is out of range, or the output cannot be written from what is given."""
         suffix = self.output.suffix.lower()

@@ -25,7 +25,7 @@ class Settings:
     """Options that all sounds of a command share."""
 
     steps: int | None
-    guidance: float | None
+    guidance: float | dict[str, float] | None
     guidance_rescale: float | None
     audio_padding: str
     window_overlap: float | None
@@ -36,6 +36,7 @@ class Settings:
     model: str
     metadata: bool = True
     lora: tuple[tuple[str, float], ...] = ()
+    guidance_interval: tuple[float, float] | None = None
 
     @classmethod
     def from_args(cls, args: Namespace) -> "Settings":
@@ -50,10 +51,16 @@ class Settings:
             "num_inference_steps": self.steps,
             "guidance_scale": self.guidance,
             "guidance_rescale": self.guidance_rescale,
+            "guidance_interval": self.guidance_interval,
             "window_overlap_in_s": self.window_overlap,
             "window_batch_size": self.window_batch,
         }
         return {name: value for name, value in options.items() if value is not None}
+
+    def weights(self, requests: list[Request]) -> dict[str, float]:
+        """Return the guidance weights of the kinds of prompts that any of the requests has."""
+        given = {name for request in requests for name in request.modalities}
+        return {name: weight for name, weight in self.guidance.items() if name in given}
 
     def recipe(
         self, pipe: AudioXPipeline, request: Request, length: float | None = None, edit: dict[str, Any] | None = None
@@ -62,6 +69,11 @@ class Settings:
         if not self.metadata:
             return None
         config, edit = pipe.config, edit or {}
+        guidance = config.default_guidance_scale if self.guidance is None else self.guidance
+        weights = {}
+        if isinstance(guidance, dict):
+            weights = self.weights([request])
+            guidance = None if weights else 1.0
         files = {name: getattr(request, name) for name in ("video", "image", "audio")}
         return Recipe(
             model=model_name(self.model),
@@ -75,7 +87,9 @@ class Settings:
             strength=edit.get("strength"),
             crossfade=edit.get("crossfade_ms"),
             steps=config.default_num_inference_steps if self.steps is None else self.steps,
-            guidance=config.default_guidance_scale if self.guidance is None else self.guidance,
+            guidance=guidance,
+            guidance_weights=tuple(weights.items()),
+            guidance_interval=() if self.guidance_interval is None else (self.guidance_interval,),
             guidance_rescale=self.guidance_rescale or 0.0,
             audio_padding=self.audio_padding if request.audio is not None and not edit else None,
             window_overlap=self.window_overlap,
@@ -128,6 +142,9 @@ def sample(pipe: AudioXPipeline, requests: list[Request], length: float, setting
         `torch.Tensor`: Latents `[B, C, L]`.
     """
     conditions = [request.conditions() for request in requests]
+    options = settings.options()
+    if isinstance(settings.guidance, dict):
+        options["guidance_scale"] = settings.weights(requests) or 1.0
     negative_prompts = [request.negative_prompt for request in requests]
     return pipe(
         **{name: [values[name] for values in conditions] for name in conditions[0]},
@@ -136,7 +153,7 @@ def sample(pipe: AudioXPipeline, requests: list[Request], length: float, setting
         generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         audio_padding_side=settings.audio_padding,
         output_type="latent",
-        **settings.options(),
+        **options,
     ).audios
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import one_line, shortened
-from ..option_types import MAX_SEED
+from ..option_types import MAX_SEED, MODALITIES
 from ..version import __version__
 from .files import MediaError, MediaSource
 
@@ -46,6 +46,8 @@ class Recipe:
         crossfade (`float`, *optional*): Crossfade of an edit in milliseconds.
         steps (`int`, *optional*): Number of denoising steps.
         guidance, guidance_rescale (`float`, *optional*): Guidance scale and its rescaling.
+        guidance_weights (`tuple[tuple[str, float], ...]`): Guidance weights by modality, which replace the scale.
+        guidance_interval (`tuple[tuple[float, float], ...]`): Times between which guidance was on; empty for always.
         audio_padding (`str`, *optional*): Side on which a short audio prompt is padded.
         window_overlap (`float`, *optional*): Overlap of windows in seconds.
         window_batch (`int`, *optional*): Number of windows that are denoised at once.
@@ -71,6 +73,8 @@ class Recipe:
     steps: int | None = None
     guidance: float | None = None
     guidance_rescale: float | None = None
+    guidance_weights: tuple[tuple[str, float], ...] = ()
+    guidance_interval: tuple[tuple[float, float], ...] = ()
     audio_padding: str | None = None
     window_overlap: float | None = None
     window_batch: int | None = None
@@ -271,6 +275,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "steps": _whole(1, MAX_COUNT),
     "guidance": _real(),
     "guidance_rescale": _real(0, 1),
+    "guidance_weights": _pairs(_choice(*MODALITIES), _real()),
+    "guidance_interval": _pairs(_real(0, 1), _real(0, 1)),
     "audio_padding": _choice("left", "right"),
     "window_overlap": _real(0),
     "window_batch": _whole(1, MAX_COUNT),

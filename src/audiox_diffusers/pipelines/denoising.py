@@ -29,6 +29,11 @@ def rescale_guidance(guided: torch.Tensor, conditional: torch.Tensor, guidance_r
     return guided + guidance_rescale * (rescaled - guided)
 
 
+def _version(tensor: torch.Tensor) -> Any:
+    """Return a value that differs after a change in place. Tensors of inference mode count as changed."""
+    return object() if tensor.is_inference() else tensor._version
+
+
 @dataclass(frozen=True)
 class Conditions:
     """
@@ -203,8 +208,8 @@ class AudioXDenoisingMixin:
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
-        # A kept context would grow with the number of windows, and a callback may change it.
-        keeps_context = len(batches) == 1 and sampling.callback_on_step_end is None
+        # Memory of kept contexts grows with the number of windows.
+        keeps_context = len(batches) == 1
         context, context_is_guided = None, False
         guided_steps = [True] * len(timesteps)
         if sampling.guidance_interval is not None:
@@ -259,20 +264,28 @@ class AudioXDenoisingMixin:
                     callback_kwargs = {}
                     for name in sampling.callback_on_step_end_tensor_inputs:
                         callback_kwargs[name] = locals()[name]
+                    embeds = condition_embeds, negative_condition_embeds
+                    versions = [_version(tensor) for tensor in embeds]
                     callback_outputs = self._call_back(sampling, i, t, callback_kwargs, latents.shape)
                     latents = callback_outputs.get("latents", latents)
                     condition_embeds = callback_outputs.get("condition_embeds", condition_embeds)
                     negative_condition_embeds = callback_outputs.get(
                         "negative_condition_embeds", negative_condition_embeds
                     )
+                    replaced = condition_embeds is not embeds[0] or negative_condition_embeds is not embeds[1]
+                    if replaced or [_version(tensor) for tensor in embeds] != versions:
+                        context = None
 
                 progress_bar.update()
+        return latents
+
+    def check_finite(self, latents: torch.Tensor) -> None:
+        """Raise `ValueError` if denoised latents hold NaN or infinite values."""
         if not torch.isfinite(latents).all():
             raise ValueError(
                 f"Denoising gave NaN or infinite latents. Lower `guidance_scale`, which is {self.guidance_scale}, or"
                 f" run the transformer in bfloat16 or float32; it is in {self.transformer.dtype}."
             )
-        return latents
 
     def _call_back(
         self, sampling: Sampling, i: int, t: torch.Tensor, tensors: dict[str, torch.Tensor], shape: torch.Size

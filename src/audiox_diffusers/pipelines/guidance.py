@@ -8,10 +8,9 @@ import torch
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance, ClassifierFreeZeroStarGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from ..option_types import MODALITIES
 from ..schedulers import AudioXFlowMatchScheduler
 from .checks import MAX_GUIDANCE, is_number
-
-MODALITIES = ("text", "video", "audio")
 
 # The prediction that each guider combines, as in its paper.
 _PREDICTIONS = {

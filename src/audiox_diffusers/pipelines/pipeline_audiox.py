@@ -308,6 +308,7 @@ class AudioXPipeline(
 
             # 4. Denoise.
             latents = pipe.denoise(latents, timesteps, conditions, sampling)
+            pipe.check_finite(latents)
 
         # 5. Decode the length asked for.
         if output_type == "stream":

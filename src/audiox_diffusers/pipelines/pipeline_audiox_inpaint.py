@@ -434,6 +434,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         for _ in range(num_refinements if refined.any() else 0):
             if not self.interrupt:
                 latents = self._noise_and_denoise(latents, refined, conditions, sampling)
+        self.check_finite(latents)
         return latents
 
     def _noise_and_denoise(

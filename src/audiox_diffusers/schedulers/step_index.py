@@ -110,8 +110,11 @@ class StepIndexMixin:
 
     def _levels_for(self, timesteps: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
         """Return the levels closest to `timesteps` `[B]`, broadcastable to `samples`, on its device and in its dtype."""
-        levels = torch.stack([self.sigmas[self.index_for_timestep(timestep)] for timestep in timesteps])
-        return levels.to(samples.device, samples.dtype).view(-1, *(1,) * (samples.ndim - 1))
+        # On the device of the times, so that nothing waits for it.
+        timesteps = torch.as_tensor(timesteps, device=self.timesteps.device)
+        nearest = (self.timesteps - timesteps[:, None]).abs().argmin(dim=1)
+        levels = self.sigmas.to(samples.dtype).to(nearest.device)[nearest]
+        return levels.to(samples.device).view(-1, *(1,) * (samples.ndim - 1))
 
     def __len__(self) -> int:
         return self.config.num_train_timesteps
