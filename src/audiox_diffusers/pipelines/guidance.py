@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -86,15 +87,13 @@ class GuiderRun:
     def at(self, number: int, step: int, timestep: torch.Tensor) -> BaseGuidance:
         """Return the copy for a batch of windows, set to a step of this run."""
         if number not in self._copies:
-            copy = self._copies[number] = self._guider.new()
-            if not self._guider._enabled:
-                copy.disable()
+            guider = self._copies[number] = deepcopy(self._guider)
             # Guiders create their momentum at step 0, and a run may start later.
-            copy.set_state(0, self._num_steps, timestep)
-            copy.prepare_inputs({})
-        copy = self._copies[number]
-        copy.set_state(self._first_step + step, self._num_steps, timestep)
-        return copy
+            guider.set_state(0, self._num_steps, timestep)
+            guider.prepare_inputs({})
+        guider = self._copies[number]
+        guider.set_state(self._first_step + step, self._num_steps, timestep)
+        return guider
 
     def combine(
         self, guider: BaseGuidance, velocities: tuple[torch.Tensor, ...], sample: torch.Tensor, timestep: torch.Tensor
