@@ -481,7 +481,7 @@ def _add_serve(commands: Any) -> None:
         "serve",
         check_serve,
         help="serve models over HTTP",
-        description="Serve models over HTTP. The API is at /v1 and its documentation at /docs.",
+        description="Serve models over HTTP. The page is at /, the API at /v1 and its documentation at /docs.",
     )
     parser.add_argument(
         "--model",
