@@ -52,12 +52,16 @@ def replacing(path: Path) -> Iterator[Path]:
     had. An `OSError` about the temporary path names `path` instead.
 
     Args:
-        path: File or folder to write. Its parent must exist. A file replaces a file, a folder replaces a folder.
+        path: File or folder to write. Its parent must exist. A file replaces a file and keeps its permissions, a folder
+            replaces a folder. Of a link to a file, the file is replaced.
     """
-    with scratch(path) as temporary:
+    target = path.resolve() if path.is_symlink() and path.is_file() else path
+    with scratch(target) as temporary:
         try:
             yield temporary
-            replace(temporary, path)
+            if target.is_file() and temporary.is_file():
+                shutil.copymode(target, temporary)
+            replace(temporary, target)
         except OSError as error:
             if str(temporary) not in str(error.filename):
                 raise

@@ -31,7 +31,7 @@ def shortened(value: object, most: int = 40) -> str:
 
 
 def describe(error: Exception) -> str:
-    """Return what the user is told of an error, on one line."""
+    """Return the error message for the user, on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return one_line(f"{error.filename}: {error.strerror}")
     # Writing to a full disk raises a SafetensorError.

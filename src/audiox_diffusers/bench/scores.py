@@ -1,4 +1,4 @@
-"""Scores, and what they would be by chance."""
+"""Scores and their chance levels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

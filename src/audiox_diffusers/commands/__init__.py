@@ -1,1 +1,1 @@
-"""What the `audiox` command runs: a module with a `run(args) -> int` for each of its commands."""
+"""One module per `audiox` command, each with `run(args) -> int`."""

@@ -163,7 +163,7 @@ def read_requests(file: str, folder: Path, args: Namespace) -> dict[int, Request
                 values = _request(values, number, folder, args)
                 first = outputs.setdefault(os.path.realpath(values.output), number)
                 if first != number:
-                    raise ValueError(f"output {values.output} is that of line {first} too")
+                    raise ValueError(f"output {values.output} is already the output of line {first}")
             except (ValueError, OSError) as exception:
                 values = exception
         requests[number] = values

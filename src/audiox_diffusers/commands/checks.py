@@ -5,11 +5,15 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..atomic import check_target
-from ..bench.options import check_tasks
+from ..bench.options import VAE, check_tasks
+from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import choose
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
 from .request import STDOUT, Request, read_request
+
+# The page of a demo, and what marks it as such.
+DEMO_PAGE, DEMO_MARK = "index.html", '<meta name="generator" content="audiox demo">'
 
 # Addresses that only this machine reaches.
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -104,7 +108,12 @@ def feature_files(videos: list[Path], folder: Path) -> dict[Path, Path]:
 
 def check_demo(args: Namespace) -> None:
     """Check the arguments of `audiox demo`."""
-    check_folder(Path(args.output))
+    folder = Path(args.output)
+    check_folder(folder)
+    page = folder / DEMO_PAGE
+    own = page.is_file() and DEMO_MARK in page.read_text(encoding="utf-8", errors="replace")
+    if folder.is_dir() and any(folder.iterdir()) and not own:
+        raise FileExistsError(f"--output {folder}: not an empty folder, and no demo; name another folder")
 
 
 def check_bench(args: Namespace) -> None:
@@ -113,7 +122,15 @@ def check_bench(args: Namespace) -> None:
         for name in ("steps", "guidance", "eta", "clips"):
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name} does not go with --sweep, which tries its own")
-    check_tasks(args.tasks, args.sweep)
+    tasks = check_tasks(args.tasks, args.sweep)
+    if args.clips is not None and VAE not in tasks:
+        raise ValueError("--clips is for the task vae, which --tasks leaves out")
+    for name in ("sounds", "clips"):
+        value = getattr(args, name)
+        if value is not None and not Path(value).is_dir():
+            raise NotADirectoryError(f"--{name} {value}: no such folder")
+        if value is not None and not any(Path(value).iterdir()):
+            raise FileNotFoundError(f"--{name} {value}: an empty folder")
     if args.output is not None:
         check_folder(Path(args.output))
 
@@ -122,12 +139,21 @@ def check_evaluate(args: Namespace) -> None:
     """Check the arguments of `audiox evaluate`."""
     if (args.set is None) != (args.model is None):
         raise ValueError("--set and --model go together")
+    for name in ("steps", "guidance", "seed"):
+        if args.set is None and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is for the sounds that --set generates")
     if args.set is None and not Path(args.generated).is_dir():
         raise NotADirectoryError(f"{args.generated}: no such folder")
     for name in ("reference", "captions", "videos", "weights", "set"):
         value = getattr(args, name)
         if value is not None and not Path(value).exists():
             raise FileNotFoundError(f"--{name} {value}: no such file or folder")
+    if args.reference is not None and not Path(args.reference).is_dir() and not args.reference.endswith(".npz"):
+        raise ValueError(f"--reference {args.reference}: neither a folder nor a .npz file of statistics")
+    if args.cache is not None and Path(args.cache).exists() and not Path(args.cache).is_dir():
+        raise NotADirectoryError(f"--cache {args.cache}: not a folder")
+    if args.save_statistics is not None and not args.save_statistics.endswith(".npz"):
+        raise ValueError(f"--save-statistics {args.save_statistics}: must be a .npz file")
     has_captions = args.captions is not None or args.set is not None
     has = {"reference": args.reference, "pairs": args.reference, "captions": has_captions, "videos": args.videos}
     choose(args.metrics, has)
@@ -152,6 +178,12 @@ def check_folder(folder: Path) -> None:
 
 def check_convert(args: Namespace) -> None:
     """Check the arguments of `audiox convert`."""
+    if args.source == EMBEDDED_MODEL:
+        raise ValueError(f"{args.source}: is a diffusers model already")
+    for name in ("vae", "synchformer", "image_encoder_config"):
+        value = getattr(args, name)
+        if value is not None and not Path(value).exists():
+            raise FileNotFoundError(f"--{name.replace('_', '-')} {value}: no such file or folder")
     check_new_folder(Path(args.target))
     if args.push_to_hub is not None:
         # Only this option needs it, and its import takes long.
@@ -169,10 +201,12 @@ def check_export(args: Namespace) -> None:
             raise FileExistsError(f"{target}: exists")
     else:
         check_new_folder(target)
-    for name in ("like", "fuse_lora"):
-        value = getattr(args, name)
-        if value is not None and os.sep in value and value.count("/") > 1 and not Path(value).exists():
-            raise FileNotFoundError(f"--{name.replace('_', '-')} {value}: no such file or folder")
+    if args.like is not None and not Path(args.like).is_file():
+        raise FileNotFoundError(f"--like {args.like}: no such file")
+    lora = args.fuse_lora
+    # Names on the Hub have one slash.
+    if lora is not None and not Path(lora).exists() and (os.path.isabs(lora) or lora.count("/") != 1):
+        raise FileNotFoundError(f"--fuse-lora {lora}: no such file or folder")
 
 
 def check_new_folder(target: Path) -> None:

@@ -55,7 +55,7 @@ def run(args: Namespace) -> int:
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """
-    Yield a hidden folder beside `target`, and move it there at the end, so that `target` is complete or not there.
+    Yield a hidden folder beside `target`, and move it there at the end, so that `target` never holds half a model.
 
     It is removed on an exception. If the process is killed it stays, and the next call for the same target removes it.
     """

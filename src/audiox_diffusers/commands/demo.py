@@ -11,6 +11,7 @@ from ..atomic import check_target, filling
 from ..media import save_audio, save_video
 from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
 from ..scenes import Event, Scene
+from .checks import DEMO_PAGE
 from .demo_page import Example, Section, draw_page, picture_path
 from .edit import make_edit, read_edit
 from .loading import load_pipeline, read_placement
@@ -20,7 +21,7 @@ from .request import read_request
 from .sounds import Settings, make
 from .terminal import say
 
-INDEX = Path("index.html")
+INDEX = Path(DEMO_PAGE)
 
 VIDEO = Scene(
     [Event("drum", 0.4, 0.4), Event("drum", 1.2, 0.4), Event("bell", 2.0, 1.0), Event("bell", 3.0, 1.0)], 4.0, seed=1
@@ -56,7 +57,7 @@ SECTIONS = (
     ),
     Section(
         "From a picture",
-        "The picture shows what stands for a siren. There is no prompt.",
+        "The picture shows the symbol of a siren. There is no prompt.",
         (Example("generate --image picture.png --output sound-of-the-picture.wav", "Generated sound", "The picture"),),
     ),
     Section(
@@ -119,7 +120,7 @@ def draw_inputs(folder: Path, pipe: AudioXPipeline) -> None:
 
 
 def make_example(folder: Path, pipe: AudioXPipeline, example: Example) -> None:
-    """Do what the command of an example does, with its files in the folder, and draw its sounds."""
+    """Run an example's command in the folder, and draw its sounds."""
     args = example.args()
     request = read_request(args)
     paths = {name: getattr(request, name) for name in ("output", "video", "image", "audio")}

@@ -16,6 +16,7 @@ PAGE = """\
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="audiox demo">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Samples of {model}</title>
 <style>

@@ -1,4 +1,4 @@
-"""`audiox generate`, and what it shares with `audiox edit`."""
+"""`audiox generate`, and code shared with `audiox edit`."""
 
 import shutil
 import sys

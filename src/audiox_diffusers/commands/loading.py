@@ -1,5 +1,6 @@
 """The `--model`, `--device` and `--dtype` of a command."""
 
+import json
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -40,7 +41,10 @@ def check_model(model: str) -> None:
         FileNotFoundError: It does not.
     """
     path = Path(model)
-    if not path.exists() or (path / "model_index.json").is_file():
+    if not path.exists():
+        return
+    if (path / "model_index.json").is_file():
+        _check_class(path / "model_index.json", model)
         return
     if path.is_dir() and find_layout(lambda name: (path / name).is_file()) is None:
         raise FileNotFoundError(
@@ -48,6 +52,16 @@ def check_model(model: str) -> None:
         )
     if path.is_file() and path.suffix not in (".ckpt", ".safetensors"):
         raise FileNotFoundError(f"--model {model}: neither a folder nor a .ckpt or .safetensors file")
+
+
+def _check_class(index: Path, model: str) -> None:
+    """Raise `ValueError` if a folder of diffusers has the pipeline of another model."""
+    try:
+        name = json.loads(index.read_text(encoding="utf-8")).get("_class_name", "")
+    except (ValueError, AttributeError):
+        raise ValueError(f"--model {model}: its model_index.json is damaged") from None
+    if isinstance(name, str) and name and not name.startswith("AudioX"):
+        raise ValueError(f"--model {model}: a {name}, not an AudioX model")
 
 
 def load_pipeline(

@@ -314,8 +314,8 @@ def _add_convert(commands: Any) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE_OR_NAME",
-        help=f"released config.json, or one of {', '.join(RELEASES)} for its published config (default: that of the"
-        " checkpoint)",
+        help=f"released config.json, or one of {', '.join(RELEASES)} for its published config (default:"
+        " config.json beside the checkpoint)",
     )
     parser.add_argument(
         "--variant", choices=VARIANTS, help="which model of AudioX-Turbo to convert (default: the student)"
@@ -454,7 +454,7 @@ def _add_evaluate(commands: Any) -> None:
         metavar="SECONDS",
         help="cut all files to this length (default: whole files)",
     )
-    parser.add_argument("--output", metavar="FILE.json", help="file for the figures and all they depend on")
+    parser.add_argument("--output", metavar="FILE.json", help="JSON file for the figures and the settings behind them")
     parser.add_argument(
         "--save-statistics", metavar="FILE.npz", help="file for mean and covariance of the generated set"
     )
@@ -468,7 +468,7 @@ def _add_evaluate(commands: Any) -> None:
     generation.add_argument("--set", metavar="FILE.jsonl", help="prompts, as for `audiox generate --batch`")
     generation.add_argument("--model", help="folder of a diffusers model, or Hub id")
     generation.add_argument(
-        "--seed", type=whole(0, MAX_SEED), default=0, metavar="S", help="seed of the first prompt (default: 0)"
+        "--seed", type=whole(0, MAX_SEED), metavar="S", help="seed of the first prompt (default: 0)"
     )
     generation.add_argument("--steps", type=whole(1, 10000), metavar="N", help="denoising steps")
     generation.add_argument("--guidance", type=real(-1000, 1000), metavar="W", help="guidance scale")

@@ -36,7 +36,7 @@ class Request:
         return [name for name, value in given.items() if value is not None]
 
     def check(self) -> None:
-        """Raise `ValueError` if a value is out of range, or the output cannot be written from what is given."""
+        """Raise `ValueError` if a value is out of range, or the output needs an input that is missing."""
         suffix = self.output.suffix.lower()
         if self.output != STDOUT and suffix not in AUDIO_FORMATS and suffix not in VIDEO_FORMATS:
             known = ", ".join([*AUDIO_FORMATS, *VIDEO_FORMATS])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac"}
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".mov", ".webm", ".avi"}
-NAME_COLUMNS = ("name", "file_name", "id", "audiocap_id", "youtube_id", "ytid")
-CAPTION_COLUMNS = ("caption", "text", "captions", "sentence")
+NAME_COLUMNS = ("name", "file_name", "id", "audiocap_id", "youtube_id", "ytid", "output")
+CAPTION_COLUMNS = ("caption", "text", "captions", "sentence", "prompt")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ def read_set(
     )
     for argument, path, matched in (("captions", captions, found.captioned), ("videos", videos, found.filmed)):
         if path is not None and not matched:
-            raise ValueError(f"--{argument} {path}: no name in it is that of a generated file, such as {_some(found)}")
+            raise ValueError(
+                f"--{argument} {path}: none of its names matches a generated file (for example {_some(found)})"
+            )
     return found
 
 

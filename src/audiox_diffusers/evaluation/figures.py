@@ -183,7 +183,7 @@ class Figures:
 
 def _mean(values: list[float], details: dict) -> Result:
     if not values:
-        raise ValueError("no clip has what it needs")
+        raise ValueError("no clip has the features that this metric needs")
     values = np.array(values)
     return float(values.mean()), bootstrap_error(values), len(values), details
 

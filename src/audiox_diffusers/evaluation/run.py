@@ -13,10 +13,11 @@ from .figures import Figures
 from .metrics import METRICS, choose
 from .notes import settings, warnings
 from .report import EvaluationReport
+from .statistics_files import check_statistics
 
 
 class OneProcess:
-    """Stands for `PartialState` where one process evaluates alone, whatever the others do."""
+    """Replacement for `PartialState` when one process evaluates alone."""
 
     process_index, num_processes, is_main_process = 0, 1, True
 
@@ -60,6 +61,8 @@ def run_evaluation(
         ValueError: A metric that was asked for cannot run.
     """
     chosen = choose_metrics(clips, config)
+    if config.reference_statistics is not None:
+        check_statistics(config.reference_statistics)
     # Shares take different times, so waiting for the slowest process has no limit.
     state = state or PartialState(cpu=True, timeout=timedelta(days=365))
     extraction = Extraction(clips, config, state, progress or (lambda *_: None))
@@ -85,6 +88,9 @@ def run_evaluation(
                 figures.append(computer.figure(name))
             except ValueError as error:
                 skipped[name] = str(error)
+    report = EvaluationReport(
+        settings(extraction), figures, skipped, extraction.excluded, warnings(extraction, chosen)
+    )
     if statistics is not None:
         computer.save_statistics(statistics)
-    return EvaluationReport(settings(extraction), figures, skipped, extraction.excluded, warnings(extraction, chosen))
+    return report

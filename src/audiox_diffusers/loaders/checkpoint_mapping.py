@@ -317,7 +317,10 @@ def _rename_vae(state_dict: Mapping[str, torch.Tensor]) -> tuple[StateDict, list
 
 
 def _restore_vae(state_dict: Mapping[str, torch.Tensor], like: Mapping[str, torch.Tensor]) -> StateDict:
-    """Return the VAE by its released names, with weight norm: that of `like` where it gives an equal weight."""
+    """
+    Return the VAE under its released names, with weight norm. Norms of `like` are reused where they give the same
+    weight.
+    """
     num_blocks = 1 + max(int(key.split(".")[2]) for key in state_dict if key.startswith("encoder.block."))
     layers = {name: released for released, name in vae_layers(num_blocks).items()}
     restored = {}
@@ -344,7 +347,7 @@ def _unused_tensors(
     rotary_dim: int | None,
     mmdit: bool,
 ) -> StateDict:
-    """Return what a released transformer stores and nothing uses."""
+    """Return the unused tensors of a released transformer."""
     like = transformer["proj_in.weight"]
     width = like.shape[0]
     num_layers = 1 + max(int(name.split(".")[1]) for name in transformer if name.startswith("transformer_blocks."))

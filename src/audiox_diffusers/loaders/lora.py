@@ -107,6 +107,8 @@ class AudioXLoraLoaderMixin(CogVideoXLoraLoaderMixin):
             ValueError: If the file is not an adapter, if it is incomplete, or if it is for another base model.
             FileNotFoundError: If there is no such file.
         """
+        if adapter_name is not None and (not isinstance(adapter_name, str) or not adapter_name or "." in adapter_name):
+            raise ValueError(f"`adapter_name` must be a name without dots, got {adapter_name!r}.")
         source, models = pretrained_model_name_or_path_or_dict, self._lora_models()
         state_dict, metadata = self.lora_state_dict(source, return_lora_metadata=True, **kwargs)
         metadata = metadata or _peft_metadata(source, state_dict, **kwargs)

@@ -201,7 +201,7 @@ def _without_prefixes(
 
 
 def _part(factor: str, key: str, tensor: torch.Tensor, target: _Target) -> torch.Tensor:
-    """Return what a target gets of a tensor: its rows, or the whole of what fused projections share."""
+    """Return the target's rows of a fused tensor, or the whole tensor if all targets share it."""
     if target.count == 1:
         return tensor
     if factor in ("A", "alpha"):

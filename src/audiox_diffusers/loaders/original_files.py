@@ -4,6 +4,7 @@ import errno
 import json
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -247,7 +248,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         if found is None:
             raise ValueError(f"{path}: not a checkpoint, or damaged") from None
         raise ValueError(f"{path}: refused, because the pickle contains code ({found[1]})") from None
-    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, LookupError) as error:
+    except (RuntimeError, EOFError, OSError, SafetensorError, ValueError, LookupError, struct.error) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
         raise ValueError(f"{path}: not a checkpoint, or damaged ({first_line(error)})") from None

@@ -53,6 +53,7 @@ def load_audio(
     duration: float | None = None,
     max_duration: float = 3600.0,
     max_channels: int = 64,
+    max_bytes: int = 2**32,
 ) -> tuple[torch.Tensor, int]:
     """
     Read the first audio stream of a sound or video file.
@@ -72,6 +73,7 @@ def load_audio(
             file ends earlier.
         max_duration (`float`): Longest sound that is read at once, in seconds.
         max_channels (`int`): Largest number of channels the file may have.
+        max_bytes (`int`): Largest size of the decoded sound, at four bytes a sample and channel.
 
     Returns:
         `(waveform, sampling_rate)`: A float32 tensor of shape `[channels, samples]` and its rate in Hz. Integer
@@ -86,10 +88,11 @@ def load_audio(
     check_window(start, duration)
     if sampling_rate is not None:
         sampling_rate = check_sampling_rate("sampling_rate", sampling_rate)
-    if channels not in (None, 1, 2):
+    if isinstance(channels, bool) or channels not in (None, 1, 2):
         raise ValueError(f"`channels` must be 1, 2 or None, got {channels!r}")
     check_positive("max_duration", max_duration)
     check_positive("max_channels", max_channels)
+    check_positive("max_bytes", max_bytes)
 
     with open_media(path) as container:
         stream = sound_stream(container, path)
@@ -99,7 +102,7 @@ def load_audio(
             raise _too_long(path, max_duration)
         sought = _seek(container, stream, start)
         with closing(_chunks(container, stream, path, channels, sought)) as chunks:
-            waveform, rate = _window(path, chunks, start, duration, max_duration)
+            waveform, rate = _window(path, chunks, start, duration, max_duration, max_bytes)
     waveform = torch.from_numpy(waveform)
     if channels == 2 and waveform.shape[0] == 1:
         waveform = waveform.repeat(2, 1)
@@ -198,7 +201,12 @@ def _remixer(channels: int, frame: AudioFrame) -> av.AudioResampler:
 
 
 def _window(
-    path: MediaSource, chunks: Iterator[Chunk], start: float, duration: float | None, max_duration: float
+    path: MediaSource,
+    chunks: Iterator[Chunk],
+    start: float,
+    duration: float | None,
+    max_duration: float,
+    max_bytes: int,
 ) -> tuple[np.ndarray, int]:
     """Return the samples `[channels, n]` from `start` to `start + duration` seconds, and their rate."""
     kept, end, chunk = [], 0, None
@@ -208,6 +216,11 @@ def _window(
         following = chunk.position + chunk.samples.shape[1]
         if min(following, stop or following) - first > max_duration * chunk.rate:
             raise _too_long(path, max_duration)
+        if 4 * len(chunk.samples) * (min(following, stop or following) - first) > max_bytes:
+            raise MediaError(
+                f"{path}: the sound to read takes more than `max_bytes` ({max_bytes}) when decoded; read a part of it"
+                " with `start` and `duration`"
+            )
         silent = min(chunk.position, stop or chunk.position) - max(end, first)
         if silent > 0:
             kept.append(np.zeros((len(chunk.samples), silent), np.float32))

@@ -28,6 +28,8 @@ logger = logging.get_logger(__name__)
 
 Waveform = torch.Tensor | np.ndarray
 
+# Most frames per second that are written.
+MAX_FPS = 1000
 MOST_CHANNELS = {"libmp3lame": 2, "libopus": 2}
 
 
@@ -190,6 +192,8 @@ def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
 
 def _pieces(waveform: Waveform | Iterable[Waveform]) -> tuple[int, Iterator[np.ndarray]]:
     """Return the number of channels and the checked, clipped pieces. The first piece is checked at once."""
+    if not isinstance(waveform, Waveform | Iterable) or isinstance(waveform, str | bytes):
+        raise ValueError(f"`waveform` must be a tensor, an array or an iterable of them, got {waveform!r}")
     pieces = _clipped([waveform] if isinstance(waveform, Waveform) else waveform)
     first = next(pieces, None)
     if first is None:
@@ -214,6 +218,8 @@ def _clipped(pieces: Iterable[Waveform]) -> Iterator[np.ndarray]:
 
 def _samples(waveform: Waveform) -> np.ndarray:
     """Return checked float32 `[channels, samples]`."""
+    if not isinstance(waveform, Waveform):
+        raise ValueError(f"`waveform` must be a tensor or an array, got {type(waveform).__name__}")
     sound = np.atleast_2d(_array(waveform))
     if sound.dtype != np.float32:
         raise ValueError(f"`waveform` must be floating point in -1..1, got {sound.dtype}")
@@ -231,6 +237,8 @@ def _samples(waveform: Waveform) -> np.ndarray:
 
 def _frames(video: torch.Tensor | np.ndarray) -> np.ndarray:
     """Return checked uint8 RGB `[frames, height, width, 3]`."""
+    if not isinstance(video, torch.Tensor | np.ndarray):
+        raise ValueError(f"`video` must be a path, a tensor or an array, got {type(video).__name__}")
     frames = _array(video)
     if isinstance(video, torch.Tensor) and video.ndim == 4:
         frames = np.moveaxis(frames, 1, -1)
@@ -251,6 +259,6 @@ def _frame_rate(fps: float | None) -> Fraction:
         raise ValueError("`fps` is required for frames")
     check_positive("fps", fps)
     rate = Fraction(str(float(fps))).limit_denominator(1001)
-    if rate == 0:
-        raise ValueError(f"`fps` is too small: {fps!r}")
+    if rate == 0 or rate > MAX_FPS:
+        raise ValueError(f"`fps` must be at least 1/1001 and at most {MAX_FPS}, got {fps!r}")
     return rate

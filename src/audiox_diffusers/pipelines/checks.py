@@ -34,7 +34,9 @@ def check_count(name: str, value: Any, lowest: int = 1, highest: int | None = No
 def check_duration(name: str, seconds: Any, rate: int, num_sounds: int) -> None:
     """Raise `ValueError` unless a duration has a sample, and all sounds together have no more than a day."""
     if not is_number(seconds) or seconds * rate < 1:
-        raise ValueError(f"`{name}` must be a number of seconds above 0, got {seconds!r}.")
+        raise ValueError(
+            f"`{name}` must be a number of seconds, at least one sample ({1 / rate:.2g} s), got {seconds!r}."
+        )
     if seconds * num_sounds > MAX_LENGTH:
         raise ValueError(
             f"`{name}`: a call handles at most {MAX_LENGTH:g} s of sound, got {num_sounds} x {seconds:g} s."

@@ -8,6 +8,7 @@ import torch
 from diffusers.utils import logging
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from ..messages import shortened
 from .checks import check_choice, check_generator, check_tensor
 from .features import is_features, load_features
 from .inputs import read_audio, read_image, read_video, split_batch
@@ -86,7 +87,9 @@ class AudioXConditioningMixin:
         for item, tokens in enumerate(whole):
             if len(tokens) > max_length:
                 lost = self.tokenizer.decode(tokens[max_length - 1 : -1])
-                logger.warning(f"`{name}` {item} is longer than {max_length} tokens; this part is ignored: {lost}")
+                logger.warning(
+                    f"`{name}` {item} is longer than {max_length} tokens; this part is ignored: {shortened(lost, 200)}"
+                )
         mask = inputs.attention_mask.to(device)
         hidden_states = self.text_encoder(inputs.input_ids.to(device), attention_mask=mask).last_hidden_state
         return hidden_states * mask[..., None].to(hidden_states.dtype)

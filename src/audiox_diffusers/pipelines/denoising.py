@@ -151,8 +151,14 @@ class AudioXDenoisingMixin:
         if not is_number(rescale) or not 0 <= rescale <= 1:
             raise ValueError(f"`guidance_rescale` must be in 0..1, got {rescale!r}.")
         kwargs = sampling.attention_kwargs
-        if not isinstance(kwargs, dict | None) or not is_number((kwargs or {}).get("scale", 1.0)):
-            raise ValueError(f"`attention_kwargs` must be a dict such as {{'scale': 0.5}}, got {kwargs!r}.")
+        if (
+            not isinstance(kwargs, dict | None)
+            or set(kwargs or ()) - {"scale"}
+            or not is_number((kwargs or {"scale": 1}).get("scale", 1))
+        ):
+            raise ValueError(
+                f"`attention_kwargs` must be a dict with no key but 'scale', such as {{'scale': 0.5}}, got {kwargs!r}."
+            )
         callback, names = sampling.callback_on_step_end, sampling.callback_on_step_end_tensor_inputs
         if callback is not None and not callable(callback):
             raise ValueError(f"`callback_on_step_end` must be a function, got {callback!r}.")

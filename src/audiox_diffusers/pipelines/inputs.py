@@ -225,10 +225,13 @@ def to_waveform(audio: Any, channels: int) -> tuple[torch.Tensor, int]:
         waveform = waveform[None]
     elif waveform.ndim == 2 and rate_first:
         waveform = waveform.mT
-    if waveform.ndim != 2 or waveform.shape[0] not in (1, channels) or not waveform.shape[1]:
+    if 0 in given:
+        raise ValueError(f"`audio`: the waveform is empty, its shape is {given}.")
+    if waveform.ndim != 2 or waveform.shape[0] not in (1, channels):
+        several = "" if channels == 1 else f", [{channels}, N]"
         raise ValueError(
-            f"`audio`: the waveform must have the shape [N], [1, N] or [{channels}, N], or [N, channels] after the"
-            f" rate as `(rate, waveform)`; got {given}."
+            f"`audio`: the waveform must have the shape [N], [1, N]{several}, or [N, channels] after the rate as"
+            f" `(rate, waveform)`; got {given}."
         )
     waveform = waveform.float().contiguous()
     _check_finite(waveform, "the waveform")

@@ -140,7 +140,7 @@ class AudioXPipeline(
         return self.transformer.config.sample_size * self.vae.hop_length
 
     def default_length_in_s(self, prompt: Any) -> float:
-        """Default duration in seconds: that of a timed prompt, or 10, or a window if that is shorter."""
+        """Default duration in seconds: the end of a timed prompt, else 10 s or the window, whichever is shorter."""
         for text in split_prompts(prompt) or []:
             if is_timed(text):
                 return text[-1][1]

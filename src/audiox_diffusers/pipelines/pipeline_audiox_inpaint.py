@@ -246,7 +246,7 @@ class AudioXInpaintPipeline(AudioXPipeline):
         return AudioPipelineOutput(audios=audios)
 
     def check_edit(self, edit: Edit, overlap: int) -> None:
-        """Raise `ValueError` for what is wrong with an edit, whatever the sound."""
+        """Check an edit without its sound; raise `ValueError` if an argument is wrong."""
         ways = {"inpaint_spans": edit.inpaint_spans, "mask": edit.mask, "extend_by_s": edit.extend_by_s}
         given = [name for name, value in ways.items() if value is not None]
         strength, extend_by_s = edit.strength, edit.extend_by_s
@@ -262,7 +262,10 @@ class AudioXInpaintPipeline(AudioXPipeline):
         if strength is not None and not (is_number(strength) and 0 < strength <= 1):
             raise ValueError(f"`strength` must be above 0 and at most 1, got {strength}.")
         if extend_by_s is not None and not (is_number(extend_by_s) and round(abs(extend_by_s) * rate)):
-            raise ValueError(f"`extend_by_s` must be a number of seconds other than 0, got {extend_by_s}.")
+            raise ValueError(
+                f"`extend_by_s` must be a number of seconds, at least one sample ({1 / rate:.2g} s) either way, got"
+                f" {extend_by_s!r}."
+            )
         longest = 1000 * overlap * self.vae.hop_length / rate
         if not (is_number(edit.crossfade_ms) and 0 <= edit.crossfade_ms <= longest):
             raise ValueError(

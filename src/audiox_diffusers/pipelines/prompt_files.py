@@ -71,6 +71,8 @@ def read_lines(path: str | os.PathLike, **more_keys: type) -> dict[int, dict[str
 def _read_line(line: str, keys: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(values, dict):

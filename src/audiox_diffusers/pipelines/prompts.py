@@ -244,7 +244,9 @@ def _check_negatives(batch_size: int, num_waveforms_per_prompt: int, **batches: 
 
 def check_texts(name: str, texts: Any) -> None:
     """Raise `ValueError` unless a value is a list of texts that can be encoded."""
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+    if texts == []:
+        raise ValueError(f"`{name}` is an empty list.")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"`{name}` must be a string or a list of strings, got {texts!r}.")
     for text in texts:
         try:

@@ -107,7 +107,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
             log_max, log_min = math.log(self.config.sigma_max), math.log(self.config.sigma_min)
             levels = torch.linspace(log_max, log_min, num_inference_steps, dtype=torch.float64).exp()
         else:
-            levels = torch.as_tensor(sigmas, dtype=torch.float64)
+            levels = self._as_levels(sigmas)
             in_range = (levels >= MIN_SIGMA) & (levels <= MAX_SIGMA)
             if levels.ndim != 1 or not len(levels) or not in_range.all() or not (levels.diff() < 0).all():
                 raise ValueError(f"`sigmas` must be decreasing numbers in {MIN_SIGMA:g}..{MAX_SIGMA:g}, got {sigmas}.")
@@ -181,6 +181,7 @@ class AudioXDPMSolverSDEScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Returns:
             The sample at the next level, in the dtype of `sample`. The last step returns the denoised sample.
         """
+        self._check_shapes(model_output, sample)
         sigma, next_sigma = self._next_levels(timestep)
 
         dtype, sample = sample.dtype, sample.float()

@@ -68,7 +68,7 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         elif sigmas is None:
             times = torch.linspace(1, 0, num_inference_steps + 1, dtype=torch.float64)[:-1]
         else:
-            times = torch.as_tensor(sigmas, dtype=torch.float64)
+            times = self._as_levels(sigmas)
             in_range = (times > 0) & (times <= 1)
             if times.ndim != 1 or not len(times) or not in_range.all() or not (times.diff() < 0).all():
                 raise ValueError(f"`sigmas` must be decreasing, at most 1 and above 0, got {sigmas}.")
@@ -132,6 +132,7 @@ class AudioXFlowMatchScheduler(StepIndexMixin, SchedulerMixin, ConfigMixin):
         Returns:
             The sample at the next time, in the dtype of `sample`.
         """
+        self._check_shapes(model_output, sample)
         time, next_time = self._next_levels(timestep)
 
         dtype, sample, velocity = sample.dtype, sample.float(), model_output.float()

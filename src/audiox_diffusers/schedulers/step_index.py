@@ -7,6 +7,8 @@ from diffusers.utils.torch_utils import randn_tensor
 
 # Upper limit of steps, so that a typing mistake does not fill the memory.
 MAX_STEPS = 10_000
+# A timestep may have been rounded to half precision.
+ROUNDING = 0.005
 
 
 def _check_steps(name: str, steps: int) -> None:
@@ -47,7 +49,7 @@ class StepIndexMixin:
     def _check_schedule(num_inference_steps: int | None, sigmas: list[float] | None) -> None:
         """Raise `ValueError` unless exactly one argument is given and the number of steps is valid."""
         if (num_inference_steps is None) == (sigmas is None):
-            raise ValueError("Pass either `num_inference_steps` or `sigmas`, not both.")
+            raise ValueError("Pass exactly one of `num_inference_steps` and `sigmas`.")
         if sigmas is None:
             _check_steps("num_inference_steps", num_inference_steps)
 
@@ -82,6 +84,20 @@ class StepIndexMixin:
         return times[torch.arange(num_inference_steps) * len(times) // num_inference_steps]
 
     @staticmethod
+    def _as_levels(sigmas: list[float]) -> torch.Tensor:
+        try:
+            return torch.as_tensor(sigmas, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(f"`sigmas` must be a list of numbers, got {sigmas!r}.") from None
+
+    @staticmethod
+    def _check_shapes(model_output: torch.Tensor, sample: torch.Tensor) -> None:
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"`model_output` must have the shape of `sample`, {list(sample.shape)}, got {list(model_output.shape)}."
+            )
+
+    @staticmethod
     def _unit_noise(
         sample: torch.Tensor,
         generator: torch.Generator | list[torch.Generator] | None,
@@ -98,7 +114,10 @@ class StepIndexMixin:
 
     def _init_step_index(self, timestep: float | torch.Tensor) -> None:
         if self._step_index is None:
-            self._step_index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+            index = self.index_for_timestep(timestep) if self._begin_index is None else self._begin_index
+            if self._begin_index is None and abs(self.timesteps[index] - timestep) > ROUNDING:
+                raise ValueError(f"`timestep` {float(timestep):g} is not one of the scheduler's `timesteps`.")
+            self._step_index = index
 
     def _next_levels(self, timestep: float | torch.Tensor) -> tuple[float, float]:
         """Return the levels of this step and the next, and advance the index."""

@@ -57,7 +57,7 @@ class DiffusionStrategy:
         """Train further networks before a step of the model."""
 
     def metrics(self) -> dict[str, torch.Tensor]:
-        """Return what the last step reports besides the loss."""
+        """Return further metrics of the last step."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
