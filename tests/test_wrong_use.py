@@ -34,9 +34,12 @@ def folder(tmp_path, monkeypatch):
 WRONG = {
     "generate -o out.wav --prompt '  '": ["prompt is blank"],
     "generate -o out.wav --prompt=": ["prompt is blank"],
-    "generate -o out.wav --prompt rain --model other": ["--model other", "a StableDiffusionPipeline, not an AudioX model"],
+    "generate -o out.wav --prompt rain --model other": [
+        "--model other",
+        "a StableDiffusionPipeline, not an AudioX model",
+    ],
     "export other out": ["a StableDiffusionPipeline, not an AudioX model"],
-    "export audiox-tiny out --like nosuch": ["--like nosuch: no such file"],
+    "export audiox-tiny out --like nosuch": ["--like nosuch: no such file or folder"],
     "export audiox-tiny out --fuse-lora nosuch": ["--fuse-lora nosuch: no such file or folder"],
     "export audiox-tiny out --fuse-lora ./a/b": ["--fuse-lora ./a/b: no such file or folder"],
     "convert audiox-tiny out": ["is a diffusers model already"],

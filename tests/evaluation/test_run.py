@@ -250,7 +250,7 @@ def test_captions_of_another_set_are_refused(tmp_path):
     generated = write(tmp_path / "generated", {"a": noise(0)})
     captions = tmp_path / "captions.csv"
     captions.write_text("name,caption\nb,rain\n")
-    with refused("--captions", "no name in it", "such as a"):
+    with refused("--captions", "none of its names matches", "for example a"):
         read_set(generated, captions=captions)
     captions.write_text("file,words\na,rain\n")
     with refused("--captions", "it has file, words"):

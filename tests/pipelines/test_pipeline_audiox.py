@@ -529,7 +529,7 @@ def test_compiled_blocks(generate, pipe, close):
     ("kwargs", "message"),
     [
         ({}, "at least one of `prompt`"),
-        ({"prompt": []}, "`prompt` must be"),
+        ({"prompt": []}, "`prompt` is an empty list"),
         ({"prompt": 3}, "`prompt` must be"),
         ({"prompt": ["a", 3]}, "`prompt` must be"),
         ({"prompt": [None]}, "sample 0 has none"),

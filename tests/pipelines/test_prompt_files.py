@@ -49,8 +49,8 @@ def test_more_keys(write):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{'prompt': 'a'}", "Expecting property name"),
-        ('{"prompt": "a"', "Expecting ',' delimiter"),
+        ("{'prompt': 'a'}", r"not JSON \(Expecting property name"),
+        ('{"prompt": "a"', r"not JSON \(Expecting ',' delimiter"),
         ("[1]", "must be a JSON object, got list"),
         ('"rain"', "must be a JSON object, got str"),
         ("null", "must be a JSON object, got NoneType"),

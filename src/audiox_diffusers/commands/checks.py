@@ -24,6 +24,8 @@ def check_generate(args: Namespace) -> None:
     if args.batch is None:
         if args.batch_size is not None:
             raise ValueError("--batch-size goes with --batch only")
+        if args.prompt is not None and not args.prompt.strip() and not (args.video or args.image or args.audio):
+            raise ValueError("--prompt is blank, and nothing else is given")
         check_single(args, read_request(args))
         return
     for name in ("prompt", "video", "image", "audio", "num"):
@@ -201,8 +203,8 @@ def check_export(args: Namespace) -> None:
             raise FileExistsError(f"{target}: exists")
     else:
         check_new_folder(target)
-    if args.like is not None and not Path(args.like).is_file():
-        raise FileNotFoundError(f"--like {args.like}: no such file")
+    if args.like is not None and not Path(args.like).exists():
+        raise FileNotFoundError(f"--like {args.like}: no such file or folder")
     lora = args.fuse_lora
     # Names on the Hub have one slash.
     if lora is not None and not Path(lora).exists() and (os.path.isabs(lora) or lora.count("/") != 1):

@@ -24,9 +24,6 @@ def check_request(request: Mapping[str, Any]) -> None:
     """
     if all(request.get(name) is None for name in ("prompt", "video", "image", "audio")):
         raise ValueError("give at least one of prompt, video, image and audio")
-    only_prompt = all(request.get(name) is None for name in ("video", "image", "audio"))
-    if only_prompt and not request["prompt"].strip():
-        raise ValueError("prompt is blank, and nothing else is given")
     if request.get("video") is not None and request.get("image") is not None:
         raise ValueError("give either video or image, not both")
     for name in ("prompt", "negative_prompt"):
