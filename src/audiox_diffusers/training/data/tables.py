@@ -66,10 +66,11 @@ class Tables:
         names = self._names[shard]
         options = {} if names is None else {"header": None, "names": names}
         table = load_dataset("csv", data_files=str(self.files[shard]), split="train", streaming=True, **options)
-        for batch in table.iter(batch_size=1):
-            row = {name: values[0] for name, values in batch.items()}
-            if names is None or row["split"] == self.split:
-                yield row
+        for batch in table.iter(batch_size=1000):
+            for values in zip(*batch.values(), strict=True):
+                row = dict(zip(batch, values, strict=True))
+                if names is None or row["split"] == self.split:
+                    yield row
 
     def _with_media(self, row: dict[str, Any]) -> Row:
         if self.media is None:
