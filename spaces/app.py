@@ -26,7 +26,9 @@ except ImportError:
 
 MODEL = os.environ.get("AUDIOX_MODEL", "audiox-tiny")
 LIMITS = Limits(max_length_s=60.0, max_sounds=4, max_steps=300)
-FOLDER = Path(tempfile.mkdtemp(prefix="audiox-space-"))
+# Removed when the process ends.
+SCRATCH = tempfile.TemporaryDirectory(prefix="audiox-space-")
+FOLDER = Path(SCRATCH.name)
 
 
 def best_device() -> str:
