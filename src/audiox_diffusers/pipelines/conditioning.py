@@ -434,9 +434,9 @@ class AudioXConditioningMixin:
             given = [modality in prompts.modalities(sound) for sound in range(len(prompts))]
             alone = [given[sound] and len(prompts.modalities(sound)) == 1 for sound in range(len(prompts))]
             context = self.join_embeds(*self._leave_out(modality, prompts, embeds, device), device)
-            column = torch.tensor(given, device=device)[:, None, None]
+            column = torch.tensor(given).to(device)[:, None, None]
             context = torch.where(column, context, contexts[0])
-            contexts.append(torch.where(torch.tensor(alone, device=device)[:, None, None], 0, context))
+            contexts.append(torch.where(torch.tensor(alone).to(device)[:, None, None], 0, context))
         return torch.stack(contexts, dim=1)
 
     def _leave_out(

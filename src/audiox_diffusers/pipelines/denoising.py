@@ -44,12 +44,14 @@ class Conditions:
         condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`): Their contexts, on any device.
         negative_condition_embeds (`torch.Tensor` of shape `[B, tokens, width]`): The negative context of each sound.
         without (`dict[str, torch.Tensor]`): Contexts `[rows, tokens, width]` without a modality, by its name.
+        negative_is_null (`bool`): Whether all negative contexts are zeros.
     """
 
     windows: list[Window]
     condition_embeds: torch.Tensor
     negative_condition_embeds: torch.Tensor
     without: dict[str, torch.Tensor] = field(default_factory=dict)
+    negative_is_null: bool = False
 
     @classmethod
     def split(
@@ -61,9 +63,9 @@ class Conditions:
     ) -> Self:
         """Build conditions from contexts `[rows, 1 + weights, tokens, width]`, the first with all modalities."""
         condition_embeds, *without = contexts.unbind(dim=1)
-        return cls(
-            windows, condition_embeds, negative_condition_embeds, dict(zip(sampling.weights, without, strict=True))
-        )
+        without = dict(zip(sampling.weights, without, strict=True))
+        is_null = not negative_condition_embeds.any()
+        return cls(windows, condition_embeds, negative_condition_embeds, without, is_null)
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class AudioXDenoisingMixin:
         guided_steps = [True] * len(timesteps)
         if sampling.guidance_interval is not None:
             low, high = sampling.guidance_interval
-            guided_steps = [low <= time <= high for time in timesteps.tolist()]
+            guided_steps = [low <= time <= high for time in timesteps.cpu().tolist()]
         guider_run = None
         if sampling.guider is not None:
             num_steps = len(self.scheduler.timesteps)
@@ -281,6 +283,7 @@ class AudioXDenoisingMixin:
                     replaced = condition_embeds is not embeds[0] or negative_condition_embeds is not embeds[1]
                     if replaced or [_version(tensor) for tensor in embeds] != versions:
                         context = None
+                        conditions = replace(conditions, negative_is_null=not negative_condition_embeds.any())
 
                 progress_bar.update()
         return latents
@@ -314,14 +317,15 @@ class AudioXDenoisingMixin:
         negative one if it is null and vanishes.
         """
         rows = [window.context for window in conditions.windows]
-        condition_embeds = conditions.condition_embeds[rows]
+        # Not by a list of rows, for which the device would wait.
+        condition_embeds = torch.stack([conditions.condition_embeds[row] for row in rows])
         away = []
         if guided and isinstance(self._guidance_scale, Mapping):
-            away = [conditions.without[name][rows] for name in self._weights]
+            away = [torch.stack([conditions.without[name][row] for row in rows]) for name in self._weights]
         elif guided:
-            negative = conditions.negative_condition_embeds[[window.sound for window in conditions.windows]]
-            if not self.transformer.null_context_vanishes or negative.any():
-                away = [negative]
+            negative = conditions.negative_condition_embeds
+            if not self.transformer.null_context_vanishes or not conditions.negative_is_null:
+                away = [torch.stack([negative[window.sound] for window in conditions.windows])]
         condition_embeds = torch.cat([*(embeds.to(condition_embeds) for embeds in away), condition_embeds])
         return AudioXContext(condition_embeds.to(device, self.transformer.dtype))
 

@@ -447,9 +447,11 @@ class AudioXInpaintPipeline(AudioXPipeline):
         device = known.device
         # A callback may have changed it in the pass before.
         self._guidance_scale = sampling.guidance_scale
-        self.scheduler.set_timesteps(sampling.num_inference_steps, device=device)
+        # The times are needed on the CPU first, and copying them back would wait for the device.
+        self.scheduler.set_timesteps(sampling.num_inference_steps, device="cpu")
         values, index = strengths.unique(return_inverse=True)
-        times = self.scheduler.timesteps.cpu()
+        times = self.scheduler.timesteps
+        self.scheduler.timesteps = times.to(device)
         steps = (times - values[:, None]).abs().argmin(dim=1)
         steps[values == 0] = len(times)
         begin = steps.min().item()
