@@ -196,6 +196,17 @@ def test_sweep(pipe, bench, monkeypatch):
     assert len(run_sweep(pipe, ["image"], count=2).rows) == 12
 
 
+def test_sweep_of_a_few_step_model(pipe, bench, monkeypatch):
+    scheduler = AudioXFlowMatchScheduler(stochastic_sampling=True, distilled_timesteps=[1.0, 0.75, 0.5])
+    monkeypatch.setattr(pipe, "scheduler", scheduler)
+    rows = run_sweep(pipe, ["image"], count=2).rows
+    assert [(row["guidance_scale"], row["num_inference_steps"], row["eta"]) for row in rows] == [
+        (1.0, 1, None),
+        (1.0, 2, None),
+        (1.0, 3, None),
+    ]
+
+
 def test_recordings_replace_a_class(pipe, tmp_path):
     rng = np.random.default_rng(0)
     (tmp_path / "bell").mkdir()

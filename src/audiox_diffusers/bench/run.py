@@ -98,7 +98,8 @@ def run_sweep(
 ) -> SweepReport:
     """
     Measure the most important scores of each task and the time per sound for guidance 1, 3 and 7, for 4, 10, 25 and 100
-    steps, and for eta 0 and 1 if the scheduler has it.
+    steps, and for eta 0 and 1 if the scheduler has it. A few-step model runs without guidance, with each power of two of
+    steps that it allows.
 
     Args:
         pipe, tasks, seeds, count, batch_size, sounds, log: See [`run_bench`]. The task "vae" depends on none of the
@@ -110,9 +111,8 @@ def run_sweep(
     tasks = check_tasks(tasks, sweep=True)
     check_counts(seeds, count)
     bench = open_bench(pipe, count, sounds)
-    etas = SWEEP_ETA if "eta" in pipe.scheduler.config else (None,)
     rows = []
-    for guidance, steps, eta in product(SWEEP_GUIDANCE, SWEEP_STEPS, etas):
+    for guidance, steps, eta in _sweep_options(pipe):
         generator = SoundGenerator(pipe, bench, SamplingOptions(steps, guidance, eta, batch_size))
         scores = {}
         for name in tasks:
@@ -131,6 +131,15 @@ def run_sweep(
         log(f"guidance {guidance:g}, {steps} steps, eta {eta}: {rows[-1]['mean']:.3f}")
     settings = {"bench_seed": BENCH_SEED, "tasks": tasks, "seeds": seeds, "count": count}
     return SweepReport(settings, rows)
+
+
+def _sweep_options(pipe: AudioXPipeline) -> list[tuple[float, int, float | None]]:
+    """Return the guidance scales, steps and etas of a sweep."""
+    config = pipe.scheduler.config
+    if config.get("distilled_timesteps") is not None:
+        most = len(config.distilled_timesteps)
+        return [(1.0, steps, None) for steps in sorted({2**power for power in range(most.bit_length())} | {most})]
+    return list(product(SWEEP_GUIDANCE, SWEEP_STEPS, SWEEP_ETA if "eta" in config else (None,)))
 
 
 def open_bench(pipe: AudioXPipeline, count: int, sounds: str | os.PathLike | None) -> Bench:
