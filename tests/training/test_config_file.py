@@ -6,7 +6,7 @@ import yaml
 from helpers import refused
 
 from audiox_diffusers import cli
-from audiox_diffusers.training import FullTraining, LoraTraining, Trainer, parse_args
+from audiox_diffusers.training import DistillTraining, FullTraining, LoraTraining, Trainer, parse_args
 from audiox_diffusers.training.arguments import as_json
 from audiox_diffusers.training.config_file import CONFIG
 
@@ -164,7 +164,9 @@ def test_a_run_keeps_its_config(small_model, scenes, tmp_path):
     assert str(tmp_path) not in card and "secret" not in card + saved.read_text()
 
 
-@pytest.mark.parametrize(("command", "method"), [("train", FullTraining), ("train-lora", LoraTraining)])
+@pytest.mark.parametrize(
+    ("command", "method"), [("train", FullTraining), ("train-lora", LoraTraining), ("distill", DistillTraining)]
+)
 def test_the_audiox_command(monkeypatch, capsys, command, method):
     monkeypatch.setattr("audiox_diffusers.training.main", lambda argv, *given, prog: calls.append((argv, given, prog)))
     calls = []

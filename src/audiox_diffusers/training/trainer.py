@@ -398,7 +398,8 @@ class Trainer:
             write_run(folder, self.step, self.args, self._configs(), accelerator)
             if self.early_stopping is not None:
                 torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
-            torch.save(self.strategy.state_dict(), folder / STRATEGY)
+            if strategy_state := self.strategy.state_dict():
+                torch.save(strategy_state, folder / STRATEGY)
         if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
             torch.save(self.ema.state_dict(), folder / self._ema_file())
 
@@ -425,7 +426,8 @@ class Trainer:
             if self.early_stopping is not None:
                 self.early_stopping.load_state_dict(read(folder / EARLY_STOPPING))
                 self.finished = self.early_stopping.exhausted
-            self.strategy.load_state_dict(read(folder / STRATEGY))
+            if self.strategy.state_dict():
+                self.strategy.load_state_dict(read(folder / STRATEGY))
             if self.ema is not None:
                 self.ema.load_state_dict(read(folder / self._ema_file()))
                 self.ema.to(self._local_parameters()[0].device)
