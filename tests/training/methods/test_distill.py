@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,6 +157,31 @@ def test_rectified_flow_with_an_mmdit(distill, flow_model, tmp_path, name):
     assert all(torch.isfinite(torch.tensor(loss)) for loss in losses.values())
     scheduler = AudioXFlowMatchScheduler.from_pretrained(tmp_path / "out", subfolder="scheduler")
     assert scheduler.config.stochastic_sampling and scheduler.config.distilled_timesteps == [1.0, 0.5]
+
+
+SCRIPT = """
+import sys
+from audiox_diffusers.training import DistillTraining, main
+main(sys.argv[1:], DistillTraining)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "adapter"])
+def test_two_processes_distill_as_one_does(distill, small_model, scenes, tmp_path, name):
+    options = [*METHODS[name], "--train_batch_size", 1, "--teacher_guidance_scale", 2, "--num_student_steps", 2]
+    options += ["--fake_updates", 1]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command += [tmp_path / "script.py", "--pretrained_model_name_or_path", small_model, "--dataset", scenes]
+    command += ["--output_dir", tmp_path / "two", "--max_train_steps", 3, "--learning_rate", 1e-3]
+    command += ["--dataloader_num_workers", 0, "--shuffle_buffer_size", 4, "--gradient_accumulation_steps", 1]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    subprocess.run([str(word) for word in (*command, *options)], env=environment, check=True, timeout=300)
+    # One process with twice the accumulation and a worker for each of the two takes the same samples.
+    expected = distill("one", 3, *options, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 2)
+    found = {report["step"]: report["loss"] for report in reports(tmp_path / "two")}
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
