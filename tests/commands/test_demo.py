@@ -15,6 +15,7 @@ from PIL import Image
 
 from audiox_diffusers.cli import main
 from audiox_diffusers.commands import demo
+from audiox_diffusers.commands.checks import DEMO_MARK
 from audiox_diffusers.commands.demo_page import Example, Section
 from audiox_diffusers.commands.pictures import WAVEFORM_HEIGHT, sound_picture
 from audiox_diffusers.media import load_audio, load_video, save_audio, spectrogram_picture
@@ -168,7 +169,8 @@ def test_words_are_escaped_on_the_page(short, tmp_path):
     assert "<h2>Text &amp; sound</h2>" in text and "Very &lt;short&gt;." in text and "Rain &lt;b&gt;" in text
 
 
-def test_existing_files_of_the_same_names_are_replaced(short, tmp_path):
+def test_a_demo_replaces_a_demo_and_keeps_other_files(short, tmp_path):
+    assert main(["demo", "--output", str(tmp_path)]) == 0
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "rain.wav").write_text("old")
     assert main(["demo", "--output", str(tmp_path)]) == 0
@@ -193,13 +195,14 @@ def test_a_file_instead_of_the_folder(tmp_path, capsys):
 def test_a_folder_instead_of_a_file(tmp_path, capsys, name):
     (tmp_path / name).mkdir()
     assert main(["demo", "--output", str(tmp_path)]) == 2
-    message = f"audiox: error: {tmp_path / name}: a folder, cannot be replaced by a file\n"
+    message = f"audiox: error: --output {tmp_path}: not an empty folder, and no demo; name another folder\n"
     assert capsys.readouterr().err == message and names(tmp_path) == {name}
 
 
 @pytest.mark.parametrize("error, code", [(OSError("no space left"), 2), (KeyboardInterrupt(), 130)])
 def test_a_failure_leaves_nothing(short, tmp_path, monkeypatch, error, code):
     (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "index.html").write_text(DEMO_MARK)
     (tmp_path / "before" / "rain.wav").write_text("old")
 
     def fail(*args):
@@ -208,5 +211,5 @@ def test_a_failure_leaves_nothing(short, tmp_path, monkeypatch, error, code):
     monkeypatch.setattr(demo, "draw_page", fail)
     for folder in (tmp_path / "new", tmp_path / "before"):
         assert main(["demo", "--output", str(folder)]) == code
-    assert names(tmp_path) == {"before"} and names(tmp_path / "before") == {"rain.wav"}
+    assert names(tmp_path) == {"before"} and names(tmp_path / "before") == {"index.html", "rain.wav"}
     assert (tmp_path / "before" / "rain.wav").read_text() == "old"

@@ -62,7 +62,7 @@ ALL = """
 
 
 def expected(name):
-    steps, guidance, stochastic = SCHEDULERS.get(name, (250, 7.0, None))
+    steps, guidance, stochastic = SCHEDULERS.get(name, (250, 7.0, False))
     return ["AudioXPipeline", [1, 2, 192], True, steps, guidance, stochastic]
 
 

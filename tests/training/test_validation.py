@@ -211,7 +211,7 @@ def test_failing_line_is_skipped(validation, prompts, pipe, accelerator, media, 
     (length, video) = [
         record.getMessage() for record in caplog.records if "validation at step 1" in record.getMessage()
     ]
-    assert "line 1" in length and "`audio_length_in_s` must be a number of seconds above 0" in length
+    assert "line 1" in length and "`audio_length_in_s` must be a number of seconds, at least one sample" in length
     assert "line 2" in video and "clip.mp4: no such file" in video
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ..models import AudioXMMTransformer2DModel
+from ..schedulers import AudioXFlowMatchScheduler
 from .checkpoint_mapping import find_vae, restore_state_dict, restore_synchformer_state_dict, vae_of
 from .original_config import component_configs, fit_config
 from .original_files import locate, read_state_dict
@@ -22,8 +23,9 @@ _TURBO_KINDS = {"audiox-turbo": "student", "audiox-base": "teacher"}
 def release_of(pipe: Any) -> str:
     """Return the name of the release whose networks and sampler a pipeline has."""
     if isinstance(pipe.transformer, AudioXMMTransformer2DModel):
-        stochastic = pipe.scheduler.config.get("stochastic_sampling")
-        return {None: "audiox-maf-mmdit", True: "audiox-turbo", False: "audiox-base"}[stochastic]
+        if not isinstance(pipe.scheduler, AudioXFlowMatchScheduler):
+            return "audiox-maf-mmdit"
+        return "audiox-turbo" if pipe.scheduler.config.stochastic_sampling else "audiox-base"
     return "audiox" if pipe.conditioner.config.num_fusion_experts is None else "audiox-maf"
 
 
