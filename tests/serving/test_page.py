@@ -151,10 +151,11 @@ def test_settings_of_a_dropped_sound(visit, tmp_path):
     expect(page.locator("#spans textarea, #spans input")).to_have_value("0.5-1.25")
 
 
-def test_a_film_from_an_uploaded_video(visit, tmp_path):
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_a_film_from_an_uploaded_video(visit, tmp_path, size):
     frames = np.random.default_rng(0).integers(0, 256, (10, 64, 96, 3), dtype=np.uint8)
     save_video(tmp_path / "clip.mp4", frames, fps=10)
-    page = visit(PHONE)
+    page = visit(size)
     page.get_by_role("radio", name="Video").click()
     page.locator("#video input[type=file]").set_input_files(tmp_path / "clip.mp4")
     expect(page.get_by_label("Length (s)")).to_have_value("1", timeout=PATIENCE)
@@ -168,9 +169,10 @@ def test_a_film_from_an_uploaded_video(visit, tmp_path):
     assert page.evaluate("document.querySelector('#film video').duration") == pytest.approx(1, abs=0.1)
 
 
-def test_an_inpainted_span(visit, tmp_path):
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_an_inpainted_span(visit, tmp_path, size):
     save_audio(tmp_path / "tone.wav", TONE, RATE)
-    page = visit(DESKTOP)
+    page = visit(size)
     page.get_by_role("radio", name="Inpaint").click()
     page.locator("#audio input[type=file]").set_input_files(tmp_path / "tone.wav")
     page.wait_for_function("Number(document.querySelector('.audiox-spans')?.dataset.duration) == 2")
@@ -189,8 +191,9 @@ def test_an_inpainted_span(visit, tmp_path):
     assert changed[RATE // 2 : RATE].any() and not changed[: RATE // 2 - 400].any() and not changed[RATE + 400 :].any()
 
 
-def test_cancelling_in_the_middle(visit, server):
-    page = visit(PHONE)
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_cancelling_in_the_middle(visit, server, size):
+    page = visit(size)
     page.get_by_label("Prompt", exact=True).fill("rain")
     generate(page, Steps=1000)
     expect(page.locator("#progress [role=status]")).to_contain_text("Generating: step", timeout=PATIENCE)
@@ -211,9 +214,10 @@ def test_a_closed_page_cancels(browser, visit, server):
     wait_until(lambda: not list(server.folder.iterdir()))
 
 
-def test_errors_are_shown_where_they_belong(visit, tmp_path):
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_errors_are_shown_where_they_belong(visit, tmp_path, size):
     (tmp_path / "text.wav").write_text("no sound")
-    page = visit(PHONE)
+    page = visit(size)
     generate(page)
     expect(page.locator("#error-prompt").get_by_role("alert")).to_have_text("Prompt: describe the sound")
     page.get_by_label("Prompt", exact=True).fill("rain")

@@ -2,6 +2,8 @@
 
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -42,26 +44,30 @@ def load_statistics(path: Path, network: str) -> GaussianStatistics:
     Raises:
         ValueError: The file is damaged, or has no statistics of the network.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for mu, cov in ((f"{network}.mu", f"{network}.cov"), *PLAIN_NAMES):
-                if mu in arrays and cov in arrays:
-                    count = arrays[f"{network}.n"].item() if f"{network}.n" in arrays else UNKNOWN_COUNT
-                    return _checked(count, arrays[mu].astype(np.float64), arrays[cov].astype(np.float64))
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a file of statistics ({first_line(error)})") from None
+    with _reading(path) as arrays:
+        for mu, cov in ((f"{network}.mu", f"{network}.cov"), *PLAIN_NAMES):
+            if mu in arrays and cov in arrays:
+                count = arrays[f"{network}.n"].item() if f"{network}.n" in arrays else UNKNOWN_COUNT
+                return _checked(count, arrays[mu].astype(np.float64), arrays[cov].astype(np.float64))
     raise ValueError(f"{path}: has no statistics of {network}")
 
 
 def check_statistics(path: Path) -> None:
     """Raise `ValueError` unless a file can be read and has the statistics of any network."""
+    with _reading(path) as arrays:
+        if any(name.endswith((".mu", "mu_ref")) or name == "mu" for name in arrays):
+            return
+    raise ValueError(f"{path}: has no statistics of any network")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
+    """Open a file of arrays, and raise what is wrong with it as `ValueError`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            if any(name.endswith((".mu", "mu_ref")) or name == "mu" for name in arrays):
-                return
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            yield arrays
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: not a file of statistics ({first_line(error)})") from None
-    raise ValueError(f"{path}: has no statistics of any network")
 
 
 def _checked(count: int, mean: np.ndarray, covariance: np.ndarray) -> GaussianStatistics:
