@@ -112,8 +112,9 @@ def test_a_cancelled_job_leaves_its_batch_alone(make_engine):
     wait_until(lambda: jobs[0].step >= 1)
     engine.remove(jobs[0])
     assert jobs[1].wait(20) and jobs[1].status == "succeeded"
-    wait_until(lambda: jobs[0].is_finished)
-    assert jobs[0].status == "cancelled" and not jobs[0].task.folder.exists()
+    # Its files go when its batch has ended.
+    wait_until(lambda: not jobs[0].task.folder.exists())
+    assert jobs[0].status == "cancelled"
 
 
 def test_a_failure_is_that_of_one_job(make_engine, monkeypatch):
