@@ -23,14 +23,20 @@ def scenes(tmp_path_factory) -> Path:
     return write_scenes(tmp_path_factory.mktemp("data") / "scenes", 7, seconds=2.0, fps=10, size=32)
 
 
-def trainer_of(method: type, small_model: Path, scenes: Path, folder: Path):
-    def run(output: str, steps: int, *options: object) -> dict[int, float]:
+class Runs:
+    """Training runs in this process. Options that are given come after the usual ones, and so replace them."""
+
+    def __init__(self, method: type, small_model: Path, scenes: Path, folder: Path):
+        self.method, self.small_model, self.scenes, self.folder = method, small_model, scenes, folder
+
+    def build(self, output: str, steps: int, *options: object) -> Trainer:
+        """Build the trainer of a run that writes into `folder / output`."""
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
         usual = {
-            "--pretrained_model_name_or_path": small_model,
-            "--dataset": scenes,
-            "--output_dir": folder / output,
+            "--pretrained_model_name_or_path": self.small_model,
+            "--dataset": self.scenes,
+            "--output_dir": self.folder / output,
             "--max_train_steps": steps,
             "--train_batch_size": 2,
             "--learning_rate": 1e-3,
@@ -39,29 +45,28 @@ def trainer_of(method: type, small_model: Path, scenes: Path, folder: Path):
             "--shuffle_buffer_size": 4,
         }
         arguments = [str(word) for pair in usual.items() for word in pair]
-        Trainer(parse_args([*arguments, *map(str, options)], method), method).train()
-        lines = (folder / output / "log.jsonl").read_text().splitlines()
-        return {report["step"]: report["loss"] for report in map(json.loads, lines)}
+        return Trainer(parse_args([*arguments, *map(str, options)], self.method), self.method)
 
-    return run
+    def __call__(self, output: str, steps: int, *options: object) -> dict[int, float]:
+        """Train, and return the losses of the run, by step."""
+        self.build(output, steps, *options).train()
+        lines = (self.folder / output / "log.jsonl").read_text().splitlines()
+        return {report["step"]: report["loss"] for report in map(json.loads, lines)}
 
 
 @pytest.fixture
 def train(small_model, scenes, tmp_path):
-    """
-    Train in this process: `train(output, steps, *options)` -> the losses of the run, by step. Options that are given
-    come after the usual ones, and so replace them.
-    """
-    return trainer_of(FullTraining, small_model, scenes, tmp_path)
+    """Train all weights: `train(output, steps, *options)` -> the losses of the run, by step. See [`Runs`]."""
+    return Runs(FullTraining, small_model, scenes, tmp_path)
 
 
 @pytest.fixture
 def train_lora(small_model, scenes, tmp_path):
     """Train an adapter, see [`train`]."""
-    return trainer_of(LoraTraining, small_model, scenes, tmp_path)
+    return Runs(LoraTraining, small_model, scenes, tmp_path)
 
 
 @pytest.fixture
 def train_student(small_model, scenes, tmp_path):
     """Distill, see [`train`]."""
-    return trainer_of(DistillTraining, small_model, scenes, tmp_path)
+    return Runs(DistillTraining, small_model, scenes, tmp_path)

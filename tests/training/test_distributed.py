@@ -109,8 +109,10 @@ def test_two_processes_train_as_one_does(train, launch, fused_model, tmp_path):
     assert fusion.bypass_gate_0.shape == ()
 
     # Each process keeps the averages of its own shard.
-    whole = (tmp_path / "ddp" / "checkpoint-3" / "ema.bin").stat().st_size
-    shards = [(tmp_path / "fsdp" / "checkpoint-3" / f"ema-{process}.bin").stat().st_size for process in range(2)]
+    whole = (tmp_path / "ddp" / "checkpoint-3" / "ema.safetensors").stat().st_size
+    shards = [
+        (tmp_path / "fsdp" / "checkpoint-3" / f"ema-{process}.safetensors").stat().st_size for process in range(2)
+    ]
     assert all(size < 0.6 * whole for size in shards)
     assert sum(shards) == pytest.approx(whole, rel=0.05)
 

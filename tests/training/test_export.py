@@ -258,7 +258,7 @@ def test_only_the_model_is_uploaded(exported, hub, small_model):
     assert "transformer/diffusion_pytorch_model.safetensors" in model and "tokenizer/tokenizer.json" in model
     for name in (
         "checkpoint-5/model.safetensors",
-        "checkpoint-5/optimizer.bin",
+        "checkpoint-5/optimizer.safetensors",
         "checkpoint-5/transformer/model.safetensors",
         ".checkpoint-6/model.safetensors",
         ".model/transformer/model.safetensors",

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,20 +35,19 @@ from .data.sources import MixedDataset
 from .export import check_repository
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
-from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_json, write_run
+from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
+from .run.data_position import DATA, read_position, write_position
 from .run.divergence import DivergenceGuard
 from .run.interruption import Interruption, stopped_at
 from .run.lock import locked
 from .run.log import LOG, SKIPPED, cut_log, warned, write_report
+from .run.optimizer_state import local
 from .run.preflight import check_compiler, check_processes
-from .run.state import RunState, local, read, reading
+from .run.state import RunState
+from .run.state_files import check_like, json_file, read_state, reading, write_state
 from .validation import Validation
 
-DATA = "data-{}.json"
-EMA = "ema.bin"
-EMA_SHARD = "ema-{}.bin"
-EARLY_STOPPING = "early-stopping.bin"
-STRATEGY = "strategy.bin"
+EMA, EMA_SHARD, EARLY_STOPPING, STRATEGY = "ema", "ema-{}", "early-stopping", "strategy"
 
 
 class Trainer:
@@ -378,7 +377,7 @@ class Trainer:
         finally:
             self.ema.restore(parameters)
 
-    def _ema_file(self) -> str:
+    def _ema_name(self) -> str:
         fsdp = self.accelerator.distributed_type == DistributedType.FSDP
         return EMA_SHARD.format(self.accelerator.process_index) if fsdp else EMA
 
@@ -390,18 +389,17 @@ class Trainer:
 
     def _write_state(self, folder: Path) -> None:
         """Write everything that an exact resume needs."""
-        accelerator, records = self.accelerator, self.records
+        accelerator = self.accelerator
         self.state.save(folder)
-        data = {"batches": records.batches, "skipped": self.skipped, "streams": records.states}
-        write_json(folder / DATA.format(accelerator.process_index), data)
+        write_position(folder / DATA.format(accelerator.process_index), self.records, self.skipped)
         if accelerator.is_main_process:
             write_run(folder, self.step, self.args, self._configs(), accelerator)
             if self.early_stopping is not None:
-                torch.save(self.early_stopping.state_dict(), folder / EARLY_STOPPING)
+                write_state(folder, EARLY_STOPPING, self.early_stopping.state_dict())
             if strategy_state := self.strategy.state_dict():
-                torch.save(strategy_state, folder / STRATEGY)
-        if self.ema is not None and (accelerator.is_main_process or self._ema_file() != EMA):
-            torch.save(self.ema.state_dict(), folder / self._ema_file())
+                write_state(folder, STRATEGY, strategy_state)
+        if self.ema is not None and (accelerator.is_main_process or self._ema_name() != EMA):
+            write_state(folder, self._ema_name(), self.ema.state_dict())
 
     def _resume(self) -> None:
         args, accelerator = self.args, self.accelerator
@@ -418,20 +416,29 @@ class Trainer:
             return
         self.state.load(folder)
         self.step = step
-        with reading(folder):
-            data = json.loads((folder / DATA.format(accelerator.process_index)).read_text(encoding="utf-8"))
-            self.skipped = data["skipped"]
-            self.records.batches = data["batches"]
-            self.records.states = {int(stream): position for stream, position in data["streams"].items()}
-            if self.early_stopping is not None:
-                self.early_stopping.load_state_dict(read(folder / EARLY_STOPPING))
-                self.finished = self.early_stopping.exhausted
-            if self.strategy.state_dict():
-                self.strategy.load_state_dict(read(folder / STRATEGY))
-            if self.ema is not None:
-                self.ema.load_state_dict(read(folder / self._ema_file()))
-                self.ema.to(self._local_parameters()[0].device)
+        self.skipped = read_position(folder / DATA.format(accelerator.process_index), self.records)
+        if self.early_stopping is not None:
+            self._load_part(folder, EARLY_STOPPING, self._load_early_stopping)
+        if self.strategy.state_dict():
+            self._load_part(folder, STRATEGY, self.strategy.load_state_dict)
+        if self.ema is not None:
+            self._load_part(folder, self._ema_name(), self._load_ema)
         accelerator.print(f"resumed from {folder} at step {self.step}")
+
+    @staticmethod
+    def _load_part(folder: Path, name: str, load: Callable[[dict[str, Any]], None]) -> None:
+        state = read_state(folder, name)
+        with reading(json_file(folder, name)):
+            load(state)
+
+    def _load_early_stopping(self, state: dict[str, Any]) -> None:
+        self.early_stopping.load_state_dict(state, self._trained_parameters())
+        self.finished = self.early_stopping.exhausted
+
+    def _load_ema(self, state: dict[str, Any]) -> None:
+        check_like(state, self.ema.state_dict(), EMA)
+        self.ema.load_state_dict(state)
+        self.ema.to(self._local_parameters()[0].device)
 
     def _save_model(self) -> None:
         """Export the model, with the best weights of early stopping or the averaged weights, if there are any."""

@@ -25,7 +25,7 @@ def accelerator() -> Accelerator:
 
 
 def write(folder: Path) -> None:
-    for name in ("model.safetensors", "optimizer.bin", STATE):
+    for name in ("model.safetensors", "optimizer.safetensors", STATE):
         (folder / name).write_text(json.dumps({"step": 1}))
 
 
@@ -58,7 +58,11 @@ def names(folder: Path) -> list[str]:
 
 def assert_complete(folder: Path) -> None:
     for name in names(folder):
-        assert sorted(path.name for path in (folder / name).iterdir()) == ["model.safetensors", "optimizer.bin", STATE]
+        assert sorted(path.name for path in (folder / name).iterdir()) == [
+            "model.safetensors",
+            "optimizer.safetensors",
+            STATE,
+        ]
 
 
 @pytest.mark.parametrize("killed", [1, 2], ids=["first removal", "second removal"])
@@ -102,7 +106,7 @@ def test_killed_while_writing(save, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*checkpoint-*")) == ["checkpoint-1", "checkpoint-3"]
 
 
-@pytest.mark.parametrize("contents", [(), ("model.safetensors",), ("model.safetensors", "optimizer.bin")])
+@pytest.mark.parametrize("contents", [(), ("model.safetensors",), ("model.safetensors", "optimizer.safetensors")])
 def test_incomplete_folders_are_not_checkpoints(save, tmp_path, contents):
     """Such as a copy that was cut short."""
     save(1)

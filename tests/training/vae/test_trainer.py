@@ -253,8 +253,7 @@ def test_two_processes(run, words, tmp_path):
     assert two[-1]["held_out"] == pytest.approx(one[-1]["held_out"], rel=1e-5)
     assert all(a["spectral"] != pytest.approx(b["spectral"], rel=1e-3) for a, b in zip(one, two, strict=True))
     assert {path.name for path in (tmp_path / "two" / "checkpoint-4").glob("random-*")} == {
-        "random-0.bin",
-        "random-1.bin",
+        f"random-{process}.{suffix}" for process in range(2) for suffix in ("json", "safetensors")
     }
 
 
@@ -264,11 +263,11 @@ def test_resume_runs_no_code(run, tmp_path):
             return os.mkdir, (str(tmp_path / "marker"),)
 
     run("out", "--max_train_steps", 2)
-    for name in ("optimizer.bin", "random-0.bin", "custom_checkpoint_0.pkl"):
+    for name in ("optimizer.json", "random-0.safetensors", "custom_checkpoint_0.pkl"):
         path = tmp_path / "out" / "checkpoint-2" / name
         before = path.read_bytes() if path.exists() else None
         torch.save({"state": Payload()}, path)
-        with pytest.raises(SystemExit, match="^error: --resume_from_checkpoint: .*checkpoint-2 cannot be used"):
+        with pytest.raises(SystemExit, match="^error: --resume_from_checkpoint: .*checkpoint-2.* cannot be used"):
             run("out", "--resume_from_checkpoint", "latest")
         path.unlink() if before is None else path.write_bytes(before)
     assert not (tmp_path / "marker").exists()

@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from ..data.batches import Batch
 from ..data.seeds import generator_for
 from ..objective import RectifiedFlowObjective, TimestepSampler, VelocityObjective
+from ..run.optimizer_state import load_optimizer, optimizer_state
+from ..run.state_files import check_like
 from ..strategy import DiffusionStrategy, NextBatch
 from .losses import (
     Predict,
@@ -185,15 +187,16 @@ class DistributionMatchingStrategy(DistillationStrategy):
         return {
             "step": self.step,
             "companion": {name: parameter.detach() for name, parameter in parameters.items()},
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": optimizer_state(self._optimizer),
         }
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_like({**state, "optimizer": None}, {**self.state_dict(), "optimizer": None}, "strategy")
+        load_optimizer(self._optimizer, state["optimizer"])
         self.step = state["step"]
         for name, parameter in self.networks.companion_parameters().items():
             parameter.copy_(state["companion"][name])
-        self._optimizer.load_state_dict(state["optimizer"])
 
 
 class ConsistencyStrategy(DistillationStrategy):
@@ -230,6 +233,7 @@ class ConsistencyStrategy(DistillationStrategy):
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        check_like(state, self.state_dict(), "strategy")
         for name, parameter in self.networks.companion_parameters().items():
             parameter.copy_(state["companion"][name])
 

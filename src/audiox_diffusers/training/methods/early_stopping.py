@@ -15,6 +15,7 @@ from ..data.records import BadRecord, RecordReader, WindowSpec
 from ..data.sources import open_dataset
 from ..data.streaming import RowKey, RowSource, read_shard
 from ..dataset_list import DatasetOptions
+from ..run.state_files import check_count, check_like
 from ..strategy import DiffusionStrategy
 from .lora_arguments import LoraArguments
 from .model import AudioXTrainingModel
@@ -75,8 +76,17 @@ class EarlyStopping:
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "weights": self.weights, "waited": self.waited}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.best, self.weights, self.waited = state["best"], state["weights"], state["waited"]
+    def load_state_dict(self, state: dict[str, Any], parameters: list[torch.Tensor]) -> None:
+        """
+        Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: The state has another structure, or the weights are not those of `parameters`.
+        """
+        weights = None if state["weights"] is None else parameters
+        check_like(state, {"best": math.inf, "weights": weights, "waited": 0}, "early stopping")
+        self.best, self.weights = state["best"], state["weights"]
+        self.waited = check_count(state["waited"], "waited")
 
 
 def build_early_stopping(

@@ -13,13 +13,15 @@ from diffusers import ModelMixin
 from transformers import PreTrainedModel
 
 from ...loaders import architecture
+from ...messages import shortened
 from ..arguments import RunArguments, as_json, relative_to_output
-from .state import reading
+from .state_files import check_count, read_json, reading, write_json
 
 STATE = "training.json"
 NAME = re.compile(r"checkpoint-(\d+)")
+# Suffixes of pickle files. Earlier versions wrote some, and this one writes none.
+PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
-# Device and inode of each folder that this process has locked.
 # All other options decide what is computed, and must stay the same for an exact resume.
 MAY_CHANGE = {
     "output_dir",
@@ -135,10 +137,6 @@ def _is_write_error(error: Exception) -> bool:
     return any(text in str(error) for text in known)
 
 
-def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1))
-
-
 def write_run(folder: Path, step: int, args: RunArguments, configs: dict[str, dict], accelerator: Accelerator) -> None:
     """
     Write the description of a run that [`open_checkpoint`] checks.
@@ -165,8 +163,8 @@ def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: A
         The checkpoint and its step. `None` and 0 if none is named, or the latest is asked for and there is none yet.
 
     Raises:
-        ValueError: There is no checkpoint of that name. Or its run had other options that decide what is computed,
-            other networks, or another number of processes.
+        ValueError: There is no checkpoint of that name, or it cannot be used. Or its run had other options that decide
+            what is computed, other networks, or another number of processes.
     """
     if args.resume_from_checkpoint is None:
         return None, 0
@@ -174,10 +172,8 @@ def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: A
     if folder is None:
         accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
         return None, 0
-    with reading(folder):
-        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-        if list(folder.glob("custom_checkpoint_*")):
-            raise ValueError("it has the format of an earlier version, which could run code")
+    _refuse_pickles(folder)
+    state = _read_run(folder / STATE)
     _check_arguments(as_json(args), state["args"])
     _check_configs(configs, state["configs"])
     if accelerator.num_processes != state["num_processes"]:
@@ -185,6 +181,28 @@ def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: A
             f"--resume_from_checkpoint: the run has {state['num_processes']} processes, not {accelerator.num_processes}"
         )
     return folder, state["step"]
+
+
+def _refuse_pickles(folder: Path) -> None:
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        with reading(folder):
+            raise ValueError(
+                f"{', '.join(pickles)} {'is a pickle file' if len(pickles) == 1 else 'are pickle files'}, which earlier"
+                " versions wrote and which could run code. Finish this run with the version that began it, or start it"
+                " again in another --output_dir."
+            )
+
+
+def _read_run(path: Path) -> dict[str, Any]:
+    state = read_json(path)
+    with reading(path):
+        for name in ("step", "num_processes"):
+            check_count(state[name], name)
+        for name, value in (("args", state["args"]), ("configs", state["configs"]), *state["configs"].items()):
+            if not isinstance(value, dict):
+                raise ValueError(f"{name} must be an object, got {shortened(value)}")
+    return state
 
 
 def _check_arguments(args: dict[str, Any], saved: dict[str, Any]) -> None:
