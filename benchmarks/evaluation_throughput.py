@@ -43,7 +43,8 @@ def worker(folder: Path) -> None:
 
 
 def start(folder: Path, processes: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+    # On CPUs, `accelerate launch` starts a single process.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command += [__file__, "--worker", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
 

@@ -10,10 +10,12 @@ class RandomWeights:
     """A network of the catalog with random weights that keep the size of activations from layer to layer."""
 
     licence = "none"
-    identity = "random weights, seed 0"
 
     def __init__(self, name: str):
-        self.build = catalog.NETWORKS[name].build
+        self.build, self.input = catalog.NETWORKS[name].build, catalog.NETWORKS[name].input
+
+    def identity(self, folder):
+        return "random weights, seed 0"
 
     def load(self, folder, device):
         torch.manual_seed(0)

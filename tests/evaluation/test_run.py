@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ import torch
 from helpers import refused, seeded
 from small_networks import SmallNetwork
 
+from audiox_diffusers.cli import main
 from audiox_diffusers.evaluation import catalog
 from audiox_diffusers.evaluation.clips import read_captions, read_set
 from audiox_diffusers.evaluation.config import EvaluationConfig
-from audiox_diffusers.evaluation.run import run_evaluation
+from audiox_diffusers.evaluation.extraction import Extraction
+from audiox_diffusers.evaluation.figures import Figures
+from audiox_diffusers.evaluation.metrics import METRICS
+from audiox_diffusers.evaluation.run import OneProcess, run_evaluation
 from audiox_diffusers.evaluation.statistics import GaussianStatistics
 from audiox_diffusers.evaluation.statistics_files import load_statistics, save_statistics
 from audiox_diffusers.media import save_audio, save_video
@@ -136,9 +142,16 @@ def test_damaged_silent_and_clipping_files_are_named(clips, small_networks):
     assert figure.count == COUNT + 2
     assert [Path(path).name for path in report.excluded["cnn14-16k"]] == ["damaged.wav"]
     text = report.table()
-    for expected in ("1 of 26 generated files are silent", "1 of 26 generated files clip", "damaged.wav", "biased"):
+    for expected in (
+        "1 of 26 generated files is silent",
+        "1 of 26 generated files is clipped",
+        "3 of 27 generated files have no reference of the same name: damaged, loud, silent",
+        "fd-passt",
+    ):
         assert expected in text
-    assert "3 generated files have no reference of the same name" in text
+    assert [line for line in text.splitlines() if line.startswith("left out")] == [
+        f"left out: {generated / 'damaged.wav'}: {next(iter(report.excluded['facts'].values())).split(': ', 1)[1]}"
+    ]
 
 
 def test_report_names_what_figures_depend_on(clips, small_networks):
@@ -185,21 +198,61 @@ def test_statistics_survive_the_file(tmp_path):
         load_statistics(tmp_path / "pickle.npz", "vggish")
 
 
-def test_two_processes_give_the_figures_of_one(clips, tmp_path):
+def test_processes_that_start_late_compute_their_whole_share(clips, small_networks):
+    """A process that starts when another has finished must not divide what is left instead of all files."""
     folder, reference, _ = clips
     write(folder / "reference", reference)
-    write(
-        folder / "generated", {n: x + 0.02 * torch.randn(x.shape, generator=seeded(4)) for n, x in reference.items()}
-    )
-    outputs = []
-    for processes in (1, 2):
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        command += [str(Path(__file__).parents[1] / "helpers" / "small_networks.py"), str(folder), f"cache{processes}"]
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        outputs.append(result.stdout.strip().splitlines()[-1])
-    assert outputs[0] == outputs[1]
-    assert json.loads(outputs[0])["fad"] > 0
+    found = read_set(folder / "reference", folder / "reference")
+    config = EvaluationConfig(cache=folder / "cache", metrics=("fad", "clap", "kl"))
+    for index in (0, 1, 2):
+        state = SimpleNamespace(process_index=index, num_processes=3)
+        extraction = Extraction(replace(found, captions=dict.fromkeys(reference, "band 3")), config, state, print)
+        extraction.compute("clap", [METRICS["clap"]])
+        extraction.compute_facts()
+    for path in found.generated.values():
+        assert extraction.features(path, "clap") and extraction.features(path, "facts")
+    assert extraction.caption_features("band 3")
+    assert not extraction.excluded
+
+
+def test_a_file_without_features_is_never_left_out_silently(clips, small_networks):
+    folder, reference, _ = clips
+    write(folder / "reference", reference)
+    found = read_set(folder / "reference", folder / "reference")
+    extraction = Extraction(found, EvaluationConfig(cache=folder / "cache"), OneProcess(), lambda *_: None)
+    extraction.compute("vggish", [METRICS["fad"]])
+    save_audio(folder / "reference" / "clip3.wav", noise(99), RATE)
+    extraction._digests.clear()
+    figure = Figures(extraction).figure("fad")
+    assert figure.count == COUNT - 1
+    assert "clip3.wav: changed while it was measured" in extraction.excluded["vggish"][str(found.generated["clip3"])]
+
+
+def test_two_processes_give_the_report_of_one(clips, small_networks, monkeypatch):
+    folder, reference, _ = clips
+    write(folder / "reference", reference)
+    generated = {n: x + 0.02 * torch.randn(x.shape, generator=seeded(4)) for n, x in reference.items()}
+    write(folder / "generated", generated)
+    (folder / "generated" / "damaged.wav").write_bytes(b"RIFF0000WAVEnothing")
+    monkeypatch.chdir(folder)
+
+    def command(name: str) -> list[str]:
+        files = ["--reference", "reference", "--captions", "captions.csv"]
+        return ["evaluate", "generated", *files, "--cache", name, "--output", f"{name}.json"]
+
+    assert main(command("one")) == 0
+    # On CPUs, `accelerate launch` starts a single process.
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(Path(__file__).parents[1] / "helpers" / "small_networks.py")
+    result = subprocess.run([*launcher, script, *command("two")], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("| fad (FD-VGG)") == 1
+    one, two = (json.loads((folder / f"{name}.json").read_text()) for name in ("one", "two"))
+    for report in (one, two):
+        del report["settings"]["arguments"]
+    assert one == two
+    assert one["FD-VGG"] > 0
+    assert list(one["excluded"]["clap"]) == ["generated/damaged.wav"]
 
 
 def test_desync_needs_films_and_long_enough_clips(tmp_path, small_networks):
@@ -237,12 +290,12 @@ def test_onsets_are_compared_with_those_of_the_reference(tmp_path):
 def test_bad_sets_are_refused(tmp_path, small_networks):
     generated = write(tmp_path / "generated", {"a": noise(0)})
     (tmp_path / "empty").mkdir()
-    with refused("--generated", "empty", "has no file"):
+    with refused("GENERATED", "empty", "has no .aac"):
         read_set(tmp_path / "empty")
     with refused("--reference", "no such folder", error=OSError):
         read_set(generated, tmp_path / "nowhere")
     write(tmp_path / "generated" / "again", {"a": noise(1)})
-    with refused("--generated", "two files are called a"):
+    with refused("GENERATED", "two files are called a"):
         read_set(generated)
 
 

@@ -1,19 +1,18 @@
-"""Small networks that stand for the released ones, with the same interface. Other processes run this file."""
+"""
+Small networks that stand for the released ones, with the same interface. Run as a script, this is the `audiox` command
+with them, for tests with several processes.
+"""
 
-import json
 import sys
-from pathlib import Path
 
 import torch
 import torch.nn as nn
 
+from audiox_diffusers.cli import main
 from audiox_diffusers.evaluation import catalog
-from audiox_diffusers.evaluation.clips import read_set
-from audiox_diffusers.evaluation.config import EvaluationConfig
 from audiox_diffusers.evaluation.networks.aesthetics import AXES
 from audiox_diffusers.evaluation.networks.base import AudioNetwork
 from audiox_diffusers.evaluation.networks.synchformer import WINDOW, Synchformer
-from audiox_diffusers.evaluation.run import run_evaluation
 
 
 class Bands(AudioNetwork):
@@ -68,17 +67,16 @@ class SmallNetwork:
 
     def __init__(self, name: str, seed: int = 0):
         self.name, self.seed = name, seed
-        self.identity = f"small, seed {seed}"
+        self.input = catalog.NetworkInput("windows of 0.5 s", 16_000, 12)
+
+    def identity(self, folder):
+        return f"small, seed {self.seed}"
 
     def load(self, folder, device):
         return Sync() if self.name == "synchformer" else Bands(self.seed)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
     for name in set(catalog.NETWORKS) - {"onsets"}:
         catalog.NETWORKS[name] = SmallNetwork(name)
-    clips = read_set(folder / "generated", folder / "reference", folder / "captions.csv")
-    report = run_evaluation(clips, EvaluationConfig(cache=folder / sys.argv[2]))
-    if report is not None:
-        print(json.dumps({figure.metric: figure.value for figure in report.figures}))
+    sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..atomic import check_target
 from ..bench.options import VAE, check_tasks
 from ..embedded import EMBEDDED_MODEL
-from ..evaluation.metrics import choose
+from ..evaluation.metrics import choose, networks_to_save
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
 from .request import STDOUT, Request, read_request
@@ -145,20 +145,34 @@ def check_evaluate(args: Namespace) -> None:
         if args.set is None and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the sounds that --set generates")
     if args.set is None and not Path(args.generated).is_dir():
-        raise NotADirectoryError(f"{args.generated}: no such folder")
+        raise NotADirectoryError(f"GENERATED {args.generated}: no such folder")
     for name in ("reference", "captions", "videos", "weights", "set"):
         value = getattr(args, name)
         if value is not None and not Path(value).exists():
             raise FileNotFoundError(f"--{name} {value}: no such file or folder")
+    for name in ("captions", "set"):
+        value = getattr(args, name)
+        if value is not None and not Path(value).is_file():
+            raise ValueError(f"--{name} {value}: not a file")
+    for name in ("videos", "weights"):
+        value = getattr(args, name)
+        if value is not None and not Path(value).is_dir():
+            raise NotADirectoryError(f"--{name} {value}: not a folder")
     if args.reference is not None and not Path(args.reference).is_dir() and not args.reference.endswith(".npz"):
         raise ValueError(f"--reference {args.reference}: neither a folder nor a .npz file of statistics")
     if args.cache is not None and Path(args.cache).exists() and not Path(args.cache).is_dir():
         raise NotADirectoryError(f"--cache {args.cache}: not a folder")
     if args.save_statistics is not None and not args.save_statistics.endswith(".npz"):
         raise ValueError(f"--save-statistics {args.save_statistics}: must be a .npz file")
-    has_captions = args.captions is not None or args.set is not None
-    has = {"reference": args.reference, "pairs": args.reference, "captions": has_captions, "videos": args.videos}
-    choose(args.metrics, has)
+    folder = args.reference is not None and not args.reference.endswith(".npz")
+    has = {"reference": args.reference is not None, "reference_files": folder, "pairs": folder}
+    # Lines of a set can have captions and videos.
+    has |= {name: getattr(args, name) is not None or args.set is not None for name in ("captions", "videos")}
+    if args.metrics is not None:
+        args.metrics = [name for item in args.metrics for name in item.split(",") if name]
+    choose(args.metrics, has, saving=args.save_statistics is not None)
+    if args.save_statistics is not None:
+        networks_to_save(args.metrics)
     for value in (args.output, args.save_statistics):
         if value is not None:
             check_target(Path(value))

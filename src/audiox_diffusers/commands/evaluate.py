@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -9,61 +10,74 @@ from huggingface_hub import constants
 from tqdm import tqdm
 
 from ..atomic import replacing
-from ..evaluation.clips import EvaluationSet, captions_of_prompts, read_set
+from ..evaluation.clips import read_set
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.run import run_evaluation
-from . import batch
+from . import evaluate_set
 from .loading import read_placement
-from .parser import parse_args
 from .quiet import quiet_libraries
-from .terminal import say
+from .terminal import error, say
 
 
 def run(args: Namespace) -> int:
     """Run `audiox evaluate` and return the exit code."""
-    with quiet_libraries():
-        if args.set is not None and batch.run(_generate_args(args)):
+    try:
+        with quiet_libraries():
+            code = _run(args)
+        # The launcher ends all processes when one ends, so none may end before the first has written its report.
+        PartialState().wait_for_everyone()
+        return code
+    finally:
+        PartialState().destroy_process_group()
+
+
+def _run(args: Namespace) -> int:
+    requests = None
+    if args.set is not None:
+        requests = evaluate_set.generate(args)
+        if requests is None:
             return 2
-        statistics = args.reference is not None and args.reference.endswith(".npz")
-        clips = read_set(
-            Path(args.generated),
-            None if statistics else _path(args.reference),
-            _path(args.captions),
-            _path(args.videos),
-        )
-        if args.set is not None and args.captions is None:
-            clips = EvaluationSet(clips.generated, clips.reference, captions_of_prompts(Path(args.set)), clips.videos)
-        config = EvaluationConfig(
-            cache=_path(args.cache) or Path(constants.HF_HOME) / "audiox-evaluate" / "features",
-            metrics=args.metrics,
-            audio_length_in_s=args.audio_length,
-            weights=_path(args.weights),
-            reference_statistics=_path(args.reference) if statistics else None,
-            batch_size=args.batch_size,
-            device=_device(args),
-        )
-        report = run_evaluation(clips, config, _Progress(), _path(args.save_statistics))
+    statistics = args.reference is not None and args.reference.endswith(".npz")
+    clips = read_set(
+        Path(args.generated), None if statistics else _path(args.reference), _path(args.captions), _path(args.videos)
+    )
+    given = {name: value for name, value in vars(args).items() if value is not None and not callable(value)}
+    origin: dict[str, Any] = {"arguments": given}
+    if requests is not None:
+        clips = evaluate_set.restrict(clips, requests)
+        origin["recipes"] = evaluate_set.recipes(clips)
+        clips = evaluate_set.note_recipes(clips, origin["recipes"])
+    config = EvaluationConfig(
+        cache=_path(args.cache) or Path(constants.HF_HOME) / "audiox-evaluate" / "features",
+        metrics=args.metrics,
+        audio_length_in_s=args.audio_length,
+        weights=_path(args.weights),
+        reference_statistics=_path(args.reference) if statistics else None,
+        batch_size=args.batch_size,
+        device=_device(args),
+        origin=origin,
+    )
+    with _Progress() as progress:
+        report = run_evaluation(clips, config, progress, _path(args.save_statistics))
     if report is None:
         return 0
     for line in report.table().split("\n"):
         say(line)
+    if report.saved:
+        counts = ", ".join(f"{network} ({count} embeddings)" for network, count in report.saved.items())
+        say(f"wrote {args.save_statistics}: {counts}")
     if args.output is not None:
         with replacing(Path(args.output)) as temporary:
             temporary.write_text(report.to_json(), encoding="utf-8")
         say(f"wrote {args.output}")
-    return 0 if report.figures else 2
+    if report.figures or report.saved:
+        return 0
+    error("no metric could run")
+    return 2
 
 
 def _path(value: str | None) -> Path | None:
     return None if value is None else Path(value)
-
-
-def _generate_args(args: Namespace) -> Namespace:
-    """Return the arguments of `audiox generate --batch` for the set."""
-    values = {"model": args.model, "batch": args.set, "output": args.generated, "seed": args.seed}
-    values |= {"steps": args.steps, "guidance": args.guidance, "device": args.device, "batch-size": args.batch_size}
-    options = [f"--{name}={value}" for name, value in values.items() if value is not None]
-    return parse_args(["generate", *options])
 
 
 def _device(args: Namespace) -> torch.device:
@@ -75,15 +89,22 @@ def _device(args: Namespace) -> torch.device:
 
 
 class _Progress:
-    """A progress bar for each network."""
+    """A progress bar for each network, in the first process of a machine."""
 
     def __init__(self):
         self.name, self.bar = None, None
 
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
     def __call__(self, name: str, done: int, total: int) -> None:
         if name != self.name:
+            self.__exit__()
             self.name = name
-            self.bar = tqdm(total=total, desc=name, leave=False, disable=not PartialState().is_local_main_process)
+            hidden = not PartialState().is_local_main_process
+            self.bar = tqdm(total=total, desc=name, unit="file", leave=False, disable=hidden)
         self.bar.update(done - self.bar.n)
-        if done == total:
-            self.bar.close()

@@ -2,15 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn as nn
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoTokenizer, ClapModel
 
 from ..loaders import convert_synchformer_state_dict
 from ..messages import first_line
+from .features import file_digest
 from .networks.aesthetics import Aesthetics
 from .networks.base import AudioNetwork
 from .networks.clap import Clap
@@ -51,6 +54,7 @@ SYNCHFORMER = Weights(
     "MIT",
     907,
 )
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
 CLAP_REPO, CLAP_REVISION = "laion/clap-htsat-unfused", "8fa0f1c6d0433df6e97c127f64b2a1d6c0dcda8a"
 
 # Parts of the audio spectrogram transformer that transformers has renamed.
@@ -100,6 +104,24 @@ def synchformer_state_dict(checkpoint: dict, visual: bool = True) -> dict[str, t
 
 
 @dataclass(frozen=True)
+class NetworkInput:
+    """
+    What a network sees of a clip.
+
+    Attributes:
+        window: Parts of the clip that it sees.
+        sampling_rate: Rate in Hz that clips are resampled to; `None` for their own.
+        width: Numbers in an embedding; `None` if it has none.
+        removes_mean: Whether the mean is subtracted first.
+    """
+
+    window: str
+    sampling_rate: int | None
+    width: int | None = None
+    removes_mean: bool = True
+
+
+@dataclass(frozen=True)
 class Network:
     """
     A network of the catalog.
@@ -108,20 +130,21 @@ class Network:
         build: Creates the module with random weights.
         weights: The checkpoint file.
         state_dict: Converts the content of the file to weights of the module.
+        input: What it sees of a clip.
     """
 
     build: Callable[[], nn.Module]
     weights: Weights
     state_dict: Callable[[dict], dict[str, torch.Tensor]]
+    input: NetworkInput
 
     @property
     def licence(self) -> str:
         """Licence of the weights."""
         return self.weights.licence
 
-    @property
-    def identity(self) -> str:
-        """Identity of the weights, for cache keys and reports."""
+    def identity(self, folder: Path | None) -> str:
+        """Return what tells these weights from others, for cache keys and reports: the hash of their file."""
         return self.weights.digest
 
     def load(self, folder: Path | None, device: torch.device) -> nn.Module:
@@ -142,25 +165,31 @@ class ClapNetwork:
     repo: str = CLAP_REPO
     revision: str = CLAP_REVISION
     licence: str = "Apache-2.0"
+    input: NetworkInput = NetworkInput("first 10 s, shorter clips are repeated", 48_000, 512)
 
-    @property
-    def identity(self) -> str:
-        """Identity of the weights: repository and revision."""
-        return f"{self.repo}@{self.revision}"
+    def identity(self, folder: Path | None) -> str:
+        """Return repository and revision, or the hash of the weights in a folder. For errors see [`load`]."""
+        return (
+            f"{self.repo}@{self.revision}" if folder is None else folder_identity(folder / _name(self.repo), self.repo)
+        )
 
     def load(self, folder: Path | None, device: torch.device) -> AudioNetwork:
-        """Load the network for inference, from the Hub or from `folder/clap-htsat-unfused`."""
+        """
+        Load the network for inference, from the Hub or from `folder/clap-htsat-unfused`.
+
+        Raises:
+            FileNotFoundError: It is not there and cannot be downloaded.
+        """
         if folder is None:
             source, options = self.repo, {"revision": self.revision}
         else:
-            source, options = folder / self.repo.split("/")[1], {}
-            if not source.is_dir():
-                raise FileNotFoundError(f"{source}: no such folder; download {self.repo} from the Hub into it")
+            source, options = folder / _name(self.repo), {}
+            folder_identity(source, self.repo)
         try:
             model = ClapModel.from_pretrained(source, **options)
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         except OSError as error:
-            raise FileNotFoundError(f"{self.repo} cannot be loaded: {first_line(error)}") from None
+            raise _unavailable(source, error) from None
         return Clap(model, tokenizer).eval().requires_grad_(False).to(device)
 
 
@@ -170,45 +199,107 @@ class AestheticsNetwork:
 
     repo: str = "facebook/audiobox-aesthetics"
     licence: str = "CC-BY-4.0"
+    input: NetworkInput = NetworkInput("windows of 10 s, weighted by length", 16_000, removes_mean=False)
 
-    @property
-    def identity(self) -> str:
-        """Identity of the weights: the repository."""
-        return self.repo
+    def identity(self, folder: Path | None) -> str:
+        """Return repository and revision, or the hash of the weights in a folder. For errors see [`load`]."""
+        if folder is None:
+            return f"{self.repo}@{self._downloaded().name}"
+        return folder_identity(folder / _name(self.repo), self.repo)
 
     def load(self, folder: Path | None, device: torch.device) -> Aesthetics:
-        """Load the network for inference, from the Hub or from `folder/audiobox-aesthetics`."""
+        """
+        Load the network for inference, from the Hub or from `folder/audiobox-aesthetics`.
+
+        Raises:
+            FileNotFoundError: It is not there and cannot be downloaded.
+            ValueError: The package is not installed.
+        """
         try:
             from audiobox_aesthetics.model.aes import AesMultiOutput
         except ImportError:
             raise ValueError("needs audiobox-aesthetics: pip install audiox-diffusers[evaluate]") from None
-        source = self.repo if folder is None else str(folder / "audiobox-aesthetics")
+        source = self._downloaded() if folder is None else folder / _name(self.repo)
         try:
-            model = AesMultiOutput.from_pretrained(source)
+            model = AesMultiOutput.from_pretrained(str(source))
         except (OSError, HfHubHTTPError) as error:
-            raise FileNotFoundError(f"{source} cannot be loaded: {first_line(error)}") from None
+            raise _unavailable(source, error) from None
         return Aesthetics(model).eval().requires_grad_(False).to(device)
+
+    def _downloaded(self) -> Path:
+        """Return the folder of the newest revision, or without a network of the one in the cache."""
+        return _download(self.repo)
+
+
+@cache
+def _download(repo: str) -> Path:
+    try:
+        hf_hub_download(repo, "config.json")
+        return Path(hf_hub_download(repo, WEIGHTS_NAMES[0])).parent
+    except (OSError, HfHubHTTPError) as error:
+        raise _unavailable(repo, error) from None
+
+
+def folder_identity(folder: Path, repo: str) -> str:
+    """Return the name of a folder and the hash of the weights in it; raise `FileNotFoundError` if it has none."""
+    path = next((folder / name for name in WEIGHTS_NAMES if (folder / name).is_file()), None)
+    if path is None:
+        raise FileNotFoundError(f"{folder}: has no {WEIGHTS_NAMES[0]}; download {repo} from the Hub into it")
+    return f"{folder.name} sha256:{_digest(path)}"
+
+
+@cache
+def _digest(path: Path) -> str:
+    return file_digest(path)
+
+
+def _name(repo: str) -> str:
+    return repo.split("/")[1]
+
+
+def _unavailable(source: str | Path, error: Exception) -> FileNotFoundError:
+    if constants.is_offline_mode() and isinstance(source, str):
+        return FileNotFoundError(f"{source} is not in the cache and HF_HUB_OFFLINE is set")
+    return FileNotFoundError(f"{source} cannot be loaded: {first_line(error)}")
 
 
 @dataclass(frozen=True)
 class Detector:
     """The bench's onset detector, which needs no weights."""
 
-    identity: str = "of the bench, version 1"
     licence: str = "Apache-2.0"
+    input: NetworkInput = NetworkInput("whole clip", None, removes_mean=False)
+
+    def identity(self, folder: Path | None) -> str:
+        """Return the version of the detector, which has no weights."""
+        return "of the bench, version 1"
 
     def load(self, folder: Path | None, device: torch.device) -> OnsetDetector:
         """Return the detector."""
         return OnsetDetector()
 
 
+CNN14_WINDOW = "whole clip, padded with silence to 2 s"
+
 NETWORKS: dict[str, Network | ClapNetwork | AestheticsNetwork | Detector] = {
-    "vggish": Network(VGGish, VGGISH, vggish_state_dict),
-    "cnn14-16k": Network(lambda: Cnn14(16_000), CNN14_16K, cnn14_state_dict),
-    "cnn14-32k": Network(lambda: Cnn14(32_000), CNN14_32K, cnn14_state_dict),
-    "passt": Network(Passt, PASST, passt_state_dict),
+    "vggish": Network(
+        VGGish,
+        VGGISH,
+        vggish_state_dict,
+        NetworkInput("patches of 0.96 s without the incomplete last one", 16_000, 128),
+    ),
+    "cnn14-16k": Network(lambda: Cnn14(16_000), CNN14_16K, cnn14_state_dict, NetworkInput(CNN14_WINDOW, 16_000, 2048)),
+    "cnn14-32k": Network(lambda: Cnn14(32_000), CNN14_32K, cnn14_state_dict, NetworkInput(CNN14_WINDOW, 32_000, 2048)),
+    "passt": Network(
+        Passt, PASST, passt_state_dict, NetworkInput("first 10 s, shorter clips are padded with silence", 32_000, 768)
+    ),
     "clap": ClapNetwork(),
     "aesthetics": AestheticsNetwork(),
-    "synchformer": Network(Synchformer, SYNCHFORMER, synchformer_state_dict),
+    "synchformer": Network(
+        Synchformer,
+        SYNCHFORMER,
+        synchformer_state_dict,
+        NetworkInput("first and last 4.8 s, with the video at 25 frames a second", 16_000, removes_mean=False),
+    ),
     "onsets": Detector(),
 }

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from ..atomic import replacing
 from ..media import load_audio
 from ..media.files import MediaError
+from ..messages import describe
 from .networks.base import Sound
 
 
@@ -69,54 +71,78 @@ class SoundReader:
         return f"length={self.audio_length_in_s}"
 
     def read(self, path: Path) -> Sound:
-        """Read a waveform `[channels, samples]` at the file's own rate, and return both."""
-        return load_audio(path, duration=self.audio_length_in_s)
+        """
+        Read a waveform `[channels, samples]` at the file's own rate, and return both.
+
+        Raises:
+            MediaError, OSError: The file cannot be read, is empty, or has samples that are NaN or infinite.
+        """
+        waveform, rate = load_audio(path, duration=self.audio_length_in_s)
+        if not waveform.numel():
+            raise MediaError(f"{path}: has no samples")
+        if not torch.isfinite(waveform).all():
+            raise MediaError(f"{path}: has samples that are NaN or infinite")
+        return waveform, rate
 
 
-def compute_features(
-    paths: Iterable[Path],
-    embed: Callable[[list[Sound]], list[dict[str, torch.Tensor]]],
-    reader: SoundReader,
-    cache: FeatureCache,
-    identity: str,
-    batch_size: int = 16,
-) -> Iterator[tuple[Path, str | None]]:
+Embed = Callable[[list[Sound]], list[dict[str, torch.Tensor]]]
+
+
+@dataclass(frozen=True)
+class FeatureStore:
     """
-    Compute the features of all files that are not in the cache.
+    Features of one network, by file.
 
     Args:
-        paths: The files.
-        embed: Computes the features of a batch of sounds.
-        reader: Reads the sounds.
-        cache: Stores the features.
+        cache: Where the features are.
         identity: Name and weights of the network.
-        batch_size: Sounds read and embedded at a time, which bounds memory.
-
-    Yields:
-        Each file, with `None` or the reason why it has no features.
+        reader: Reads the sounds.
+        digest: Returns the SHA-256 of a file.
     """
-    waiting: list[tuple[Path, str, Sound]] = []
-    for path in paths:
-        try:
-            digest = file_digest(path)
-            if cache.get(digest, identity, reader.settings) is not None:
-                yield path, None
+
+    cache: FeatureCache
+    identity: str
+    reader: SoundReader
+    digest: Callable[[Path], str]
+
+    def get(self, path: Path) -> dict[str, torch.Tensor] | None:
+        """Return the features of a file; `None` if there are none. `OSError` if the file cannot be read."""
+        return self.cache.get(self.digest(path), self.identity, self.reader.settings)
+
+    def compute(self, paths: Iterable[Path], embed: Embed, batch_size: int = 16) -> Iterator[tuple[Path, str | None]]:
+        """
+        Compute the features of all files that have none.
+
+        Args:
+            paths: The files.
+            embed: Computes the features of a batch of sounds. It is only called if features are missing.
+            batch_size: Sounds read and embedded at a time, which bounds memory.
+
+        Yields:
+            Each file, with `None` or the reason why it has no features.
+        """
+        waiting: list[tuple[Path, Sound]] = []
+        for path in paths:
+            try:
+                known = self.get(path) is not None
+                if not known:
+                    waiting.append((path, self.reader.read(path)))
+            except (MediaError, OSError) as error:
+                yield path, describe(error)
                 continue
-            waiting.append((path, digest, reader.read(path)))
-        except (MediaError, OSError) as error:
-            yield path, str(error)
-        if len(waiting) == batch_size:
-            yield from _flush(waiting, embed, reader, cache, identity)
-            waiting = []
-    yield from _flush(waiting, embed, reader, cache, identity)
+            if known:
+                yield path, None
+            elif len(waiting) == batch_size:
+                yield from self._compute(waiting, embed)
+                waiting = []
+        yield from self._compute(waiting, embed)
 
-
-def _flush(waiting, embed, reader, cache, identity) -> Iterator[tuple[Path, str | None]]:
-    if not waiting:
-        return
-    for (path, digest, _), features in zip(waiting, embed([sound for _, _, sound in waiting]), strict=True):
-        if all(torch.isfinite(tensor).all() for tensor in features.values()):
-            cache.put(features, digest, identity, reader.settings)
-            yield path, None
-        else:
-            yield path, f"{path}: its features are NaN or infinite"
+    def _compute(self, sounds: list[tuple[Path, Sound]], embed: Embed) -> Iterator[tuple[Path, str | None]]:
+        if not sounds:
+            return
+        for (path, _), features in zip(sounds, embed([sound for _, sound in sounds]), strict=True):
+            if all(torch.isfinite(tensor).all() for tensor in features.values()):
+                self.cache.put(features, self.digest(path), self.identity, self.reader.settings)
+                yield path, None
+            else:
+                yield path, f"{path}: its features are NaN or infinite"

@@ -1,7 +1,9 @@
 """Metrics from extracted features."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +21,19 @@ from .statistics import (
     bootstrap_ratio,
     cosine_similarity,
     frechet_distance_at_infinity,
+    grouped_statistics,
     inception_score,
     jackknife_frechet_distance,
-    kernel_distance,
+    jackknife_kernel_distance,
     kl_divergence,
-    merged,
+    median_distance,
     synchronization_error,
 )
-from .statistics_files import load_statistics, save_statistics
+from .statistics_files import Origin, known_count, load_statistics, save_statistics
 
 JACKKNIFE_GROUPS = 10
+JACKKNIFE = f"jackknife over {JACKKNIFE_GROUPS} groups of clips"
+BOOTSTRAP = "bootstrap over clips, 1000 resamples, seed 0"
 # Quadratic metrics compare at most this many embeddings, evenly spaced.
 MOST_KERNEL_EMBEDDINGS = 10_000
 
@@ -52,84 +57,96 @@ class Figures:
         """Compute a metric of the catalog; raise `ValueError` if files or features are missing."""
         metric = METRICS[name]
         value, error, count, details = getattr(self, f"_{metric.kind.replace('-', '_')}")(metric)
-        identity = self.extraction.identity(metric.network)
-        licence = NETWORKS[metric.network].licence
-        return Figure(name, metric.key, value, error, metric.better, count, identity, licence, details)
+        network = NETWORKS[metric.network]
+        return Figure(
+            name,
+            metric.key,
+            value,
+            error,
+            metric.better,
+            count,
+            self.extraction.identity(metric.network),
+            network.licence,
+            asdict(network.input),
+            details,
+        )
 
-    def _groups(self, network: str) -> tuple[list[GaussianStatistics], int]:
-        groups, clips = [], 0
-        for clips, windows in enumerate(
-            self.extraction.each(list(self.clips.generated.values()), network, "windows"), 1
-        ):
-            if len(groups) < JACKKNIFE_GROUPS:
-                groups.append(GaussianStatistics.empty(windows.shape[1]))
-            groups[clips % len(groups)].update(windows)
-        if not clips:
+    def _generated(self, network: str, feature: str) -> Iterator[np.ndarray]:
+        return self.extraction.each(list(self.clips.generated.values()), network, feature)
+
+    def _reference(self, network: str, feature: str) -> Iterator[np.ndarray]:
+        return self.extraction.each(list(self.clips.reference.values()), network, feature)
+
+    def _groups(self, network: str) -> list[GaussianStatistics]:
+        groups = grouped_statistics(self._generated(network, "windows"), JACKKNIFE_GROUPS)
+        if not groups:
             raise ValueError("no generated file has features")
-        return groups, clips
+        return groups
 
-    def save_statistics(self, path: Path) -> None:
-        """Write the statistics of the generated set for every network with embeddings of it."""
-        statistics = {}
-        for network in {metric.network for metric in METRICS.values() if metric.kind == "frechet"}:
-            try:
-                groups, _ = self._groups(network)
-            except ValueError:
-                continue
-            statistics[network] = merged(groups)
-        save_statistics(path, statistics)
+    def save_statistics(self, path: Path, networks: Sequence[str]) -> dict[str, int]:
+        """
+        Write the statistics of the generated set for some networks.
 
-    def reference_statistics(self, network: str) -> GaussianStatistics:
-        """Return the statistics of the reference set, from its files or from a file of statistics."""
+        Returns:
+            The number of embeddings by network, without networks that have fewer than two.
+        """
+        statistics, origins = {}, {}
+        for network in networks:
+            groups = grouped_statistics(self._generated(network, "windows"), 1)
+            if groups and groups[0].count > 1:
+                statistics[network] = groups[0]
+                origins[network] = Origin(self.extraction.identity(network), self.config.audio_length_in_s)
+        if not statistics:
+            raise ValueError(f"--save-statistics {path}: no network has two embeddings of the generated files")
+        save_statistics(path, statistics, origins)
+        return {network: gaussian.count for network, gaussian in statistics.items()}
+
+    def _reference_statistics(self, network: str) -> GaussianStatistics:
         if self.config.reference_statistics is not None:
             return load_statistics(self.config.reference_statistics, network)
-        statistics = None
-        for windows in self.extraction.each(list(self.clips.reference.values()), network, "windows"):
-            statistics = statistics or GaussianStatistics.empty(windows.shape[1])
-            statistics.update(windows)
-        if statistics is None:
+        groups = grouped_statistics(self._reference(network, "windows"), 1)
+        if not groups:
             raise ValueError("no reference file has features")
-        return statistics
+        return groups[0]
 
     def _frechet(self, metric: Metric) -> Result:
-        groups, clips = self._groups(metric.network)
-        reference = self.reference_statistics(metric.network)
+        groups, reference = self._groups(metric.network), self._reference_statistics(metric.network)
         value, error = jackknife_frechet_distance(groups, reference)
         samples = sum(group.count for group in groups)
-        details = {"embeddings": samples, "reference_embeddings": reference.count, "width": len(reference.mean)}
-        return value, error, clips, details
+        details = {"embeddings": samples, "reference_embeddings": known_count(reference), "width": len(reference.mean)}
+        return value, error, self._count(metric), {**details, "error": JACKKNIFE}
 
-    def _windows(self, paths: Sequence[Path], network: str) -> tuple[np.ndarray, int]:
-        windows = list(self.extraction.each(paths, network, "windows"))
-        if not windows:
-            raise ValueError("no file has features")
-        return np.concatenate(windows), len(windows)
+    def _count(self, metric: Metric) -> int:
+        """Return the number of generated files that the network could embed."""
+        return len(self.clips.generated) - sum(
+            str(path) in self.extraction.excluded.get(metric.network, {}) for path in self.clips.generated.values()
+        )
 
     def _frechet_inf(self, metric: Metric) -> Result:
-        windows, clips = self._windows(list(self.clips.generated.values()), metric.network)
-        value, fit = frechet_distance_at_infinity(windows, self.reference_statistics(metric.network))
-        return value, None, clips, {"r2": fit, "embeddings": len(windows)}
+        reference = self._reference_statistics(metric.network)
+        with stored(self._generated(metric.network, "windows")) as (windows, lengths):
+            value, fit = frechet_distance_at_infinity(windows, reference)
+            details = {"embeddings": len(windows), "reference_embeddings": known_count(reference), "r2": fit}
+            return value, None, len(lengths), {**details, "sizes": "25 from 500 to all embeddings", "seed": 0}
 
     def _kernel(self, metric: Metric) -> Result:
-        if not self.clips.reference:
-            raise ValueError("needs the reference files, not their statistics")
-        generated, clips = self._windows(list(self.clips.generated.values()), metric.network)
-        reference, _ = self._windows(list(self.clips.reference.values()), metric.network)
-        details = {"embeddings": len(generated), "reference_embeddings": len(reference), "bandwidth": "generated"}
-        return kernel_distance(_evenly(generated), _evenly(reference)), None, clips, details
+        with (
+            stored(self._generated(metric.network, "windows")) as (generated, lengths),
+            stored(self._reference(metric.network, "windows")) as (reference, _),
+        ):
+            details = {"embeddings": len(generated), "reference_embeddings": len(reference)}
+            groups = np.repeat(np.arange(len(lengths)) % JACKKNIFE_GROUPS, lengths)
+            chosen = _evenly(len(generated))
+            generated, reference = generated[chosen], reference[_evenly(len(reference))]
+        bandwidth = median_distance(generated)
+        value, error = jackknife_kernel_distance(generated, reference, groups[chosen], bandwidth)
+        details |= {"compared": [len(generated), len(reference)], "bandwidth": bandwidth, "error": JACKKNIFE}
+        return value, error, len(lengths), details
 
     def _inception(self, metric: Metric) -> Result:
-        with tempfile.TemporaryFile() as file:
-            count = 0
-            for logits in self.extraction.each(list(self.clips.generated.values()), metric.network, "logits"):
-                file.write(logits.astype(np.float32).tobytes())
-                count += 1
-            if not count:
-                raise ValueError("no generated file has features")
-            file.flush()
-            rows = np.memmap(file, np.float32, "r", shape=(count, file.tell() // 4 // count))
+        with stored(logits[None] for logits in self._generated(metric.network, "logits")) as (rows, _):
             value, deviation = inception_score(rows)
-        return value, deviation, count, {"splits": 10, "seed": 2020}
+            return value, deviation, len(rows), {"splits": 10, "seed": 2020, "error": "deviation over the splits"}
 
     def _kl(self, metric: Metric) -> Result:
         values = []
@@ -147,9 +164,7 @@ class Figures:
         values = []
         for name in self.clips.captioned:
             features = self.extraction.features(self.clips.generated[name], metric.network)
-            text = self.extraction.cache.get(
-                self.clips.captions[name], self.extraction.identity(metric.network), "text"
-            )
+            text = self.extraction.caption_features(self.clips.captions[name])
             if features is not None and text is not None:
                 values.append(cosine_similarity(features["windows"].numpy(), text["text"][None].numpy())[0])
         return _mean(values, {})
@@ -174,10 +189,10 @@ class Figures:
         if not sum(totals):
             raise ValueError("no pair of files has an onset")
         value, error = bootstrap_ratio(2 * np.array(hits), np.array(totals))
-        return value, error, len(hits), {"tolerance": TOLERANCE, "unit": "s"}
+        return value, error, len(hits), {"tolerance": TOLERANCE, "unit": "s", "error": BOOTSTRAP}
 
     def _aesthetics(self, metric: Metric) -> Result:
-        scores = self.extraction.each(list(self.clips.generated.values()), metric.network, "scores")
+        scores = self._generated(metric.network, "scores")
         return _mean([float(score[AXES.index(metric.key)]) for score in scores], {"range": "1 to 10"})
 
 
@@ -185,10 +200,32 @@ def _mean(values: list[float], details: dict) -> Result:
     if not values:
         raise ValueError("no clip has the features that this metric needs")
     values = np.array(values)
-    return float(values.mean()), bootstrap_error(values), len(values), details
+    return float(values.mean()), bootstrap_error(values), len(values), {**details, "error": BOOTSTRAP}
 
 
-def _evenly(embeddings: np.ndarray) -> np.ndarray:
-    if len(embeddings) <= MOST_KERNEL_EMBEDDINGS:
-        return embeddings
-    return embeddings[np.linspace(0, len(embeddings) - 1, MOST_KERNEL_EMBEDDINGS).astype(int)]
+def _evenly(count: int) -> np.ndarray:
+    """Return the indices of at most `MOST_KERNEL_EMBEDDINGS` of `count` rows, evenly spaced."""
+    return np.linspace(0, count - 1, min(count, MOST_KERNEL_EMBEDDINGS)).astype(int)
+
+
+@contextmanager
+def stored(parts: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """
+    Keep the rows of many parts in a temporary file, so that memory does not grow with their number.
+
+    Yields:
+        float32 `[rows, D]`, and the number of rows of each part.
+
+    Raises:
+        ValueError: There are no parts.
+    """
+    lengths, width = [], 0
+    with tempfile.TemporaryFile() as file:
+        for part in parts:
+            file.write(part.astype(np.float32).tobytes())
+            lengths.append(len(part))
+            width = part.shape[1]
+        if not lengths:
+            raise ValueError("no file has features")
+        file.flush()
+        yield np.memmap(file, np.float32, "r", shape=(sum(lengths), width)), lengths

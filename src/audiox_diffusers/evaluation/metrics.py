@@ -15,7 +15,8 @@ class Metric:
             `"aesthetics"`, `"desync"` or `"onsets"`.
         network: Name of the network in `catalog.NETWORKS`.
         better: `"lower"` or `"higher"`.
-        needs: Any of `"reference"` (a set), `"pairs"` (references of the same names), `"captions"`, `"videos"`.
+        needs: Any of `"reference"` (files or their statistics), `"reference_files"`, `"pairs"` (references of the same
+            names), `"captions"` and `"videos"`.
     """
 
     key: str
@@ -30,7 +31,7 @@ def _frechet(key: str, network: str) -> Metric:
 
 
 def _kernel(key: str, network: str) -> Metric:
-    return Metric(key, "kernel", network, "lower", ("reference",))
+    return Metric(key, "kernel", network, "lower", ("reference_files",))
 
 
 METRICS: dict[str, Metric] = {
@@ -61,29 +62,64 @@ METRICS: dict[str, Metric] = {
 
 _OPTIONS = {
     "reference": "--reference",
+    "reference_files": "--reference with a folder",
     "pairs": "--reference with files of the same names",
     "captions": "--captions",
     "videos": "--videos",
 }
 
 
-def choose(names: Sequence[str] | None, has: Mapping[str, bool]) -> list[str]:
+FRECHET = {name: metric for name, metric in METRICS.items() if metric.kind == "frechet"}
+
+
+def lacking(has: Mapping[str, bool]) -> dict[str, str]:
+    """
+    Return what metrics lack, by name, such as `"needs --captions"`. Metrics that can run are left out.
+
+    Args:
+        has: Which of `"reference"`, `"reference_files"`, `"pairs"`, `"captions"` and `"videos"` are there.
+    """
+    reasons = {}
+    for name, metric in METRICS.items():
+        missing = [_OPTIONS[need] for need in metric.needs if not has[need]]
+        if missing:
+            reasons[name] = f"needs {missing[0]}"
+    return reasons
+
+
+def choose(names: Sequence[str] | None, has: Mapping[str, bool], saving: bool = False) -> list[str]:
     """
     Return the names of the metrics to run.
 
     Args:
         names: Metrics that were asked for; `None` for all that can run.
-        has: Which of `"reference"`, `"pairs"`, `"captions"` and `"videos"` are there.
+        has: As for [`lacking`].
+        saving: Whether statistics of the generated set are saved, for which Fréchet distances need no reference.
 
     Raises:
         ValueError: A metric that was asked for is unknown or lacks files.
     """
+    reasons = lacking(has)
     if names is None:
-        return [name for name, metric in METRICS.items() if all(has[need] for need in metric.needs)]
+        return [name for name in METRICS if name not in reasons]
     for name in names:
         if name not in METRICS:
             raise ValueError(f"--metrics {name}: unknown, use {', '.join(METRICS)}")
-        missing = [_OPTIONS[need] for need in METRICS[name].needs if not has[need]]
-        if missing:
-            raise ValueError(f"--metrics {name} needs {missing[0]}")
-    return list(dict.fromkeys(names))
+        if name in reasons and not (saving and name in FRECHET):
+            raise ValueError(f"--metrics {name} {reasons[name]}")
+    return [name for name in dict.fromkeys(names) if name not in reasons]
+
+
+def networks_to_save(names: Sequence[str] | None) -> list[str]:
+    """
+    Return the networks whose statistics are saved: those of the metrics that were asked for.
+
+    Raises:
+        ValueError: None of them has embeddings.
+    """
+    embedding = dict.fromkeys(metric.network for metric in FRECHET.values())
+    asked = {METRICS[name].network for name in names or METRICS}
+    networks = [network for network in embedding if network in asked]
+    if not networks:
+        raise ValueError(f"--save-statistics needs one of --metrics {', '.join(FRECHET)}")
+    return networks

@@ -1,10 +1,15 @@
 """Results of an evaluation, as a table and as JSON."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..tables import markdown_table
+
+# Network of the lengths and levels of files, which can be read of every file that any network can use.
+FACTS = "facts"
+# Files that were left out, in the table.
+MOST_EXCLUSIONS = 10
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Figure:
         count: Number of generated clips.
         network: Network, and its weights.
         licence: Licence of the weights.
-        details: Further settings of the metric.
+        input: What the network sees of a clip.
+        details: Further settings of the metric, such as the way its error was estimated.
     """
 
     metric: str
@@ -32,6 +38,7 @@ class Figure:
     count: int
     network: str
     licence: str
+    input: dict[str, Any]
     details: dict[str, Any]
 
 
@@ -46,6 +53,7 @@ class EvaluationReport:
         skipped: Reasons why metrics did not run, by name.
         excluded: Reasons why files were left out, by network and file.
         warnings: Reasons to trust figures less.
+        saved: Number of embeddings in the file of statistics that was written, by network.
     """
 
     settings: dict[str, Any]
@@ -53,6 +61,7 @@ class EvaluationReport:
     skipped: dict[str, str]
     excluded: dict[str, dict[str, str]]
     warnings: list[str]
+    saved: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return JSON with the figures by key first."""
@@ -77,13 +86,24 @@ class EvaluationReport:
             )
             for figure in self.figures
         ]
-        text = markdown_table(header, rows)
+        lines = [markdown_table(header, rows), ""] if rows else []
         skipped: dict[str, list[str]] = {}
         for name, reason in self.skipped.items():
             skipped.setdefault(reason, []).append(name)
         notes = [f"skipped {', '.join(names)}: {reason}" for reason, names in skipped.items()]
-        reasons = {reason: None for files in self.excluded.values() for reason in files.values()}
-        notes += [f"excluded: {reason}" for reason in list(reasons)[:10]]
-        notes += [f"excluded: {len(reasons) - 10} more"] if len(reasons) > 10 else []
+        notes += self._exclusions()
         notes += [f"warning: {warning}" for warning in self.warnings]
-        return "\n".join((text, *([""] if notes else []), *notes))
+        return "\n".join([*lines, *notes]).rstrip("\n")
+
+    def _exclusions(self) -> list[str]:
+        """Return a line for each file that was left out, with the networks if others could use it."""
+        networks: dict[str, list[str]] = {}
+        for network, files in self.excluded.items():
+            for reason in files.values():
+                networks.setdefault(reason, []).append(network)
+        lines = []
+        for reason, names in networks.items():
+            everywhere = FACTS in names
+            lines.append(f"left out{'' if everywhere else ' of ' + ', '.join(sorted(names))}: {reason}")
+        more = len(lines) - MOST_EXCLUSIONS
+        return [*lines[:MOST_EXCLUSIONS], *([f"left out: {more} more, see --output"] if more > 0 else [])]

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from .catalog import NETWORKS
 from .clips import EvaluationSet
 from .config import EvaluationConfig
 from .extraction import Extraction
 from .figures import Figures
-from .metrics import METRICS, choose
+from .metrics import METRICS, choose, lacking, networks_to_save
 from .notes import settings, warnings
 from .report import EvaluationReport
-from .statistics_files import check_statistics
+from .statistics_files import check_statistics, load_origin, load_statistics
 
 
 class OneProcess:
@@ -25,15 +26,19 @@ class OneProcess:
         """Return at once."""
 
 
-def choose_metrics(clips: EvaluationSet, config: EvaluationConfig) -> list[str]:
-    """Return the names of the metrics to run; `ValueError` if one that was asked for lacks files."""
-    has = {
+def choose_metrics(clips: EvaluationSet, config: EvaluationConfig, saving: bool = False) -> list[str]:
+    """Return the names of the metrics to run. For `saving` and errors see [`choose`]."""
+    return choose(config.metrics, _available(clips, config), saving)
+
+
+def _available(clips: EvaluationSet, config: EvaluationConfig) -> dict[str, bool]:
+    return {
         "reference": bool(clips.reference) or config.reference_statistics is not None,
+        "reference_files": bool(clips.reference),
         "pairs": bool(clips.pairs),
-        "captions": bool(clips.captions),
-        "videos": bool(clips.videos),
+        "captions": bool(clips.captioned),
+        "videos": bool(clips.filmed),
     }
-    return choose(config.metrics, has)
 
 
 def run_evaluation(
@@ -44,8 +49,8 @@ def run_evaluation(
     state: PartialState | OneProcess | None = None,
 ) -> EvaluationReport | None:
     """
-    Compute metrics. Features are kept in `config.cache`, so an interrupted run resumes; with `accelerate launch`, each
-    process computes its share of them.
+    Compute metrics. Features are kept in `config.cache`, so an interrupted run resumes. Several processes, as
+    `accelerate launch` starts them, share the files.
 
     Args:
         clips: The files.
@@ -58,26 +63,29 @@ def run_evaluation(
         The report in the first process, `None` in the others.
 
     Raises:
-        ValueError: A metric that was asked for cannot run.
+        ValueError: A metric that was asked for cannot run, or the reference statistics do not fit.
     """
-    chosen = choose_metrics(clips, config)
-    if config.reference_statistics is not None:
-        check_statistics(config.reference_statistics)
+    chosen = choose_metrics(clips, config, saving=statistics is not None)
+    skipped = {} if config.metrics is not None else lacking(_available(clips, config))
+    skipped |= _check_reference_statistics(chosen, config)
+    saved = [] if statistics is None else networks_to_save(config.metrics)
     # Shares take different times, so waiting for the slowest process has no limit.
     state = state or PartialState(cpu=True, timeout=timedelta(days=365))
     extraction = Extraction(clips, config, state, progress or (lambda *_: None))
-    skipped: dict[str, str] = {}
-    for name in dict.fromkeys(METRICS[metric].network for metric in chosen):
+    metrics = [METRICS[name] for name in chosen if name not in skipped]
+    for network in dict.fromkeys([*(metric.network for metric in metrics), *saved]):
         try:
-            extraction.compute(name, [METRICS[metric] for metric in chosen if METRICS[metric].network == name])
+            extraction.compute(network, [metric for metric in metrics if metric.network == network])
         except (FileNotFoundError, ValueError) as error:
-            affected = [metric for metric in chosen if METRICS[metric].network == name]
-            if config.metrics is not None:
-                raise ValueError(f"--metrics {affected[0]}: {error}") from None
-            skipped |= dict.fromkeys(affected, str(error))
+            extraction.unavailable[network] = str(error)
     extraction.compute_facts()
     state.wait_for_everyone()
-    extraction.gather_excluded()
+    extraction.gather()
+    for network, reason in extraction.unavailable.items():
+        affected = [name for name in chosen if METRICS[name].network == network]
+        if config.metrics is not None:
+            raise ValueError(f"--metrics {affected[0] if affected else config.metrics[0]}: {reason}")
+        skipped |= dict.fromkeys(affected, reason)
     if not state.is_main_process:
         return None
 
@@ -88,9 +96,42 @@ def run_evaluation(
                 figures.append(computer.figure(name))
             except ValueError as error:
                 skipped[name] = str(error)
-    report = EvaluationReport(
-        settings(extraction), figures, skipped, extraction.excluded, warnings(extraction, chosen)
+    available = [network for network in saved if network not in extraction.unavailable]
+    counts = {} if statistics is None else computer.save_statistics(statistics, available)
+    return EvaluationReport(
+        settings(extraction), figures, skipped, extraction.excluded, warnings(extraction, figures), counts
     )
-    if statistics is not None:
-        computer.save_statistics(statistics)
-    return report
+
+
+def _check_reference_statistics(chosen: list[str], config: EvaluationConfig) -> dict[str, str]:
+    """Return why metrics cannot use the file of reference statistics, by name."""
+    path = config.reference_statistics
+    if path is None:
+        return {}
+    check_statistics(path)
+    reasons = {}
+    for name in chosen:
+        metric = METRICS[name]
+        if "reference" in metric.needs:
+            try:
+                _check_fit(path, metric.network, config)
+            except ValueError as error:
+                if config.metrics is not None:
+                    raise ValueError(f"--metrics {name}: {error}") from None
+                reasons[name] = str(error)
+    return reasons
+
+
+def _check_fit(path: Path, network: str, config: EvaluationConfig) -> None:
+    width, expected = len(load_statistics(path, network).mean), NETWORKS[network].input.width
+    if width != expected:
+        raise ValueError(f"{path}: has embeddings of width {width}, but those of {network} have {expected}")
+    origin = load_origin(path, network)
+    if origin is None:
+        return
+    try:
+        identity = f"{network} {NETWORKS[network].identity(config.weights)}"
+    except (FileNotFoundError, ValueError):
+        return  # Without the network, the metric is skipped anyway.
+    if origin.weights != identity:
+        raise ValueError(f"{path}: was computed with other weights ({origin.weights}) than those in use ({identity})")

@@ -1,12 +1,14 @@
 """Formulas of the metrics, in float64, on the embeddings and logits of any network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 # Added to the median distance of the kernel, as in KAD's reference implementation.
 KERNEL_EPSILON = 1e-8
+# Bounds the memory of statistics that are updated in pieces.
+ROWS_AT_A_TIME = 4096
 
 
 @dataclass
@@ -67,6 +69,34 @@ class GaussianStatistics:
         return self.scatter / (self.count - 1)
 
 
+def grouped_statistics(
+    parts: Iterable[np.ndarray], num_groups: int, block_size: int = 256
+) -> list[GaussianStatistics]:
+    """
+    Return the statistics of embeddings in groups. Each group gets every `num_groups`-th part.
+
+    Args:
+        parts: Embeddings of each clip, `[windows, D]`.
+        num_groups: Number of groups. Groups without a part are left out.
+        block_size: Embeddings added to a group at a time, because adding single ones is slow for large `D`.
+    """
+    groups: list[GaussianStatistics] = []
+    waiting: list[list[np.ndarray]] = []
+    for number, part in enumerate(parts):
+        if number < num_groups:
+            groups.append(GaussianStatistics.empty(part.shape[1]))
+            waiting.append([])
+        group = number % num_groups
+        waiting[group].append(part)
+        if sum(map(len, waiting[group])) >= block_size:
+            groups[group].update(np.concatenate(waiting[group]))
+            waiting[group] = []
+    for group, rest in zip(groups, waiting, strict=True):
+        if rest:
+            group.update(np.concatenate(rest))
+    return groups
+
+
 def merged(parts: Sequence[GaussianStatistics]) -> GaussianStatistics:
     """Return the statistics of several sets together."""
     whole = GaussianStatistics.empty(len(parts[0].mean))
@@ -111,6 +141,12 @@ def frechet_distance(
     return float(difference @ difference + np.trace(covariance) + np.trace(other) - 2 * trace_of_root)
 
 
+def jackknife_error(without: Sequence[float]) -> float:
+    """Return the standard error by the jackknife, from the values without each of the groups."""
+    values = np.asarray(without)
+    return float(np.sqrt((len(values) - 1) / len(values) * ((values - values.mean()) ** 2).sum()))
+
+
 def jackknife_frechet_distance(
     groups: Sequence[GaussianStatistics], reference: GaussianStatistics
 ) -> tuple[float, float | None]:
@@ -118,7 +154,7 @@ def jackknife_frechet_distance(
     Fréchet distance of several groups of clips together, and its standard error by the jackknife over the groups.
 
     Returns:
-        The distance, and its standard error; `None` for a single group.
+        The distance, and its standard error; `None` for a single group, or if the others have a single embedding.
     """
 
     factor = covariance_factor(reference.covariance)
@@ -126,12 +162,11 @@ def jackknife_frechet_distance(
     def distance(parts: Sequence[GaussianStatistics]) -> float:
         return frechet_distance(merged(parts), reference, factor)
 
-    groups = [group for group in groups if group.count]
-    if len(groups) < 2:
-        return distance(groups), None
-    without = np.array([distance([*groups[:i], *groups[i + 1 :]]) for i in range(len(groups))])
-    share = (len(groups) - 1) / len(groups)
-    return distance(groups), float(np.sqrt(share * ((without - without.mean()) ** 2).sum()))
+    value = distance(groups)
+    rests = [[*groups[:number], *groups[number + 1 :]] for number in range(len(groups))]
+    if min(sum(group.count for group in rest) for rest in rests) < 2:
+        return value, None
+    return value, jackknife_error([distance(rest) for rest in rests])
 
 
 def bootstrap_error(values: np.ndarray, num_resamples: int = 1000, seed: int = 0) -> float:
@@ -146,8 +181,10 @@ def bootstrap_ratio(
 ) -> tuple[float, float]:
     """Return the ratio of two sums of per-clip values `[N]`, and its standard error by the bootstrap over clips."""
     rng = np.random.default_rng(seed)
-    draws = rng.integers(len(numerators), size=(num_resamples, len(numerators)))
-    ratios = numerators[draws].sum(axis=1) / np.maximum(denominators[draws].sum(axis=1), 1e-9)
+    ratios = []
+    for _ in range(num_resamples):
+        draw = rng.integers(len(numerators), size=len(numerators))
+        ratios.append(numerators[draw].sum() / max(denominators[draw].sum(), 1e-9))
     return float(numerators.sum() / denominators.sum()), float(np.std(ratios))
 
 
@@ -176,8 +213,13 @@ def frechet_distance_at_infinity(
     rng = np.random.default_rng(seed)
     sizes = np.linspace(smallest, len(generated), num_points).astype(int)
     factor = covariance_factor(reference.covariance)
-    subsets = (generated[rng.choice(len(generated), size, replace=False)] for size in sizes)
-    distances = [frechet_distance(GaussianStatistics.of(subset), reference, factor) for subset in subsets]
+    distances = []
+    for size in sizes:
+        subset = GaussianStatistics.empty(generated.shape[1])
+        rows = rng.choice(len(generated), size, replace=False)
+        for start in range(0, size, ROWS_AT_A_TIME):
+            subset.update(generated[rows[start : start + ROWS_AT_A_TIME]])
+        distances.append(frechet_distance(subset, reference, factor))
     return line_at_zero(1 / sizes, np.array(distances))
 
 
@@ -252,20 +294,59 @@ def kernel_distance(
     Raises:
         ValueError: A set has fewer than two embeddings.
     """
+    return jackknife_kernel_distance(generated, reference, np.zeros(len(generated), int), bandwidth, block_size)[0]
+
+
+def jackknife_kernel_distance(
+    generated: np.ndarray,
+    reference: np.ndarray,
+    groups: np.ndarray,
+    bandwidth: float | None = None,
+    block_size: int = 2048,
+) -> tuple[float, float | None]:
+    """
+    [`kernel_distance`], and its standard error by the jackknife over groups of clips, with the bandwidth of all of them.
+
+    Args:
+        generated, reference, bandwidth, block_size: As for [`kernel_distance`].
+        groups: Group of each generated embedding, int `[N]`.
+
+    Returns:
+        The distance, and its standard error; `None` if fewer than two embeddings are outside of a group.
+
+    Raises:
+        ValueError: A set has fewer than two embeddings.
+    """
     if min(len(generated), len(reference)) < 2:
         raise ValueError(f"KAD needs at least 2 embeddings a set, got {len(generated)} and {len(reference)}.")
     if bandwidth is None:
         bandwidth = median_distance(generated)
     scale = 1 / (2 * bandwidth**2 + KERNEL_EPSILON)
+    labels = np.unique(groups, return_inverse=True)[1]
+    member = np.eye(labels.max() + 1)[labels]
 
-    def kernel_sum(x: np.ndarray, y: np.ndarray) -> float:
-        rows = range(0, len(x), block_size)
-        return sum(np.exp(-scale * _squared_distances(x[i : i + block_size], y)).sum() for i in rows)
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.exp(-scale * _squared_distances(x, y))
 
-    n, m = len(generated), len(reference)
-    within = (kernel_sum(generated, generated) - n) / (n * (n - 1))
-    within += (kernel_sum(reference, reference) - m) / (m * (m - 1))
-    return float(100 * (within - 2 * kernel_sum(generated, reference) / (n * m)))
+    def blocks(rows: np.ndarray) -> Iterator[slice]:
+        return (slice(start, start + block_size) for start in range(0, len(rows), block_size))
+
+    within = sum(member[block].T @ (kernel(generated[block], generated) @ member) for block in blocks(generated))
+    between = sum(member[block].T @ kernel(generated[block], reference).sum(axis=1) for block in blocks(generated))
+    m = len(reference)
+    of_reference = sum(kernel(reference[block], reference).sum() for block in blocks(reference))
+    of_reference = (of_reference - m) / (m * (m - 1))
+
+    def distance(kept: np.ndarray) -> float:
+        n = member[:, kept].sum()
+        of_generated = (within[kept][:, kept].sum() - n) / (n * (n - 1))
+        return float(100 * (of_generated + of_reference - 2 * between[kept].sum() / (n * m)))
+
+    every = np.arange(member.shape[1])
+    value = distance(every)
+    if len(generated) - member.sum(axis=0).max() < 2:
+        return value, None
+    return value, jackknife_error([distance(np.delete(every, number)) for number in every])
 
 
 def median_distance(embeddings: np.ndarray, most: int = 4096) -> float:

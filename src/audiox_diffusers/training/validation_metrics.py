@@ -47,7 +47,7 @@ class ValidationMetrics:
         reference = args.validation_reference
         self.reference = {}
         if reference is not None:
-            self.reference = find_files("validation_reference", reference, AUDIO_SUFFIXES | VIDEO_SUFFIXES)
+            self.reference = find_files("--validation_reference", reference, AUDIO_SUFFIXES | VIDEO_SUFFIXES)
         self.captions = {names[number]: line["prompt"] for number, line in requests.items() if line.get("prompt")}
         self.videos = {names[number]: Path(line["video"]) for number, line in requests.items() if line.get("video")}
         self.config = EvaluationConfig(
