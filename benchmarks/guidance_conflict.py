@@ -4,7 +4,7 @@ Which prompt a model follows when caption and video disagree, for several kinds 
 Each video shows one to three events of one class, and the caption names another class. A sound counts for the caption
 or for the video if the bench's classifier finds that class.
 
-    python benchmarks/guidance_conflict.py --count 24
+    python benchmarks/guidance_conflict.py
 """
 
 from typing import Any
@@ -22,10 +22,11 @@ from audiox_diffusers.bench.run import open_bench
 from audiox_diffusers.embedded import EMBEDDED_MODEL
 
 SETTINGS = {
-    **{f"`guidance_scale={w}`": {"guidance_scale": w} for w in (1.0, 3.0, 7.0)},
-    **{f"`{{'text': {w}}}`": {"guidance_scale": {"text": w}} for w in (0.0, 2.0, 3.0, 5.0, 7.0)},
-    **{f"`{{'video': {w}}}`": {"guidance_scale": {"video": w}} for w in (0.0, 2.0, 3.0, 5.0, 7.0)},
+    **{f"`guidance_scale={w:g}`": {"guidance_scale": w} for w in (1.0, 3.0, 7.0)},
+    **{f"`{{'text': {w:g}}}`": {"guidance_scale": {"text": w}} for w in (0.0, 2.0, 3.0, 5.0, 7.0)},
+    **{f"`{{'video': {w:g}}}`": {"guidance_scale": {"video": w}} for w in (0.0, 2.0, 3.0, 5.0, 7.0)},
     "`{'text': 3, 'video': 3}`": {"guidance_scale": {"text": 3.0, "video": 3.0}},
+    "`{'text': 5, 'video': 0}`": {"guidance_scale": {"text": 5.0, "video": 0.0}},
     "3, `guidance_interval=(0.3, 0.9)`": {"guidance_scale": 3.0, "guidance_interval": (0.3, 0.9)},
     "APG, scale 3, momentum -0.5": {
         "guider": AdaptiveProjectedGuidance(
@@ -40,7 +41,7 @@ BATCH = 8
 def main() -> None:
     parser = create_parser(__doc__)
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="name, folder or Hub id (default: audiox-tiny)")
-    parser.add_argument("--count", type=int, default=24, help="number of scenes (default: 24)")
+    parser.add_argument("--count", type=int, default=40, help="number of scenes (default: 40)")
     parser.add_argument("--steps", type=int, help="number of denoising steps (default: the model's own)")
     args = parser.parse_args()
 

@@ -124,6 +124,7 @@ def compiled() -> Trade:
 TRADES: dict[str, Callable[[], Trade]] = {
     "default": lambda: (load(), {}),
     "bfloat16": lambda: (load(dtype=torch.bfloat16), {}),
+    "bfloat16, transformer only": lambda: (load(dtype={"transformer": torch.bfloat16, "default": torch.float32}), {}),
     "float16": lambda: (load(dtype=torch.float16), {}),
     "transformer weights stored in float8": layerwise_casting,
     "compile_repeated_blocks()": compiled,

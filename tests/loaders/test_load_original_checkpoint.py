@@ -59,6 +59,10 @@ def test_dtype(release):
     audios = pipe(prompt="rain", num_inference_steps=2, output_type="pt").audios
     assert audios.dtype == torch.float32 and audios.isfinite().all()
 
+    pipe = load(dtype={"transformer": torch.bfloat16, "default": torch.float32})
+    assert pipe.transformer.dtype == torch.bfloat16
+    assert pipe.conditioner.dtype == pipe.image_encoder.dtype == pipe.text_encoder.dtype == torch.float32
+
 
 def test_tokenizer_is_copied_and_set(release, tokenizer):
     _, load = release

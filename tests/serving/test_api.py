@@ -58,7 +58,7 @@ def generate(server, **body):
 def test_a_sound_is_equal_to_that_of_the_command(server, tmp_path, body, options):
     body = {**QUICK, **body}
     body = {name: value for name, value in body.items() if not ("seconds" in body and name == "audio_length")}
-    command = ["generate", "--seed", "3", "--steps", "2", "--length", "0.5", *options, "--output"]
+    command = ["generate", "--precise", "--seed", "3", "--steps", "2", "--length", "0.5", *options, "--output"]
     assert main([*command, str(tmp_path / "sound.wav")]) == 0
     response = server.client.post("/v1/audio/generate", json=body)
     assert response.content == (tmp_path / "sound.wav").read_bytes()
@@ -69,7 +69,7 @@ def test_a_sound_is_equal_to_that_of_the_command(server, tmp_path, body, options
 @pytest.mark.parametrize("field", ["video", "image", "audio"])
 def test_uploads_and_data_uris_give_the_sound_of_the_command(server, media, tmp_path, field):
     (tmp_path / "input").write_bytes(media[field])
-    command = f"generate --prompt rain --seed 3 --steps 2 --length 0.5 --{field} {tmp_path}/input --output"
+    command = f"generate --precise --prompt rain --seed 3 --steps 2 --length 0.5 --{field} {tmp_path}/input --output"
     assert main([*command.split(), str(tmp_path / "sound.wav")]) == 0
     form = {"input": "rain", **{name: str(value) for name, value in QUICK.items()}}
     upload = server.client.post("/v1/audio/generate", data=form, files={field: ("../../x", media[field])})
@@ -100,7 +100,7 @@ def test_a_film_gets_its_new_sound(server, media, tmp_path):
 def test_edits_are_equal_to_those_of_the_command(server, sound, tmp_path, edit, option, kept):
     (tmp_path / "tone.wav").write_bytes(sound)
     paths = ["--audio", str(tmp_path / "tone.wav"), "--output", str(tmp_path / "edited.wav")]
-    assert main(["edit", "--prompt", "rain", "--seed", "3", "--steps", "2", *option, *paths]) == 0
+    assert main(["edit", "--precise", "--prompt", "rain", "--seed", "3", "--steps", "2", *option, *paths]) == 0
     body = {"audio_length": None, "audio": data_uri(sound, "audio/wav"), **edit}
     response = generate(server, **body)
     assert np.array_equal(samples(response), samples_of((tmp_path / "edited.wav").read_bytes()))

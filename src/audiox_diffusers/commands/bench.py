@@ -18,7 +18,8 @@ def run(args: Namespace) -> int:
     tasks = args.tasks or (SWEEP_TASKS if args.sweep else None)
     seeds = args.seeds or (SWEEP_SEEDS if args.sweep else SEEDS)
     count = args.count or (SWEEP_COUNT if args.sweep else COUNT)
-    device, dtype = read_placement(args)
+    # Scores are compared between machines.
+    device, dtype = read_placement(args, precise_on_cpu=True)
     check_model(args.model)
 
     options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "log": log}

@@ -14,17 +14,47 @@ from ..loaders.releases import EXPECTED, find_layout, find_release
 from ..messages import first_line
 from ..pipelines import AudioXPipeline, load_original_checkpoint
 
+# A dtype for all networks, or one for some of them, as `from_pretrained` takes it.
+Dtype = torch.dtype | dict[str, torch.dtype]
+# The transformer takes most of the time. The others stay in float32, because oneDNN computes some strided convolutions wrong
+# in bfloat16 on CPUs with AMX.
+MIXED = {"transformer": torch.bfloat16, "default": torch.float32}
 
-def read_placement(args: Namespace) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype of a command. `ValueError` if the device is not available."""
+
+def read_placement(args: Namespace, precise_on_cpu: bool = False) -> tuple[torch.device, Dtype]:
+    """
+    Return the device and dtype of a command.
+
+    Args:
+        args (`Namespace`): Arguments of the command.
+        precise_on_cpu (`bool`): Whether the default dtype is float32 on every CPU.
+
+    Raises:
+        ValueError: The device is not available.
+    """
     device = _device(args.device)
-    dtype = args.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    return device, getattr(torch, dtype)
+    if args.dtype is not None:
+        return device, MIXED if args.dtype == "mixed" else getattr(torch, args.dtype)
+    if device.type == "cpu" and has_bfloat16() and not precise_on_cpu:
+        return device, MIXED
+    return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def dtype_name(dtype: Dtype) -> str:
+    """Return the value of `--dtype` for a dtype."""
+    return "mixed" if dtype == MIXED else str(dtype).removeprefix("torch.")
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16 (AVX512-BF16). CPUs with AMX have these too."""
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def _device(name: str | None) -> torch.device:
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         if torch.device(name).type == "meta":
             raise RuntimeError("it computes nothing")
@@ -67,7 +97,7 @@ def _check_class(index: Path, model: str) -> None:
 def load_pipeline(
     model: str,
     device: torch.device,
-    dtype: torch.dtype,
+    dtype: Dtype,
     pipeline_class: type[AudioXPipeline] = AudioXPipeline,
     **components: None,
 ) -> tuple[AudioXPipeline, float]:
@@ -108,7 +138,7 @@ def load_pipeline(
 
 
 def _load(
-    model: str, dtype: torch.dtype, pipeline_class: type[AudioXPipeline], components: dict[str, None]
+    model: str, dtype: Dtype, pipeline_class: type[AudioXPipeline], components: dict[str, None]
 ) -> AudioXPipeline:
     path = Path(model)
     if not path.exists() or (path / "model_index.json").is_file():

@@ -295,11 +295,24 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_placement(options: Any) -> None:
-    options.add_argument(
-        "--dtype", choices=DTYPES, help="precision of the networks (default: bfloat16 on cuda, else float32)"
+def _add_placement(options: Any, cpu_dtype: str = "mixed on CPUs with AVX512-BF16, ") -> None:
+    precision = options.add_mutually_exclusive_group()
+    precision.add_argument(
+        "--dtype",
+        choices=(*DTYPES, "mixed"),
+        help="precision of the networks; mixed is bfloat16 for the transformer and float32 for the others (default:"
+        f" bfloat16 on cuda, {cpu_dtype}else float32)",
     )
-    options.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
+    precision.add_argument(
+        "--precise",
+        dest="dtype",
+        action="store_const",
+        const="float32",
+        help="same as --dtype float32, the precision of the released weights",
+    )
+    options.add_argument(
+        "--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else mps, else cpu)"
+    )
 
 
 def _add_convert(commands: Any) -> None:
@@ -425,7 +438,7 @@ def _add_bench(commands: Any) -> None:
         action="store_true",
         help="instead compare guidance 1, 3, 7, steps 4, 10, 25, 100 and eta 0, 1: scores and time",
     )
-    _add_placement(parser)
+    _add_placement(parser, cpu_dtype="")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -464,7 +477,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=whole(1, 1024), default=16, metavar="N", help="files to read at once (default: 16)"
     )
-    parser.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
+    parser.add_argument(
+        "--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else mps, else cpu)"
+    )
     generation = parser.add_argument_group("generate first", "with these, GENERATED is filled before it is measured")
     generation.add_argument("--set", metavar="FILE.jsonl", help="prompts, as for `audiox generate --batch`")
     generation.add_argument("--model", help="folder of a diffusers model, or Hub id")

@@ -75,7 +75,10 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
     yield f"from audiox_diffusers import {pipeline}"
     yield f"from audiox_diffusers.media import {writer}"
     yield ""
-    yield f"pipe = {pipeline}.from_pretrained({recipe.model!r}, dtype=torch.{recipe.dtype or 'float32'})"
+    dtype = f"torch.{recipe.dtype or 'float32'}"
+    if recipe.dtype == "mixed":
+        dtype = '{"transformer": torch.bfloat16, "default": torch.float32}'
+    yield f"pipe = {pipeline}.from_pretrained({recipe.model!r}, dtype={dtype})"
     if recipe.dtype in ("bfloat16", "float16"):
         yield 'pipe.to("cuda")'
     names = [f"lora_{number}" for number in range(len(recipe.lora))]

@@ -14,7 +14,7 @@ from ..media import Recipe, media_duration, save_audio, save_video
 from ..media.recipe import input_name, model_name
 from ..pipelines import AudioXPipeline
 from ..pipelines.requests import check_request_files
-from .loading import read_placement
+from .loading import Dtype, dtype_name, read_placement
 from .request import Request
 
 CHANNELS = {1: "mono", 2: "stereo"}
@@ -32,7 +32,7 @@ class Settings:
     window_batch: int
     normalize: bool
     device: torch.device
-    dtype: torch.dtype
+    dtype: Dtype
     model: str
     metadata: bool = True
     lora: tuple[tuple[str, float], ...] = ()
@@ -95,7 +95,7 @@ class Settings:
             window_overlap=self.window_overlap,
             window_batch=self.window_batch,
             normalize=self.normalize,
-            dtype=str(self.dtype).removeprefix("torch."),
+            dtype=dtype_name(self.dtype),
             lora=self.lora,
         )
 

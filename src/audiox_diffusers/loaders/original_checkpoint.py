@@ -228,7 +228,10 @@ def load_sync_encoder(synchformer: Path | None, dtype: torch.dtype | None) -> Sy
 
 
 def load_components(
-    files: OriginalFiles, others: OtherParts, dtype: torch.dtype | None = None, **hub_kwargs: Any
+    files: OriginalFiles,
+    others: OtherParts,
+    dtype: torch.dtype | dict[str, torch.dtype] | None = None,
+    **hub_kwargs: Any,
 ) -> tuple[dict[str, Any], str]:
     """
     Load the networks and the tokenizer of a released checkpoint.
@@ -236,14 +239,20 @@ def load_components(
     Args:
         files: Files of the release.
         others: What goes with them. `vae` and `synchformer` override the files of the release.
-        dtype: See [`fill_component`].
+        dtype: See [`fill_component`]. A dict has one for some components, and `"default"` for the others.
         hub_kwargs: `token`, `cache_dir`, `local_files_only`.
 
     Returns:
         The components, and the objective that the transformer was trained for: `"v"` or `"rectified_flow"`.
     """
-    if dtype is not None and not dtype.is_floating_point:
-        raise ValueError(f"`dtype` must be a floating-point type, got {dtype}.")
+    dtypes = dtype if isinstance(dtype, dict) else {"default": dtype}
+    for value in dtypes.values():
+        if value is not None and not value.is_floating_point:
+            raise ValueError(f"`dtype` must be a floating-point type, got {value}.")
+
+    def dtype_of(component: str) -> torch.dtype | None:
+        return dtypes.get(component, dtypes.get("default"))
+
     state_dict = remove_prefix(read_state_dict(files.checkpoint))
     vae_file = files.vae if others.vae is None else Path(others.vae)
     config = files.config
@@ -274,17 +283,19 @@ def load_components(
         if sync_encoder is not None:
             raise ValueError("`synchformer`: the checkpoint does not use it")
     elif not isinstance(sync_encoder, SynchformerVisionModel):
-        sync_encoder = load_sync_encoder(files.synchformer if sync_encoder is None else Path(sync_encoder), dtype)
+        sync_encoder = load_sync_encoder(
+            files.synchformer if sync_encoder is None else Path(sync_encoder), dtype_of("sync_encoder")
+        )
     # The VAE inside a checkpoint is the one that its transformer was trained with.
     vae_tensors = {} if others.vae is not None else tensors("vae")
     components = {
-        "transformer": fill_component("transformer", transformer, tensors("transformer"), dtype),
-        "conditioner": fill_component("conditioner", conditioner, tensors("conditioner"), dtype),
-        "vae": load_vae(configs["vae"], vae_tensors, vae_file, dtype),
-        "image_encoder": fill_component("image_encoder", image_encoder, clip, dtype),
+        "transformer": fill_component("transformer", transformer, tensors("transformer"), dtype_of("transformer")),
+        "conditioner": fill_component("conditioner", conditioner, tensors("conditioner"), dtype_of("conditioner")),
+        "vae": load_vae(configs["vae"], vae_tensors, vae_file, dtype_of("vae")),
+        "image_encoder": fill_component("image_encoder", image_encoder, clip, dtype_of("image_encoder")),
         "sync_encoder": sync_encoder,
         "text_encoder": load_text_encoder(
-            others.text_encoder, configs["conditioner"]["condition_dim"], dtype, **hub_kwargs
+            others.text_encoder, configs["conditioner"]["condition_dim"], dtype_of("text_encoder"), **hub_kwargs
         ),
         "tokenizer": load_tokenizer(
             others.tokenizer, others.text_encoder, configs["conditioner"]["num_text_tokens"], **hub_kwargs

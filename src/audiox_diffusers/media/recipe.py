@@ -52,7 +52,7 @@ class Recipe:
         window_overlap (`float`, *optional*): Overlap of windows in seconds.
         window_batch (`int`, *optional*): Number of windows that are denoised at once.
         normalize (`bool`): Whether the sound is scaled to a peak of 1.0.
-        dtype (`str`, *optional*): Precision of the networks.
+        dtype (`str`, *optional*): Precision of the networks, as for `--dtype` of the command line.
         lora (`tuple[tuple[str, float], ...]`): Names and scales of LoRA adapters.
         loudness (`float`, *optional*): Loudness in LUFS that the sound was set to afterwards.
         version (`str`): Version of this package.
@@ -281,7 +281,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "window_overlap": _real(0),
     "window_batch": _whole(1, MAX_COUNT),
     "normalize": _flag,
-    "dtype": _choice("float32", "bfloat16", "float16"),
+    "dtype": _choice("float32", "bfloat16", "float16", "mixed"),
     "lora": _pairs(_text(MAX_NAME), _real()),
     "loudness": _real(),
     "version": _text(MAX_NAME),

@@ -25,7 +25,7 @@ def load_original_checkpoint(
     image_encoder_config: CLIPVisionConfig | dict | str | Path | None = None,
     vae: str | Path | None = None,
     synchformer: SynchformerVisionModel | str | Path | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | dict[str, torch.dtype] | None = None,
     variant: str | None = None,
     **hub_kwargs: Any,
 ) -> AudioXPipeline:
@@ -52,7 +52,8 @@ def load_original_checkpoint(
             beside it.
         synchformer ([`SynchformerVisionModel`], `str` or `Path`, *optional*): Synchformer for the releases that need
             it, as a model or a file. Defaults to `synchformer_state_dict.pth` beside the checkpoint.
-        dtype (`torch.dtype`, *optional*): Type to cast the weights to. By default they keep the stored type and stay
+        dtype (`torch.dtype` or `dict[str, torch.dtype]`, *optional*): Type to cast the weights to, or one for some
+            components and for `"default"`, as in `from_pretrained`. By default they keep the stored type and stay
             memory-mapped. The VAE's decoder is always float32.
         variant (`str`, *optional*): `"student"` or `"teacher"`, for AudioX-Turbo. The student takes four steps without
             guidance. The teacher, which it was distilled from, takes many, with a guidance of 6.

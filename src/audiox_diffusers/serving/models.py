@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from yaml import YAMLError
 
-from ..commands.loading import load_pipeline
+from ..commands.loading import Dtype, load_pipeline
 from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
 from ..loaders.releases import LICENCE, find_release
 from ..messages import describe, shortened
@@ -41,7 +41,7 @@ class Models:
     """
 
     def __init__(
-        self, sources: list[str], loras: list[str], device: torch.device, dtype: torch.dtype, limits: Limits
+        self, sources: list[str], loras: list[str], device: torch.device, dtype: Dtype, limits: Limits
     ) -> None:
         self.sources = {_public(source): source for source in sources}
         self.loras = {_public(source): source for source in loras}
