@@ -12,6 +12,7 @@ from diffusers import (
     SkipLayerGuidance,
 )
 from helpers import normal, refused, seeded
+from PIL import Image
 
 from audiox_diffusers import AudioXFlowMatchScheduler, AudioXInpaintPipeline
 
@@ -144,6 +145,51 @@ def test_weights_by_modality_follow_the_formula(generate, film, pipe):
     assert (actual - every).abs().max() > 1e-2 * every.abs().max()
 
 
+@pytest.mark.parametrize("length", [0.002, 700 / 44100], ids=["window", "long"])
+def test_the_weight_of_the_only_modality_leads_away_from_its_negative_prompt(generate, length):
+    options = {"negative_prompt": "rain", "audio_length_in_s": length}
+    expected = generate(guidance_scale=3.0, **options)
+    assert_near(generate(guidance_scale={"text": 3.0}, **options), expected)
+    assert not torch.equal(expected, generate(guidance_scale=3.0, audio_length_in_s=length))
+
+
+def test_weights_with_negative_prompts_follow_the_formula(generate, film, pipe):
+    """Each weight compares with the context in which the negative prompt replaces the prompt of its modality."""
+    pipe.scheduler = AudioXFlowMatchScheduler()
+    pipe._initial_scheduler = pipe.scheduler
+    latents, other = normal(1, pipe.transformer.config.in_channels, 24, seed=5), film.flip(0)
+
+    def velocity(prompt="a dog", guidance_scale=1.0, **media):
+        options = {"num_inference_steps": 1, "latents": latents, "generator": seeded(7)}
+        return latents - generate(prompt, guidance_scale=guidance_scale, **media, **options)
+
+    every = velocity(video=film)
+    rain, other_film = velocity("rain", video=film), velocity(video=other)
+    sound = (normal(2, 300), 44100)
+    with_sound = velocity(video=film, audio=sound)
+    expected = every + 2 * (every - rain) + 6 * (every - other_film) + (every - with_sound)
+    negatives = {"negative_prompt": "rain", "negative_video": other, "negative_audio": sound}
+    actual = velocity(video=film, guidance_scale={"text": 3.0, "video": 7.0, "audio": 2.0}, **negatives)
+    assert_near(actual, expected)
+    assert (actual - every).abs().max() > 1e-2 * every.abs().max()
+
+
+def test_negative_prompts_of_a_batch_go_with_their_weights(generate, film):
+    options = {"video": film, "guidance_scale": {"text": 3.0, "video": 2.0}}
+    texts, negatives = ["a dog", "a bell"], ["rain", "wind"]
+    seeds = [seeded(seed) for seed in range(4)]
+    together = generate(texts, negative_prompt=negatives, num_waveforms_per_prompt=2, generator=seeds, **options)
+    for sound in range(4):
+        alone = {"negative_prompt": negatives[sound // 2], "generator": [seeded(sound)]}
+        assert_near(together[sound : sound + 1], generate(texts[sound // 2], **alone, **options))
+
+
+def test_negative_embeds_replace_the_negative_text(generate, pipe):
+    embeds, _ = pipe.encode_prompt("rain")
+    options = {"guidance_scale": {"text": 3.0}}
+    assert_near(generate(negative_prompt_embeds=embeds, **options), generate(negative_prompt="rain", **options))
+
+
 def test_each_weight_other_than_1_adds_a_pass(generate, film, calls):
     generate(video=film, guidance_scale={"text": 3, "video": 1})
     assert set(calls) == {2}
@@ -274,6 +320,13 @@ def test_a_negative_video_and_sound_are_one_context_with_the_text(generate, film
     assert not torch.equal(expected, generate(guidance_scale=3.0, latents=latents, num_inference_steps=1))
 
 
+def test_a_list_of_pictures_is_one_negative_video(generate, film):
+    pictures = [Image.fromarray(frame) for frame in (film * 255).byte().permute(0, 2, 3, 1).numpy()]
+    array = np.stack([np.asarray(picture) for picture in pictures])
+    options = {"guidance_scale": 3.0}
+    assert torch.equal(generate(negative_video=pictures, **options), generate(negative_video=array, **options))
+
+
 def test_a_negative_video_goes_with_each_sound_of_a_batch(generate, film):
     both = generate(["a dog", "rain"], negative_video=film, guidance_scale=3.0, generator=[seeded(0), seeded(1)])
     alone = generate("rain", negative_video=film, guidance_scale=3.0, generator=[seeded(1)])
@@ -290,7 +343,12 @@ def test_a_negative_video_goes_with_each_sound_of_a_batch(generate, film):
         ({"guidance_scale": {}}, ("`guidance_scale`", "{}")),
         ({"guidance_scale": {"text": math.nan}}, ("`guidance_scale`", "nan")),
         ({"guidance_scale": {"video": 3}}, ("`guidance_scale`", "video", "no sound")),
-        ({"guidance_scale": {"text": 3}, "negative_prompt": "rain"}, ("`guidance_scale`", "negative")),
+        ({"guidance_scale": {"text": 3}, "negative_audio": (torch.ones(9), 8000)}, ("`negative_audio`", "audio")),
+        ({"guidance_scale": {"text": 1}, "negative_prompt": "rain"}, ("`negative_prompt`", "other than 1", "text")),
+        (
+            {"guidance_scale": {"text": 3}, "negative_condition_embeds": torch.ones(1, 1, 1)},
+            ("`guidance_scale`", "`negative_condition_embeds`"),
+        ),
         ({"guidance_interval": (0.8, 0.2)}, ("`guidance_interval`", "(0.8, 0.2)")),
         ({"guidance_interval": 0.5}, ("`guidance_interval`", "0.5")),
         ({"guidance_interval": (0, 2)}, ("`guidance_interval`", "(0, 2)")),

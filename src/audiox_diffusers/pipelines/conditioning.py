@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -419,7 +420,8 @@ class AudioXConditioningMixin:
     ) -> torch.Tensor:
         """
         Join embeddings into the contexts of some sounds, and into the contexts without modalities. An absent modality
-        is encoded as in training. A sound without its only modality gets the null context.
+        is encoded as in training. A sound without its only modality gets the null context. A modality with a negative
+        prompt is replaced by that instead.
 
         Args:
             prompts (`Prompts`): The prompts of these sounds.
@@ -431,6 +433,9 @@ class AudioXConditioningMixin:
         """
         contexts = [self.join_embeds(*embeds, device)]
         for modality in without:
+            if modality in prompts.negative_embeds:
+                contexts.append(self.join_embeds(*_replace_modality(modality, prompts, embeds), device))
+                continue
             given = [modality in prompts.modalities(sound) for sound in range(len(prompts))]
             alone = [given[sound] and len(prompts.modalities(sound)) == 1 for sound in range(len(prompts))]
             context = self.join_embeds(*self._leave_out(modality, prompts, embeds, device), device)
@@ -454,6 +459,26 @@ class AudioXConditioningMixin:
             audio_embeds = self.encode_waveforms(silence, device=device).expand(len(audio_embeds), -1, -1)
         return text_embeds, video_embeds, sync_embeds, audio_embeds
 
+    def embed_negatives(
+        self,
+        prompts: Prompts,
+        generator: torch.Generator | list[torch.Generator] | None,
+        device: torch.device,
+    ) -> Prompts:
+        """Return the prompts with the embeddings of the negative ones, for guidance by modality."""
+        embeds: dict[str, tuple[torch.Tensor | None, ...]] = {}
+        if prompts.negative_text is not None:
+            embeds["text"] = (self.embed_texts(prompts.for_each_sound(prompts.negative_text), device),)
+        elif prompts.negative_text_embeds is not None:
+            embeds["text"] = (torch.stack(prompts.for_each_sound(list(prompts.negative_text_embeds))),)
+        if prompts.negative_video is not None:
+            pictures = [(video, None) for video in prompts.for_each_sound(prompts.negative_video)]
+            embeds["video"] = self._encode_video(pictures, device), self._encode_sync(pictures, device)
+        if prompts.negative_audio is not None:
+            items = prompts.for_each_sound(prompts.negative_audio)
+            embeds["audio"] = (self._encode_audio(items, generator, "right", device),)
+        return replace(prompts, negative_embeds=embeds)
+
     def join_embeds(
         self,
         prompt_embeds: torch.Tensor,
@@ -476,6 +501,19 @@ class AudioXConditioningMixin:
             target = torch.float32 if name == "audio_waveform" else dtype
             embeds[name] = None if tensor is None else tensor.to(device, target)
         return self.conditioner(**embeds, return_dict=False)[0]
+
+
+def _replace_modality(
+    modality: str, prompts: Prompts, embeds: tuple[torch.Tensor | None, ...]
+) -> tuple[torch.Tensor | None, ...]:
+    """Return embeddings in which the negative prompt of a modality replaces the prompt."""
+    text_embeds, video_embeds, sync_embeds, audio_embeds = embeds
+    negative = prompts.negative_embeds[modality]
+    if modality == "text":
+        return *negative, video_embeds, sync_embeds, audio_embeds
+    if modality == "video":
+        return text_embeds, *negative, audio_embeds
+    return text_embeds, video_embeds, sync_embeds, *negative
 
 
 def _pair(video: Any, image: Any) -> Pictures:

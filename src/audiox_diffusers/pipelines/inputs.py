@@ -40,9 +40,10 @@ def split_batch(name: str, value: Any) -> list | None:
     """
     if value is None:
         return None
+    if isinstance(value, list) and not value:
+        raise ValueError(f"`{name}` is an empty list.")
+    name = name.removeprefix("negative_")
     if isinstance(value, list):
-        if not value:
-            raise ValueError(f"`{name}` is an empty list.")
         if name == "video" and all(_is_picture(item) for item in value):
             return [value]
         return value

@@ -216,8 +216,8 @@ class AudioXPipeline(
                 `config.default_num_inference_steps`, which each release sets.
             guidance_scale (`float` or `dict[str, float]`, *optional*): Scale of classifier-free guidance on the
                 velocity; 1 and below turn it off. Defaults to `config.default_guidance_scale`. A dict such as
-                `{"text": 3, "video": 7}` weights each modality against the context without it; modalities that it
-                does not name have weight 1. Each weight other than 1 adds a pass of the transformer.
+                `{"text": 3, "video": 7}` weights each modality against the context without it, or with its negative
+                prompt instead; modalities that it does not name have weight 1. Each weight other than 1 adds a pass of the transformer.
             guidance_rescale (`float`): Share in 0..1 by which the standard deviation of the guided prediction is
                 brought back to that of the conditional one.
             num_waveforms_per_prompt (`int`): Sounds per sample, next to each other in the output.
@@ -243,7 +243,8 @@ class AudioXPipeline(
                 Adaptive projected guidance works on the denoised sample (arXiv 2410.02416), CFG-Zero* on the velocity
                 of rectified flow (arXiv 2503.18886).
             negative_video, negative_audio (*optional*): Video and sound to avoid, in the forms of `video` and `audio`.
-                Together with `negative_prompt` they make one negative context. Longer audio uses their first window.
+                Together with `negative_prompt` they make one negative context; with weights by modality, each replaces
+                the prompt of its own modality. Longer audio uses their first window.
 
         Returns:
             [`~pipelines.AudioPipelineOutput`] or `tuple`: `audios`, float32 `[B, channels, samples]` at
@@ -295,6 +296,8 @@ class AudioXPipeline(
 
         with self.begin_call(sampling) as pipe:
             # 2. Encode the prompts into the context of each window.
+            if sampling.weights:
+                prompts = pipe.embed_negatives(prompts, generator, device)
             windows, contexts = pipe._encode(prompts, sampling, num_samples, num_frames)
             negative_condition_embeds = pipe.encode_negative(prompts, contexts[:, 0], generator)
             conditions = Conditions.split(windows, contexts, negative_condition_embeds, sampling)
@@ -424,11 +427,19 @@ class AudioXPipeline(
             return
         if prompts.condition_embeds is not None:
             raise ValueError("`guidance_scale` must be a number with `condition_embeds`, which joins all modalities.")
-        if prompts.has_negatives:
-            raise ValueError("`guidance_scale` must be a number with negative prompts, which replace all modalities.")
+        if prompts.negative_condition_embeds is not None:
+            raise ValueError(
+                "`guidance_scale` must be a number with `negative_condition_embeds`, which joins all modalities."
+            )
+        for modality, name in prompts.negatives.items():
+            if modality not in sampling.weights:
+                raise ValueError(
+                    f"`{name}` has no effect: `guidance_scale` needs a weight for {modality} other than 1, got"
+                    f" {dict(sampling.guidance_scale)}."
+                )
         given = {name for sound in range(len(prompts)) for name in prompts.modalities(sound)}
         for name in sampling.guidance_scale:
-            if name not in given:
+            if name not in given and name not in prompts.negatives:
                 raise ValueError(f"`guidance_scale` has a weight for {name}, but no sound has a prompt of that kind.")
 
     def _encode(
@@ -468,7 +479,8 @@ class AudioXPipeline(
         generator: torch.Generator | list[torch.Generator] | None = None,
     ) -> torch.Tensor:
         """
-        Encode the negative prompts, from which guidance leads away. Without any they are all zeros.
+        Encode the negative prompts, from which guidance leads away. Without any, and with guidance by modality, which
+        does not use them, they are all zeros.
 
         Args:
             prompts (`Prompts`): Prompts of the call.
@@ -479,24 +491,22 @@ class AudioXPipeline(
         Returns:
             `torch.Tensor`: `[sounds, tokens, width]`.
         """
-        if not self.do_classifier_free_guidance and prompts.has_negatives:
+        by_modality = isinstance(self.guidance_scale, Mapping)
+        if not by_modality and not self.do_classifier_free_guidance and prompts.has_negatives:
             logger.warning(
                 f"Negative prompts have no effect without guidance; `guidance_scale` is {self.guidance_scale} and must"
                 " be above 1."
             )
         device, text_embeds, embeds = self._execution_device, prompts.negative_text_embeds, None
+        if by_modality:
+            return torch.zeros(len(prompts), *condition_embeds.shape[1:], device=device, dtype=self.transformer.dtype)
         if prompts.negative_text is not None:
             _, text_embeds = self.encode_prompt(negative_prompt=prompts.negative_text, device=device)
         media = prompts.negative_video, prompts.negative_audio
         if any(items is not None for items in media):
-            count = prompts.num_waveforms_per_prompt
-
-            def each(items: Any) -> list:
-                repeats = len(prompts) if len(items) == 1 else count if len(items) != len(prompts) else 1
-                return [item for item in items for _ in range(repeats)]
-
+            each = prompts.for_each_sound
             embeds = self.encode_conditions(
-                prompt_embeds=None if text_embeds is None else torch.stack(each(text_embeds)),
+                prompt_embeds=None if text_embeds is None else torch.stack(each(list(text_embeds))),
                 video=None if media[0] is None else each(media[0]),
                 audio=None if media[1] is None else each(media[1]),
                 generator=generator,

@@ -226,6 +226,8 @@ class AudioXInpaintPipeline(AudioXPipeline):
 
         # 2. Denoise, and mix the new sound into the input.
         with self.begin_call(sampling) as pipe:
+            if sampling.weights:
+                prompts = pipe.embed_negatives(prompts, generator, self._execution_device)
             if num_new:
                 latents, pieces = pipe._extend(edit, num_new, prompts, sampling, output_type == "latent")
             else:

@@ -1,6 +1,6 @@
 """The prompts of one call."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,6 +31,8 @@ class Prompts:
         negative_text_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Embeddings that replace it.
         negative_condition_embeds (`torch.Tensor` of shape `[rows, tokens, width]`, *optional*): Contexts that replace
             it.
+        negative_embeds (`dict[str, tuple[torch.Tensor | None, ...]]`): Embeddings of the negative prompt of each
+            modality, one row per sound, for guidance by modality; see [`~AudioXPipeline.embed_negatives`].
         audio_padding_side (`str`): Where short audio prompts are padded, `"right"` or `"left"`.
         num_waveforms_per_prompt (`int`): Sounds per prompt. Those of one prompt are neighbours in the lists.
     """
@@ -46,6 +48,7 @@ class Prompts:
     negative_audio: list | None = None
     negative_text_embeds: torch.Tensor | None = None
     negative_condition_embeds: torch.Tensor | None = None
+    negative_embeds: dict[str, tuple[torch.Tensor | None, ...]] = field(default_factory=dict)
     audio_padding_side: str = "right"
     num_waveforms_per_prompt: int = 1
 
@@ -136,7 +139,7 @@ class Prompts:
             condition_embeds = condition_embeds.repeat_interleave(num_waveforms_per_prompt, dim=0)
 
         def repeated(name: str) -> list:
-            return [value for value in batches[name] for _ in range(num_waveforms_per_prompt)]
+            return _repeat(batches[name], num_waveforms_per_prompt)
 
         return cls(
             text=repeated("prompt"),
@@ -166,7 +169,28 @@ class Prompts:
     @property
     def has_negatives(self) -> bool:
         """Whether there are negative prompts of any kind."""
-        return any(getattr(self, field.name) is not None for field in fields(self) if "negative" in field.name)
+        return bool(self.negatives) or self.negative_condition_embeds is not None
+
+    @property
+    def negatives(self) -> dict[str, str]:
+        """Names of the arguments with the negative prompt of each modality."""
+        given = {
+            "text": {"negative_prompt": self.negative_text, "negative_prompt_embeds": self.negative_text_embeds},
+            "video": {"negative_video": self.negative_video},
+            "audio": {"negative_audio": self.negative_audio},
+        }
+        return {
+            modality: name
+            for modality, arguments in given.items()
+            for name, value in arguments.items()
+            if value is not None
+        }
+
+    def for_each_sound(self, negatives: list) -> list:
+        """Return negative prompts, of which there are one or as many as prompts or sounds, one for each sound."""
+        if len(negatives) == 1:
+            return negatives * len(self)
+        return negatives if len(negatives) == len(self) else _repeat(negatives, self.num_waveforms_per_prompt)
 
     @property
     def pictures(self) -> list[tuple[Any, Any]]:
@@ -183,15 +207,29 @@ class Prompts:
         return [name for name, present in given.items() if present]
 
     def select(self, sounds: list[int]) -> "Prompts":
-        """Return the prompts of some sounds, without negative prompts."""
+        """Return the prompts of some sounds. Of the negative ones it keeps only the embeddings."""
         names = ("text", "text_embeds", "video", "image", "audio")
-        return Prompts(**{name: [getattr(self, name)[sound] for sound in sounds] for name in names})
+        negative_embeds = {
+            modality: tuple(
+                None if tensor is None else torch.stack([tensor[sound] for sound in sounds]) for tensor in tensors
+            )
+            for modality, tensors in self.negative_embeds.items()
+        }
+        return Prompts(
+            **{name: [getattr(self, name)[sound] for sound in sounds] for name in names},
+            negative_embeds=negative_embeds,
+        )
 
     def text_or_default(self, sound: int, text: str | None) -> str:
         """Return a text of a sound. Without one a video gets the text of training, everything else the empty text."""
         if text is not None:
             return text
         return "" if self.video[sound] is None and self.image[sound] is None else VIDEO_PROMPT
+
+
+def _repeat(items: list, count: int) -> list:
+    """Repeat each item of a list."""
+    return [item for item in items for _ in range(count)]
 
 
 def broadcast(**batches: list | None) -> dict[str, list]:
