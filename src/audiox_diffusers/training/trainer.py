@@ -354,7 +354,7 @@ class Trainer:
         if accelerator.is_main_process:
             with self._averaged():
                 self.model.eval()
-                loss = self.early_stopping.measure(accelerator.unwrap_model(self.model))
+                loss = self.early_stopping.measure(accelerator.unwrap_model(self.model, keep_torch_compile=False))
                 self.model.train()
                 found[0], found[1] = loss, self.early_stopping.update(loss, self._trained_parameters())
         found = broadcast(found)
@@ -449,7 +449,9 @@ class Trainer:
                     for parameter, best in zip(self._trained_parameters(), self.early_stopping.weights, strict=True):
                         parameter.copy_(best)
             self.model.eval()
-            self.method.export(self.pipe, self.model, accelerator, self.args.output_dir / LOG)
+            # A compiled model has other names for its weights.
+            model = getattr(self.model, "_orig_mod", self.model)
+            self.method.export(self.pipe, model, accelerator, self.args.output_dir / LOG)
         if accelerator.is_main_process and self.args.push_to_hub:
             with warned(f"--push_to_hub failed; the model is in {self.args.output_dir}, try hf upload"):
                 self.method.push_to_hub()

@@ -41,7 +41,15 @@ print(json.dumps(codes))
 @pytest.mark.slow
 def test_losses_are_those_of_a_run_without_signals(small_model, scenes, tmp_path):
     """A checkpoint with averages has six such moments: five files of JSON, and the name of the folder."""
-    options = ["--pretrained_model_name_or_path", small_model, "--dataset", scenes, "--max_train_steps", 6, "--use_ema"]
+    options = [
+        "--pretrained_model_name_or_path",
+        small_model,
+        "--dataset",
+        scenes,
+        "--max_train_steps",
+        6,
+        "--use_ema",
+    ]
     options += ["--dataloader_num_workers", 0, "--shuffle_buffer_size", 4, "--learning_rate", 1e-3]
     options += ["--train_batch_size", 2, "--lr_scheduler", "cosine"]
     signals = [(signal.SIGKILL, 2), (signal.SIGTERM, 1), (signal.SIGKILL, 6), (signal.SIGKILL, 10)]

@@ -90,7 +90,7 @@ class RunState:
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         """Return trained parameters and persistent buffers. Frozen weights are loaded with the pipeline."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         persistent = model.state_dict(keep_vars=True).keys()
         parameters = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
         return {**parameters, **{name: tensor for name, tensor in model.named_buffers() if name in persistent}}
