@@ -126,6 +126,11 @@ class DataArguments(Arguments):
     )
     crop: Literal["random", "start"] = HfArg(default="random", help="Position of the window in a longer record.")
     min_seconds: Positive = HfArg(default=1.0, help="Skip records shorter than this.")
+    keep_silence: bool = HfArg(
+        default=False,
+        help="Train on silent windows too. Otherwise another window of the record is drawn, and a record whose windows"
+        " are all silent is skipped.",
+    )
     shuffle_buffer_size: Count = HfArg(
         default=1000,
         help="Rows to shuffle at a time, or fewer if they hold more than 256 MB of media in each worker. 1 keeps their"
@@ -135,7 +140,7 @@ class DataArguments(Arguments):
     dataloader_num_workers: CountOrZero = HfArg(default=2, help="Decoding processes for each device.")
     cache_latents: Folder | None = HfArg(
         default=None,
-        help="Encode the data once into this folder, and train from there. Reuses an existing cache.",
+        help="Encode whole records once into this folder, and train from there. Continues or reuses an existing cache.",
         metadata={"metavar": "DIR"},
     )
 

@@ -22,16 +22,18 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from tqdm.auto import tqdm
 
 from ..messages import first_line
-from ..pipelines import AudioXPipeline
 from .arguments import TrainingArguments, as_json
 from .config_file import write_config
 from .data.batches import Batch, BatchMaker, Sample
+from .data.cache_settings import cache_settings
+from .data.cache_size import describe_size
 from .data.encoding import ENCODERS, RecordEncoder
-from .data.first_look import check_look, look
-from .data.latent_cache import CacheReader, read_null_embeddings, write_cache
+from .data.first_look import FirstLook, check_look, look
+from .data.latent_cache import LatentCache
 from .data.loading import LoadedBatch, RecordBatches, load_batches
-from .data.records import RecordReader, WindowSpec
+from .data.records import RecordReader
 from .data.sources import MixedDataset
+from .data.windows import WindowSpec
 from .export import check_repository
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
@@ -103,25 +105,27 @@ class Trainer:
         datasets = self.method.open_datasets()
         sources = [dataset.source for dataset in datasets]
         columns = [dataset.columns for dataset in datasets]
-        self._look_at(datasets)
+        looks = self._look_at(datasets)
         tasks = [dataset.options.tasks for dataset in datasets]
         reader = RecordReader(
-            WindowSpec.of(pipe), columns, args.masking(), args.crop, args.min_seconds, args.seed, tasks
+            WindowSpec.of(pipe),
+            columns,
+            args.masking(),
+            args.crop,
+            args.min_seconds,
+            args.seed,
+            tasks,
+            args.keep_silence,
         )
         self.encoder = RecordEncoder(pipe, accelerator.device, args.video_prompt, self.method.encoders)
-        if args.cache_latents is None:
-            null_embeddings = self.encoder.null_embeddings()
-        else:
-            sources = write_cache(
-                args.cache_latents,
-                {**cache_description(args, pipe, datasets), **self.method.cache_description()},
-                sources,
-                reader,
-                self.encoder,
-                args.dataloader_num_workers,
-                accelerator,
-            )
-            reader, null_embeddings = CacheReader(reader), read_null_embeddings(args.cache_latents)
+        null_embeddings = self.encoder.null_embeddings()
+        if args.cache_latents is not None:
+            settings = {**cache_settings(args, pipe, datasets), **self.method.cache_settings()}
+            cache = LatentCache(args.cache_latents, settings, sources, reader, self.encoder)
+            if not cache.complete:
+                accelerator.print(describe_size(args.cache_latents, looks, pipe))
+                cache.build(args.dataloader_num_workers, accelerator)
+            sources, reader = cache.read()
         self.strategy = self.method.build_strategy(pipe, accelerator)
         self.early_stopping = self.method.build_early_stopping(
             pipe, self.encoder, null_embeddings, self.strategy, accelerator.device
@@ -148,12 +152,13 @@ class Trainer:
             args.max_bad_records,
         )
 
-    def _look_at(self, datasets: list[MixedDataset]) -> None:
+    def _look_at(self, datasets: list[MixedDataset]) -> list[FirstLook]:
         """Print what the datasets hold. Raise `ValueError` if that is not what the tasks need."""
-        for dataset in datasets:
-            found = look(dataset, self.args.min_seconds)
+        looks = [look(dataset, self.args.min_seconds) for dataset in datasets]
+        for dataset, found in zip(datasets, looks, strict=True):
             self.accelerator.print(found.table())
             check_look(found, dataset.options.tasks or self.args.masking().task_weights)
+        return looks
 
     def _move_encoders(self, device: torch.device) -> None:
         for name in ENCODERS:
@@ -503,31 +508,6 @@ def build_optimizer(args: TrainingArguments, model: torch.nn.Module, num_process
         weight_decay=args.adam_weight_decay,
         eps=args.adam_epsilon,
     )
-
-
-def cache_description(args: TrainingArguments, pipe: AudioXPipeline, datasets: list[MixedDataset]) -> dict[str, Any]:
-    """Return all settings that decide the contents of a latent cache."""
-    names = (
-        "dataset",
-        "dataset_config_name",
-        "dataset_split",
-        "dataset_revision",
-        "crop",
-        "min_seconds",
-        "video_prompt",
-    )
-    components = [name for name in ENCODERS if getattr(pipe, name) is not None]
-    return {
-        **{name: getattr(args, name) for name in names},
-        # Only random crops depend on the seed.
-        "seed": args.seed if args.crop == "random" else None,
-        "columns": [dataset.source.found for dataset in datasets],
-        "start_offsets": [dataset.options.start_offset for dataset in datasets],
-        "model": args.pretrained_model_name_or_path,
-        "revision": args.revision,
-        "dtypes": {name: str(getattr(pipe, name).dtype) for name in components},
-        "configs": {name: config_of(getattr(pipe, name)) for name in (*components, "conditioner")},
-    }
 
 
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:

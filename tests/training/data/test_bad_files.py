@@ -14,9 +14,10 @@ from PIL import Image
 from small_window import SMALL_WINDOW
 
 from audiox_diffusers.media import save_audio
-from audiox_diffusers.training.data import records
+from audiox_diffusers.training.data import cells
+from audiox_diffusers.training.data.bad_records import BadRecord
 from audiox_diffusers.training.data.masking import MaskingConfig
-from audiox_diffusers.training.data.records import BadRecord, RecordReader
+from audiox_diffusers.training.data.records import RecordReader
 from audiox_diffusers.training.data.streaming import RowKey
 
 COLUMNS = {name: name for name in ("audio", "image", "video", "caption")}
@@ -80,7 +81,7 @@ def test_remote_files_have_a_limit(sound, monkeypatch):
     fsspec.filesystem("memory").pipe("sound.wav", Path(sound).read_bytes())
     row = {"audio": {"path": "memory://sound.wav", "bytes": None}}
     assert read(row, "inpainting").waveform.any()
-    monkeypatch.setattr(records, "MAX_REMOTE_BYTES", 1000)
+    monkeypatch.setattr(cells, "MAX_REMOTE_BYTES", 1000)
     with pytest.raises(BadRecord, match="memory://sound.wav: is larger than 1000 bytes"):
         read(row, "inpainting")
 

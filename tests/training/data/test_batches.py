@@ -6,13 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_pipelines import KINDS, build_kind
 
-from audiox_diffusers import (
-    AudioXConditioner,
-    AudioXMMTransformer2DModel,
-    AudioXPipeline,
-    SynchformerVisionModel,
-)
+from audiox_diffusers import AudioXConditioner
 from audiox_diffusers.media import save_audio, save_video
 from audiox_diffusers.testing import (
     HOP_LENGTH,
@@ -24,65 +20,24 @@ from audiox_diffusers.training.arguments import MaskingConfig
 from audiox_diffusers.training.data.batches import Batch, BatchMaker, Sample
 from audiox_diffusers.training.data.encoding import RecordEncoder
 from audiox_diffusers.training.data.masking import TaskSpec
-from audiox_diffusers.training.data.records import Record, RecordReader, WindowSpec
+from audiox_diffusers.training.data.records import Choice, Record, RecordReader
 from audiox_diffusers.training.data.streaming import RowKey
+from audiox_diffusers.training.data.windows import Crop, WindowSpec
 from audiox_diffusers.training.methods.model import AudioXTrainingModel
 
 VIDEO_PROMPT = "a picture"
 WINDOW = NUM_FRAMES * HOP_LENGTH
 NO_MASKS = MaskingConfig(mask_text_rate=0.0, mask_video_rate=0.0)
-KINDS = ("audio_autoencoder", "audio_autoencoder_v2", "mel_spec")
-
-
-def build(kind: str) -> AudioXPipeline:
-    """Build the small model with this kind of audio prompt. The later kinds have Synchformer, one also has fusion."""
-    pipe = create_small_pipeline()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        if kind != "audio_autoencoder":
-            later = {"audio_type": kind, "num_sync_tokens": 48, "num_audio_tokens": 20, "num_mels": 20}
-            if kind == "audio_autoencoder_v2":
-                later |= {"num_fusion_experts": 2, "num_fusion_heads": 2, "num_fusion_layers": 1}
-                pipe.transformer = AudioXMMTransformer2DModel(
-                    sample_size=NUM_FRAMES,
-                    in_channels=HOP_LENGTH,
-                    num_layers=1,
-                    num_attention_heads=2,
-                    attention_head_dim=16,
-                    cross_attention_input_dim=64,
-                    num_context_tokens=16 + 128 + 20,
-                    time_proj_dim=16,
-                    ff_inner_dim=32,
-                )
-            pipe.conditioner = AudioXConditioner(**{**pipe.conditioner.config, **later})
-            pipe.sync_encoder = SynchformerVisionModel(
-                image_size=8,
-                patch_size=4,
-                num_frames=4,
-                hidden_size=64,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                segment_stride=2,
-            )
-        # Zeros in fresh networks would hide faults.
-        for module in (pipe.conditioner, pipe.transformer, pipe.sync_encoder):
-            for parameter in () if module is None else module.parameters():
-                if parameter.min() == parameter.max():
-                    parameter.data += 0.1 * torch.randn_like(parameter)
-    for component in (pipe.conditioner, pipe.transformer, pipe.sync_encoder):
-        if component is not None:
-            component.eval()
-    return pipe
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def any_encoder(request) -> RecordEncoder:
-    return RecordEncoder(build(request.param), torch.device("cpu"), VIDEO_PROMPT)
+    return RecordEncoder(build_kind(request.param), torch.device("cpu"), VIDEO_PROMPT)
 
 
 @pytest.fixture(scope="module")
 def encoder() -> RecordEncoder:
-    return RecordEncoder(build("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
+    return RecordEncoder(build_kind("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
 
 
 @pytest.fixture(scope="module")
@@ -110,9 +65,20 @@ def read(encoder: RecordEncoder, media: dict[str, str], **chosen) -> list[Sample
         "caption": ["a bell", "it rings", "far away"],
     }
     reader = RecordReader(WindowSpec.of(encoder.pipe), [columns], MaskingConfig(), "start", 1.0, 0)
-    record = reader.read(RowKey(0, 0, 0, 0), row, everything=True)
+    record = read_as(reader, row, task_spec(**chosen))
     (encoded,) = encoder.encode([record])
-    return [Sample(record.key, task_spec(**chosen), encoded, replace(record, task_spec=task_spec(**chosen)))]
+    return [Sample(record.key, record.task_spec, encoded, record)]
+
+
+def read_as(reader: RecordReader, row: dict, spec: TaskSpec) -> Record:
+    """Read a row with this task spec instead of a drawn one."""
+    key = RowKey(0, 0, 0, 0)
+    opened = reader.open(key, row)
+    caption = int(spec.caption * len(opened.facts.captions)) if spec.text else None
+    chosen = Choice(Crop(0, 0), frozenset(), spec, caption)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reader, "choices", lambda *_: [chosen])
+        return reader.read(key, row)
 
 
 def task_spec(**chosen) -> TaskSpec:
@@ -278,7 +244,7 @@ def test_the_silenced_span_of_inpainting(any_encoder, samples):
 
 def test_completion_gets_the_previous_sound(any_encoder, samples):
     batch = row(maker(any_encoder).make([samples["completion"]]), 0)
-    before = samples["completion"].record.previous
+    before = samples["completion"].record.prompt
     if any_encoder.reads_waveforms:
         assert torch.equal(batch["audio_waveform"], before)
     else:
@@ -329,7 +295,7 @@ def test_draws_are_standard_normal_and_independent(encoder, media):
 
 def test_draws_depend_on_the_key_and_the_seed_alone(encoder, media):
     masking = MaskingConfig(mask_text_rate=0.5, mask_video_rate=0.5)
-    (sample,) = read(encoder, media, text=True)
+    (sample,) = read(encoder, media, text=True, audio="previous")
     names = ("latents", "noise", "text_mask", "video_mask")
 
     def draws(sample: Sample, seed: int = 0) -> list[torch.Tensor]:
@@ -365,7 +331,7 @@ def test_an_item_is_the_same_alone_and_in_a_batch(any_encoder, samples):
 
 def test_embeddings_in_half_precision(encoder, media):
     """Frozen encoders may return half precision, while null embeddings are float32."""
-    half = RecordEncoder(build("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
+    half = RecordEncoder(build_kind("audio_autoencoder"), torch.device("cpu"), VIDEO_PROMPT)
     for name in ("text_encoder", "image_encoder"):
         getattr(half.pipe, name).to(torch.bfloat16)
     chosen = ({"video": True}, {"text": True}, {})
@@ -423,16 +389,11 @@ def with_trained(encoder: RecordEncoder, *names: str) -> RecordEncoder:
 
 
 def read_batch(encoder: RecordEncoder, samples: dict[str, Sample]) -> Batch:
-    """Make a batch as in training: records have only the chosen caption, and are encoded by `encoder`."""
+    """Make a batch of the records of some samples, encoded by `encoder`."""
     read = []
     for sample in samples.values():
-        record: Record = sample.record
-        captions = (
-            [record.captions[int(sample.task_spec.caption * len(record.captions))]] if sample.task_spec.text else []
-        )
-        record = replace(record, captions=captions)
-        (encoded,) = encoder.encode([record])
-        read.append(replace(sample, record=record, encoded=encoded))
+        (encoded,) = encoder.encode([sample.record])
+        read.append(replace(sample, encoded=encoded))
     return maker(encoder).make(read)
 
 
@@ -449,12 +410,12 @@ def test_trained_and_frozen_encoders_agree(any_encoder, samples):
 @pytest.mark.parametrize("name, network", [("text_encoder", "encoder"), ("image_encoder", "vision_model")])
 def test_trained_encoders_encode_once(encoder, media, name, network):
     (sample,) = read(encoder, media, text=True, video=True, audio="previous")
-    record = replace(sample.record, captions=["a bell"], image=None)
+    record = sample.record
     trained, calls = with_trained(encoder, name), []
     make = maker(trained).make
     handle = getattr(getattr(encoder.pipe, name), network).register_forward_hook(lambda *_: calls.append(name))
     (encoded,) = trained.encode([record])
-    predict(trained, make([replace(sample, record=record, encoded=encoded)]))
+    predict(trained, make([replace(sample, encoded=encoded)]))
     handle.remove()
     assert len(calls) == 1
 

@@ -280,7 +280,7 @@ def test_prior_data_with_other_dataset_options(train_lora, trainers, scenes, tmp
     train_lora("out", 1, "--dataset", tmp_path / "data.jsonl", *prior, *options)
     reader = iter(trainers[0].records)
     records = [record for _ in range(6) for record in next(reader).records]
-    assert {("caption" in record.available) for record in records if record.key.source == 1} == {True}
+    assert {("caption" in record.choice.available) for record in records if record.key.source == 1} == {True}
     assert {record.key.source for record in records} == {0, 1}
 
 

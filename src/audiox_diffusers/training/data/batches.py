@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from ..arguments import MaskingConfig
 from .encoding import Encoded, NullEmbeddings
@@ -120,7 +121,7 @@ class BatchMaker:
     def _text(self, sample: Sample) -> torch.Tensor:
         task_spec, embeds = sample.task_spec, sample.encoded.text_embeds
         if task_spec.text and embeds is not None:
-            return embeds[int(task_spec.caption * len(embeds))]
+            return F.pad(embeds, (0, 0, 0, self.config.num_text_tokens - len(embeds)))
         return self.null_embeddings.video_text if task_spec.video or task_spec.image else self.null_embeddings.no_text
 
     def _pictures(self, sample: Sample, name: str) -> torch.Tensor:
@@ -140,7 +141,11 @@ class BatchMaker:
             learned = self.config.audio_type == "audio_autoencoder"
             return torch.zeros_like(self.null_embeddings.silence) if learned else self.null_embeddings.silence
         if task_spec.audio == "previous":
-            return encoded.previous_mean + encoded.previous_std * noise.to(encoded.previous_mean.device)
+            # At the start of a record, silence comes before the previous sound.
+            missing = length - encoded.previous_mean.shape[1]
+            noise = noise[:, missing:].to(encoded.previous_mean.device)
+            previous = encoded.previous_mean + encoded.previous_std * noise
+            return torch.cat((self.null_embeddings.silence[:, :missing].to(previous.device), previous), dim=1)
         mean, std = encoded.latent_mean[:, :length], encoded.latent_std[:, :length]
         latents = mean + std * noise.to(mean.device)
         return mask_audio_latents(latents, self.null_embeddings.silence.to(latents.device), task_spec.audio_span)
@@ -150,5 +155,6 @@ class BatchMaker:
         if task_spec.audio is None:
             return torch.zeros_like(encoded.waveform)
         if task_spec.audio == "previous":
-            return encoded.previous_waveform
+            missing = encoded.waveform.shape[1] - encoded.previous_waveform.shape[1]
+            return F.pad(encoded.previous_waveform, (missing, 0))
         return mask_audio_latents(encoded.waveform, torch.zeros_like(encoded.waveform), task_spec.audio_span)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from ...pipelines import AudioXPipeline
-from .records import Pictures, Record
+from .decoding import Pictures
+from .records import Record
+from .windows import WindowSpec
 
 ENCODERS = ("text_encoder", "image_encoder", "sync_encoder", "vae")
 
@@ -16,12 +18,16 @@ class Encoded:
     A record, encoded by the frozen encoders. Absent modalities and those of trained encoders are `None`.
 
     Attributes:
-        latent_mean, latent_std: `[C, N]`, posterior of the waveform. `N` covers a window and an audio prompt.
-        text_embeds: `[captions, num_text_tokens, D]`.
+        latent_mean, latent_std: `[C, N]`, posterior of the window, as part of the whole record. `N` covers a window and
+            an audio prompt.
+        text_embeds: `[T, D]`, of the caption that the task spec chose. `T` is at most `num_text_tokens`; the rest is zero.
         video_embeds, image_embeds: `[num_video_frames, num_frame_tokens, D]`.
         video_sync_embeds, image_sync_embeds: `[num_sync_tokens, D]`.
-        previous_mean, previous_std: `[C, num_audio_latents]`, posterior of the sound before the window.
-        waveform, previous_waveform: `[channels, audio_prompt_samples]`, for models that read a mel spectrogram.
+        previous_mean, previous_std: `[C, P]`, posterior of the sound before the window. `P` is at most
+            `num_audio_latents`, and less near the start of the record.
+        waveform: `[channels, audio_prompt_samples]`, for models that read a mel spectrogram.
+        previous_waveform: `[channels, S]`, the sound before the window, for these models. `S` is at most
+            `audio_prompt_samples`.
     """
 
     latent_mean: torch.Tensor
@@ -74,6 +80,7 @@ class RecordEncoder:
         self.device = device
         self.video_prompt = video_prompt
         self.trained = trained
+        self.spec = WindowSpec.of(pipe)
         self.reads_waveforms = pipe.conditioner.config.audio_type == "mel_spec"
 
     @torch.no_grad()
@@ -88,9 +95,7 @@ class RecordEncoder:
     @torch.no_grad()
     def encode(self, records: list[Record]) -> list[Encoded]:
         """Encode the modalities of each record, except those of trained encoders."""
-        mean, std = self.posterior(torch.stack([record.waveform for record in records]))
-        encoded = [Encoded(*posterior) for posterior in zip(mean, std, strict=True)]
-
+        encoded = self._encode_sounds(records)
         if "text_encoder" not in self.trained:
             self._encode_captions(records, encoded)
         for record, item in zip(records, encoded, strict=True):
@@ -99,26 +104,54 @@ class RecordEncoder:
                     setattr(item, f"{name}_embeds", self.frames(pictures))
                 if pictures is not None and "sync_encoder" not in self.trained:
                     setattr(item, f"{name}_sync_embeds", self.sync_frames(pictures))
-            if record.previous is not None:
-                self._encode_previous(record, item)
+            if record.prompt is not None:
+                self._encode_prompt(record.prompt, item)
+        return encoded
+
+    def _encode_sounds(self, records: list[Record]) -> list[Encoded]:
+        """Encode the windows, and the sound before them where it is the audio prompt."""
+        shapes = {record.sound.shape for record in records}
+        posteriors = {}
+        for shape in shapes:
+            group = [number for number, record in enumerate(records) if record.sound.shape == shape]
+            mean, std = self.posterior(torch.stack([records[number].sound for number in group]))
+            posteriors |= {number: (mean[row], std[row]) for row, number in enumerate(group)}
+        return [self._window(record, *posteriors[number]) for number, record in enumerate(records)]
+
+    def _window(self, record: Record, mean: torch.Tensor, std: torch.Tensor) -> Encoded:
+        """Cut the window out of the posterior of a record's sound."""
+        spec, first = self.spec, record.window[0] // self.spec.hop_length
+        window = slice(first, first + spec.num_latents)
+        encoded = Encoded(mean[:, window], std[:, window])
+        if self.reads_waveforms:
+            encoded.waveform = record.waveform[:, : spec.prompt_samples]
+        if record.task_spec.audio == "previous" and record.prompt is None:
             if self.reads_waveforms:
-                item.waveform = record.waveform[:, : self.pipe.conditioner.config.audio_prompt_samples]
+                begin = record.window[0]
+                encoded.previous_waveform = record.sound[:, max(0, begin - spec.prompt_samples) : begin]
+            else:
+                before = slice(max(0, first - self.pipe.conditioner.config.num_audio_latents), first)
+                encoded.previous_mean, encoded.previous_std = mean[:, before], std[:, before]
         return encoded
 
     def _encode_captions(self, records: list[Record], encoded: list[Encoded]) -> None:
-        texts = [text for record in records for text in record.captions]
-        embeds = iter(self.texts(texts) if texts else ())
-        for record, item in zip(records, encoded, strict=True):
-            if record.captions:
-                item.text_embeds = torch.stack([next(embeds) for _ in record.captions])
+        captioned = [number for number, record in enumerate(records) if record.caption is not None]
+        if captioned:
+            embeds = self.texts([records[number].caption for number in captioned])
+            for number, text_embeds in zip(captioned, embeds, strict=True):
+                encoded[number].text_embeds = text_embeds
 
-    def _encode_previous(self, record: Record, item: Encoded) -> None:
+    def _encode_prompt(self, prompt: torch.Tensor, item: Encoded) -> None:
         if self.reads_waveforms:
-            item.previous_waveform = record.previous
+            item.previous_waveform = prompt
         else:
-            mean, std = self.posterior(record.previous[None])
-            num_latents = self.pipe.conditioner.config.num_audio_latents
-            item.previous_mean, item.previous_std = mean[0, :, :num_latents], std[0, :, :num_latents]
+            item.previous_mean, item.previous_std = self.prompt_latents(prompt)
+
+    def prompt_latents(self, prompt: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation, `[C, num_audio_latents]`, of an audio prompt `[channels, samples]`."""
+        mean, std = self.posterior(prompt[None])
+        num_latents = self.pipe.conditioner.config.num_audio_latents
+        return mean[0, :, :num_latents], std[0, :, :num_latents]
 
     def texts(self, texts: list[str]) -> torch.Tensor:
         """Return text embeddings, `[B, num_text_tokens, D]`."""

@@ -8,7 +8,8 @@ from math import ceil
 from typing import Any
 
 from ...media import media_duration
-from .records import BadRecord, bad_records, check_seconds, find_captions, stored_media
+from .bad_records import BadRecord, bad_records
+from .cells import captions_within, check_seconds, read_captions, stored_media
 from .sources import MixedDataset
 from .streaming import Unreadable
 
@@ -31,6 +32,7 @@ class FirstLook:
         seconds: Total length of the usable ones.
         shares: Number of usable rows that have a modality.
         skipped: Why rows cannot be used, and how many.
+        captions: The different captions of each usable row.
     """
 
     dataset: MixedDataset
@@ -40,6 +42,7 @@ class FirstLook:
     seconds: float = 0.0
     shares: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    captions: list[str] = field(default_factory=list)
 
     @property
     def usable(self) -> int:
@@ -107,12 +110,13 @@ def _count(found: FirstLook, row: Mapping[str, Any], min_seconds: float) -> None
         raise BadRecord(OUTSIDE)
     if last - first < min_seconds:
         raise BadRecord(f"is shorter than --min_seconds {min_seconds:g}")
-    captions = find_captions(row.get("caption"), first, last)
+    captions = read_captions(row.get("caption"))
+    found.captions += dict.fromkeys(caption.text for caption in captions)
     found.seconds += last - first
     found.shares.update(name for name, value in media.items() if value is not None)
     # The sound track of a video is the target where there is no audio.
     found.shares["audio"] += media["audio"] is None
-    found.shares["caption"] += bool(captions)
+    found.shares["caption"] += bool(captions_within(captions, first, last))
     found.shares["text task"] += row.get("task") in (None, *TEXT_TASKS)
 
 

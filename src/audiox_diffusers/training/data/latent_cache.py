@@ -1,242 +1,155 @@
 """
-A cache of latents and embeddings in Parquet files.
+A cache of whole records, as latents and embeddings.
 
-A cache has the shards and rows of its source, bad records included, so a run draws the same with and without a cache.
+Windows are cut out of it when it is read, so that random crops stay random, and a run gets the same crops, tasks and
+masks with and without a cache. Layout of the folder:
+
+    cache.json                                      version, settings that decide the contents, whether it is complete
+    source-000/shard-00000-row-000000016.json       index of a part: 16 rows of a shard of a dataset
+    source-000/shard-00000-row-000000016-000.safetensors    their tensors, in files of about 64 MB
+
+An index has an entry for each row of the dataset, bad ones included. It holds the duration, captions and task of the
+row, or why it cannot be used, and for each tensor the files of its chunks, which are about as long as a window:
+
+    latents       [N, 2 * C]                   mean and standard deviation of the VAE's posterior, frame by frame
+    peaks         [N]                          loudest sample of each latent frame, to find silent windows
+    waveform      [samples, channels]          for models that read a mel spectrogram
+    frames, lit   [T, num_frame_tokens, D], [T]    image embeddings of the video at the model's frame rate; not black
+    sync          [S, tokens, D]               segments of Synchformer; the last one repeats
+    image, image_sync, audio_prompt            as for a single window
+    text          [tokens, D]                  each caption, as a chunk without padding
+
+Records are encoded in pieces with as much sound around them as the VAE's receptive field covers, so their latents are
+those of the whole record up to rounding. A part's index is written last and every file appears only when it is complete.
+So a build can be killed at any time, and the next one continues it.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import count, islice
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from accelerate import Accelerator
-from safetensors.torch import load, load_file, save, save_file
-from torch.utils.data import IterableDataset, get_worker_info
 from tqdm.auto import tqdm
 
 from ...atomic import replacing
-from ...messages import first_line
-from ..arguments import MaskingConfig
-from .batches import Sample
-from .encoding import Encoded, NullEmbeddings, RecordEncoder
+from ..run.lock import locked
+from .cache_files import PartWriter
+from .cache_pieces import PartPieces
+from .cache_reading import CacheReader, CacheSource
+from .cache_settings import check_settings
+from .cache_writing import write_piece
+from .encoding import RecordEncoder
 from .loading import load_batches
-from .records import BadRecord, Record, RecordReader, bad_records, needs
-from .streaming import Row, RowKey, RowSource, Unreadable, read_shard
+from .records import RecordReader
+from .streaming import RowSource
 
-# Rows of a file: about 60 MB with a released model.
-ROWS = 16
 DESCRIPTION = "cache.json"
-NULL_EMBEDDINGS = "absent.safetensors"
-# Tensors in safetensors format, what to draw a task spec from, why the row cannot be used, why parts of it cannot.
-SCHEMA = pa.schema(
-    [
-        ("tensors", pa.binary()),
-        ("available", pa.list_(pa.string())),
-        ("task", pa.string()),
-        ("error", pa.string()),
-        ("broken", pa.map_(pa.string(), pa.string())),
-    ]
-)
-
-
-def part_path(folder: Path, source: int, shard: int, first_row: int) -> Path:
-    """Return the path of the file that starts at row `first_row`."""
-    return folder / f"source-{source:03}" / f"shard-{shard:05}-row-{first_row:09}.parquet"
+VERSION = 2
+# A process that has built its share writes this file.
+BUILT = ".built-{}"
 
 
 @dataclass
-class CacheSource:
-    """Rows of a complete cache, for one of its sources."""
-
-    folder: Path
-    source: int
-    name: str
-    num_shards: int
-
-    def rows(self, shard: int, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield the rows of one shard, starting at row `start`."""
-        first = start - start % ROWS
-        while (path := part_path(self.folder, self.source, shard, first)).exists():
-            yield from pq.read_table(path).to_pylist()[max(0, start - first) :]
-            first += ROWS
-
-
-class CacheReader:
-    """Converts rows of a cache to samples, with task specs that `reader` draws."""
-
-    def __init__(self, reader: RecordReader):
-        self.reader = reader
-
-    def read(self, key: RowKey, row: Row) -> Sample:
-        """Raise `BadRecord` if the row was a bad record, or has no task that can be trained."""
-        if isinstance(row, Unreadable):
-            raise BadRecord(row.reason)
-        if row["error"] is not None:
-            raise BadRecord(row["error"])
-        task_spec = self.reader.task_spec(key, frozenset(row["available"]), row["task"])
-        for name, reason in row["broken"]:
-            if name in needs(task_spec):
-                raise BadRecord(reason)
-        with bad_records():
-            return Sample(key, task_spec, Encoded(**load(row["tensors"])))
-
-
-def read_null_embeddings(folder: Path) -> NullEmbeddings:
-    """Return the null embeddings of a cache."""
-    return NullEmbeddings(**load_file(folder / NULL_EMBEDDINGS))
-
-
-def write_cache(
-    folder: Path,
-    description: dict[str, Any],
-    sources: list[RowSource],
-    reader: RecordReader,
-    encoder: RecordEncoder,
-    num_workers: int,
-    accelerator: Accelerator,
-) -> list[CacheSource]:
+class LatentCache:
     """
-    Encode all rows of the sources into a cache. Use a complete cache as it is, and complete an unfinished one.
-
-    Files appear only when they are complete. The processes divide them among themselves.
+    A cache, built or to be built.
 
     Args:
-        folder: Folder of the cache.
-        description: Everything that determines the contents of the cache, as JSON values.
+        folder: Its folder.
+        settings: Everything that decides its contents, see [`cache_settings`].
         sources: Datasets to encode.
         reader, encoder: Decode and encode the rows.
-        num_workers: Number of processes that decode.
-        accelerator: Accelerator of the run.
-
-    Returns:
-        A source of cached rows for each of `sources`.
 
     Raises:
-        ValueError: The folder holds a cache with another description.
+        ValueError: The folder holds a cache with other settings, or of an earlier version.
     """
-    description = {**description, "num_shards": [source.num_shards for source in sources]}
-    path = folder / DESCRIPTION
-    existing = json.loads(path.read_text()) if path.exists() else None
-    if existing is not None:
-        _check_description(folder, existing["of"], description)
-    if existing is None or not existing["complete"]:
-        if accelerator.is_main_process:
-            for number in range(len(sources)):
-                (folder / f"source-{number:03}").mkdir(parents=True, exist_ok=True)
-            _write_description(path, description, complete=False)
-            with replacing(folder / NULL_EMBEDDINGS) as temporary:
-                save_file(
-                    {name: value.cpu().contiguous() for name, value in vars(encoder.null_embeddings()).items()},
-                    temporary,
-                )
-        accelerator.wait_for_everyone()
-        _write_parts(folder, sources, reader, encoder, num_workers, accelerator)
-        accelerator.wait_for_everyone()
-        if accelerator.is_main_process:
-            _write_description(path, description, complete=True)
-        accelerator.wait_for_everyone()
-    return [CacheSource(folder, number, source.name, source.num_shards) for number, source in enumerate(sources)]
 
+    folder: Path
+    settings: dict[str, Any]
+    sources: list[RowSource]
+    reader: RecordReader
+    encoder: RecordEncoder
 
-def _check_description(folder: Path, existing: dict[str, Any], wanted: dict[str, Any]) -> None:
-    changed = [
-        f"{name} was {existing.get(name)!r} and is {wanted.get(name)!r}"
-        for name in {**existing, **wanted}
-        if existing.get(name) != wanted.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            f"--cache_latents {folder} has a cache of another run ({'; '.join(changed)}); choose another folder."
-        )
-
-
-def _write_description(path: Path, description: dict[str, Any], complete: bool) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"of": description, "complete": complete}, indent=1))
-
-
-@dataclass
-class Part:
-    """Decoded rows of one file: records, or why a row cannot be used."""
-
-    path: Path
-    rows: list[Record | str]
-
-
-class Parts(IterableDataset):
-    """The missing parts that are assigned to this process and worker."""
-
-    def __init__(self, folder: Path, sources: list[RowSource], reader: RecordReader, process: int, num_processes: int):
-        self.folder = folder
-        self.sources = sources
-        # All tasks, because other runs may use the cache with other tasks than this one.
-        self.reader = replace(reader, masking=MaskingConfig())
-        self.process, self.num_processes = process, num_processes
-
-    def __iter__(self) -> Iterator[Part]:
-        info = get_worker_info()
-        worker, num_workers = (0, 1) if info is None else (info.id, info.num_workers)
-        turn, turns = worker * self.num_processes + self.process, num_workers * self.num_processes
-        for number, (source, shard, first, rows) in enumerate(self._parts()):
-            path = part_path(self.folder, source, shard, first)
-            if number % turns == turn and not path.exists():
-                yield Part(
-                    path, [self._read(RowKey(source, 0, shard, row), values) for row, values in enumerate(rows, first)]
-                )
-
-    def _parts(self) -> Iterator[tuple[int, int, int, list[Row]]]:
-        """Yield source, shard, first row and rows of every part."""
-        for number, source in enumerate(self.sources):
-            for shard in range(source.num_shards):
-                rows = read_shard(source, shard)
-                for first in count(step=ROWS):
-                    part = list(islice(rows, ROWS))
-                    if not part:
-                        break
-                    yield number, shard, first, part
-
-    def _read(self, key: RowKey, row: Row) -> Record | str:
+    def __post_init__(self) -> None:
+        path = self.folder / DESCRIPTION
+        self.complete = False
+        if not path.exists():
+            return
         try:
-            return self.reader.read(key, row, everything=True)
-        except BadRecord as error:
-            return first_line(error)
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found.get("version") != VERSION:
+                raise ValueError(
+                    f"--cache_latents {self.folder} has a cache of another version of audiox-diffusers; choose another"
+                    " folder, or delete this one"
+                )
+            settings, complete = found["settings"], found["complete"]
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError):
+            raise ValueError(
+                f"--cache_latents {self.folder}: {DESCRIPTION} is damaged; choose another folder, or delete this one"
+            ) from None
+        check_settings(self.folder, settings, self.settings)
+        self.complete = complete
 
+    def read(self) -> tuple[list[CacheSource], CacheReader]:
+        """Return a source of cached rows for each dataset, and their reader."""
+        sources = [
+            CacheSource(self.folder, number, source.name, source.num_shards)
+            for number, source in enumerate(self.sources)
+        ]
+        return sources, CacheReader(self.reader, self.encoder)
 
-def _write_parts(
-    folder: Path,
-    sources: list[RowSource],
-    reader: RecordReader,
-    encoder: RecordEncoder,
-    num_workers: int,
-    accelerator: Accelerator,
-) -> None:
-    parts = Parts(folder, sources, reader, accelerator.process_index, accelerator.num_processes)
-    with tqdm(desc="encoding", unit="record", disable=not accelerator.is_local_main_process) as progress:
-        for part in load_batches(parts, num_workers):
-            rows = []
-            for row in part.rows:
-                rows.append(_error_row(row) if isinstance(row, str) else _encoded_row(row, encoder))
-                progress.update()
-            with replacing(part.path) as temporary:
-                pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary)
+    def build(self, num_workers: int, accelerator: Accelerator) -> None:
+        """
+        Encode all rows, or those that an interrupted build left. The processes divide the shards among themselves.
 
+        Args:
+            num_workers: Number of processes that decode, for each process of the run.
+            accelerator: Accelerator of the run. All its processes call this, and see the same folder.
 
-def _error_row(reason: str) -> dict[str, Any]:
-    return {"tensors": b"", "available": [], "task": None, "error": reason, "broken": {}}
+        Raises:
+            ValueError: Another run is building this cache.
+        """
+        if accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.folder, "--cache_latents"):
+                for left in self.folder.rglob(".*"):  # of a build that was killed
+                    left.unlink()
+                for number in range(len(self.sources)):
+                    (self.folder / f"source-{number:03}").mkdir(exist_ok=True)
+                self._describe(complete=False)
+                accelerator.wait_for_everyone()
+                self._build_share(num_workers, accelerator)
+                self._describe(complete=True)
+                for process in range(accelerator.num_processes):
+                    (self.folder / BUILT.format(process)).unlink()
+        else:
+            accelerator.wait_for_everyone()
+            self._build_share(num_workers, accelerator)
+        accelerator.wait_for_everyone()
+        self.complete = True
 
+    def _build_share(self, num_workers: int, accelerator: Accelerator) -> None:
+        process, num_processes = accelerator.process_index, accelerator.num_processes
+        pieces = PartPieces(self.folder, self.sources, self.reader, process, num_processes)
+        parts: dict[Path, PartWriter] = {}
+        with tqdm(desc="encoding", unit="record", disable=not accelerator.is_local_main_process) as progress:
+            for piece in load_batches(pieces, num_workers):
+                if piece.kind == "end":
+                    writer = parts.pop(piece.part)
+                    writer.finish()
+                    progress.update(len(writer.entries))
+                else:
+                    writer = parts.setdefault(piece.part, PartWriter(piece.part))
+                    write_piece(piece, writer, self.encoder)
+        (self.folder / BUILT.format(process)).touch()
+        # Not a collective operation, which times out if another process has much more to encode.
+        while not all((self.folder / BUILT.format(other)).exists() for other in range(num_processes)):
+            time.sleep(0.2)
+        accelerator.wait_for_everyone()
 
-def _encoded_row(record: Record, encoder: RecordEncoder) -> dict[str, Any]:
-    # One record at a time keeps the memory that of one window.
-    (encoded,) = encoder.encode([record])
-    tensors = {name: value.cpu().contiguous() for name, value in encoded.tensors().items()}
-    return {
-        "tensors": save(tensors),
-        "available": sorted(record.available),
-        "task": record.task,
-        "error": None,
-        "broken": record.broken,
-    }
+    def _describe(self, complete: bool) -> None:
+        value = {"version": VERSION, "settings": self.settings, "complete": complete}
+        with replacing(self.folder / DESCRIPTION) as temporary:
+            temporary.write_text(json.dumps(value, indent=1), encoding="utf-8")

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from .records import BadRecord, Record
+from .bad_records import BadRecord
+from .records import Record
 from .streaming import MixedRowStream, Row, RowKey, RowSource, RowStream
 
 

@@ -1,105 +1,74 @@
 """Rows of a dataset, decoded into windows: sound, frames and captions of the same seconds."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any, NamedTuple
 
-import fsspec
 import torch
-import torch.nn.functional as F
 
-from ...media import FrameSpec, MediaBytes, load_audio, load_frames, load_image, media_duration, resize_frames
-from ...messages import first_line
-from ...pipelines import AudioXPipeline
+from ...media import media_duration
 from ..arguments import MaskingConfig
+from .bad_records import BadRecord, bad_records
+from .cells import Caption, Media, captions_within, check_seconds, read_captions, stored_media
+from .decoding import (
+    Pictures,
+    RecordSound,
+    check_not_black,
+    decode_image,
+    decode_prompt,
+    decode_video,
+    is_silent,
+)
 from .masking import TaskSpec, draw_task_spec
 from .seeds import generator_for
 from .streaming import Row, RowKey, Unreadable
-
-# Peaks below -60 dB of full scale count as silence.
-SILENCE = 1e-3
-
-# Largest remote file, which is read into memory.
-MAX_REMOTE_BYTES = 2**30
-
-Media = str | MediaBytes
-
-
-class BadRecord(ValueError):
-    """A row that cannot be trained on. The message says why."""
-
-
-@contextmanager
-def bad_records() -> Iterator[None]:
-    """Raise every error inside as a `BadRecord`: decoders raise errors of any type for a damaged file."""
-    try:
-        yield
-    except BadRecord:
-        raise
-    except Exception as error:
-        raise BadRecord(first_line(error)) from error
+from .windows import Crop, WindowSpec, draw_crops
 
 
 @dataclass(frozen=True)
-class WindowSpec:
+class Facts:
     """
-    The part of a record that a model sees.
+    What decides how a row is used, known without decoding it.
 
     Attributes:
-        sampling_rate, channels: Format of the waveform; the rate in Hz.
-        num_samples: Samples to encode. They cover a window of latents and an audio prompt.
-        prompt_samples: Samples of an audio prompt.
-        seconds: Duration of a window of latents.
-        video_fps, num_frames, frame_size: Frames for the image encoder; the size in pixels.
-        sync_fps, num_sync_frames, sync_size: Frames for Synchformer; 0 for models without it.
+        start, seconds: The record as a part of its file, in seconds.
+        captions: All captions of the row.
+        media: Those of `"video"`, `"image"` and `"audio_prompt"` that the row has.
+        task: Task that the row names.
     """
 
-    sampling_rate: int
-    channels: int
-    num_samples: int
-    prompt_samples: int
+    start: float
     seconds: float
-    video_fps: float
-    num_frames: int
-    frame_size: int
-    sync_fps: float
-    num_sync_frames: int
-    sync_size: int
-
-    @classmethod
-    def of(cls, pipe: AudioXPipeline) -> "WindowSpec":
-        """Return the window of a pipeline's models."""
-        vae, conditioner = pipe.vae.config, pipe.conditioner.config
-        sync = None if pipe.sync_encoder is None else pipe.sync_encoder.config
-        return cls(
-            sampling_rate=vae.sampling_rate,
-            channels=vae.audio_channels,
-            num_samples=max(pipe.window_samples, conditioner.audio_prompt_samples),
-            prompt_samples=conditioner.audio_prompt_samples,
-            seconds=pipe.window_samples / vae.sampling_rate,
-            video_fps=conditioner.video_fps,
-            num_frames=conditioner.num_video_frames,
-            frame_size=pipe.image_encoder.config.image_size,
-            sync_fps=0.0 if sync is None else sync.video_fps,
-            num_sync_frames=0 if sync is None else pipe.num_sync_frames,
-            sync_size=0 if sync is None else sync.image_size,
-        )
+    captions: list[Caption]
+    media: frozenset[str]
+    task: str | None
 
 
-@dataclass
-class Pictures:
+class Choice(NamedTuple):
     """
-    Decoded frames of a video, or a still image as one frame.
+    A window of a record, and what to train it on.
 
     Attributes:
-        frames: For the image encoder, uint8 `[T, 3, S, S]`.
-        sync_frames: For Synchformer, uint8 `[T, 3, S, S]`; `None` for models without it.
+        crop: Position of the window.
+        available: Modalities of the window, see [`draw_task_spec`].
+        task_spec: What to train it on.
+        caption: Number of the caption to use, if the task spec uses one.
     """
 
-    frames: torch.Tensor
-    sync_frames: torch.Tensor | None
+    crop: Crop
+    available: frozenset[str]
+    task_spec: TaskSpec
+    caption: int | None
+
+
+@dataclass(frozen=True)
+class OpenRow:
+    """A row whose cells were checked."""
+
+    facts: Facts
+    sound: RecordSound
+    media: dict[str, Media]
 
 
 @dataclass
@@ -109,26 +78,32 @@ class Record:
 
     Attributes:
         key: Key of the row.
-        task_spec: What the record is trained on.
-        available: Modalities of the row, see [`draw_task_spec`].
-        task: Task that the row names.
-        waveform: `[channels, num_samples]`, padded with silence.
-        captions: Captions of the window, or the one that the task spec chose.
+        choice: The window, and what to train it on.
+        sound: `[channels, samples]`, the window with the sound around it that its latents depend on. For an audio prompt
+            of the sound before the window, that sound too.
+        window: First and last sample of the window in `sound`.
+        caption: The caption that the task spec chose.
         video, image: Pictures, if the task spec needs them.
-        previous: `[channels, prompt_samples]`, the sound before the window.
-        broken: Modalities that could not be decoded, and why.
+        prompt: `[channels, prompt_samples]`, the row's own audio prompt, if the task spec needs it.
     """
 
     key: RowKey
-    task_spec: TaskSpec
-    available: frozenset[str]
-    task: str | None
-    waveform: torch.Tensor
-    captions: list[str] = field(default_factory=list)
+    choice: Choice
+    sound: torch.Tensor
+    window: tuple[int, int]
+    caption: str | None = None
     video: Pictures | None = None
     image: Pictures | None = None
-    previous: torch.Tensor | None = None
-    broken: dict[str, str] = field(default_factory=dict)
+    prompt: torch.Tensor | None = None
+
+    @property
+    def task_spec(self) -> TaskSpec:
+        return self.choice.task_spec
+
+    @property
+    def waveform(self) -> torch.Tensor:
+        """The window, `[channels, num_samples]`, padded with silence."""
+        return self.sound[:, slice(*self.window)]
 
 
 @dataclass
@@ -142,8 +117,10 @@ class RecordReader:
             `json.caption`.
         masking: How tasks are drawn.
         tasks: For each dataset, weights of its tasks instead of those of `masking`, or `None`. Empty for none.
-        crop: Where the window lies in a longer record: `"random"`, different in every epoch, or `"start"`.
+        crop: Where the window lies in a longer record: `"random"`, different in every epoch, or `"start"`. A silent
+            random window is drawn again, up to `CROPS` times.
         min_seconds: Shorter records are bad records.
+        keep_silence: Whether silent windows are used. Otherwise they are bad records.
         seed: Seed of the crops and task specs.
     """
 
@@ -154,69 +131,109 @@ class RecordReader:
     min_seconds: float
     seed: int
     tasks: Sequence[Mapping[str, float] | None] = ()
+    keep_silence: bool = False
 
-    def read(self, key: RowKey, row: Row, everything: bool = False) -> Record:
+    def read(self, key: RowKey, row: Row) -> Record:
         """
-        Decode what the row's task spec needs, or with `everything` all that any task spec may need.
+        Decode what the row's task spec needs.
 
         Raises:
             BadRecord: The row cannot be trained on.
         """
+        with bad_records():
+            return self._read(key, self.open(key, row))
+
+    def open(self, key: RowKey, row: Row) -> OpenRow:
+        """
+        Check the cells of a row, without decoding its media.
+
+        Raises:
+            BadRecord: A cell is wrong, or there is no sound.
+        """
         if isinstance(row, Unreadable):
             raise BadRecord(row.reason)
         with bad_records():
-            return self._read(key, self._rename(key.source, row), everything)
+            row = self._rename(key.source, row)
+            cells = {name: stored_media(row.get(name), name) for name in ("video", "image", "audio_prompt")}
+            media = {name: cell for name, cell in cells.items() if cell is not None}
+            source = stored_media(row.get("audio"), "audio") or media.get("video")
+            if source is None:
+                raise BadRecord("has neither audio nor video")
+            duration = media_duration(source)
+            start = check_seconds(row.get("start"), "start", 0.0)
+            seconds = min(check_seconds(row.get("end"), "end", duration), duration) - start
+            captions = read_captions(row.get("caption"))
+            task = row.get("task")
+            facts = Facts(start, seconds, captions, frozenset(media), None if task is None else str(task))
+            sound = RecordSound(source, start, seconds, self.spec.sampling_rate, self.spec.channels)
+            return OpenRow(facts, sound, media)
 
-    def _read(self, key: RowKey, row: Mapping[str, Any], everything: bool) -> Record:
-        video, image, prompt = (stored_media(row.get(name), name) for name in ("video", "image", "audio_prompt"))
-        sound = stored_media(row.get("audio"), "audio") or video
-        if sound is None:
-            raise BadRecord("has neither audio nor video")
-        first, last = self._segment(row, sound)
-        offset = self._offset(key, first, last)
-        seconds = min(self.spec.num_samples / self.spec.sampling_rate, last - offset)
+    def choices(self, key: RowKey, facts: Facts) -> Iterator[Choice]:
+        """
+        Draw windows of a record, the next one if the one before is silent.
 
-        captions = find_captions(row.get("caption"), offset, offset + seconds)
-        given = {
-            "caption": bool(captions),
-            "video": video is not None,
-            "image": image is not None,
-            "previous": prompt is not None or offset - first >= self.min_seconds,
-        }
-        available = frozenset(name for name in given if given[name])
-        task = row.get("task")
-        task_spec = self.task_spec(key, available, task)
+        Raises:
+            BadRecord: The record is too short, or has no task that can be trained.
+        """
+        if facts.seconds < self.min_seconds:
+            raise BadRecord(f"is too short: {max(0.0, facts.seconds):.2f} s, needs {self.min_seconds:g} s")
+        spec, generator = self.spec, generator_for(self.seed, "crop", *key)
+        for crop in draw_crops(spec, facts.seconds, "video" in facts.media, self.crop == "random", generator):
+            past = crop.frame * spec.hop_length / spec.sampling_rate
+            end = facts.start + min(past + spec.num_samples / spec.sampling_rate, facts.seconds)
+            captions = captions_within(facts.captions, facts.start + past, end)
+            given = {
+                "caption": bool(captions),
+                "video": "video" in facts.media,
+                "image": "image" in facts.media,
+                "previous": "audio_prompt" in facts.media or past >= self.min_seconds,
+            }
+            available = frozenset(name for name in given if given[name])
+            task_spec = self._task_spec(key, available, facts.task)
+            caption = captions[int(task_spec.caption * len(captions))] if task_spec.text else None
+            yield Choice(crop, available, task_spec, caption)
 
-        waveform = self._sound(sound, offset, seconds, self.spec.num_samples)
-        if waveform.abs().max() < SILENCE:
-            raise BadRecord("is silent")
-        record = Record(key, task_spec, available, task, waveform)
-        if everything:
-            record.captions = captions
-        elif task_spec.text:
-            record.captions = [captions[int(task_spec.caption * len(captions))]]
-        decoders = {
-            "video": lambda: self._frames(video, offset),
-            "image": lambda: self._picture(image),
-            "previous": lambda: self._previous(sound, prompt, first, offset),
-        }
-        wanted = available if everything else needs(task_spec)
-        for name in sorted(decoders.keys() & wanted):
-            try:
-                with bad_records():
-                    setattr(record, name, decoders[name]())
-            except BadRecord as error:
-                if not everything:
-                    raise
-                record.broken[name] = first_line(error)
-        return record
-
-    def task_spec(self, key: RowKey, available: frozenset[str], task: Any = None) -> TaskSpec:
-        """Draw the task spec of a row. Raise `BadRecord` if there is none for `available` or `task`."""
+    def _task_spec(self, key: RowKey, available: frozenset[str], task: Any) -> TaskSpec:
         own = self.tasks[key.source] if self.tasks else None
         masking = self.masking if own is None else replace(self.masking, task_weights=dict(own))
         with bad_records():
             return draw_task_spec(masking, available, generator_for(self.seed, "plan", *key), task)
+
+    def _read(self, key: RowKey, row: OpenRow) -> Record:
+        for choice in self.choices(key, row.facts):
+            record = self._sound(key, row, choice)
+            if self.keep_silence or not is_silent(record.waveform.abs().max()):
+                break
+        else:
+            raise BadRecord("is silent")
+        if choice.caption is not None:
+            record.caption = row.facts.captions[choice.caption].text
+        for name in sorted(needs(choice.task_spec)):
+            self._decode(record, row, name)
+        return record
+
+    def _sound(self, key: RowKey, row: OpenRow, choice: Choice) -> Record:
+        """Decode the window and the sound around it."""
+        spec, frame = self.spec, choice.crop.frame
+        before = spec.context_frames
+        if choice.task_spec.audio == "previous" and "audio_prompt" not in row.media:
+            before += ceil(spec.prompt_samples / spec.hop_length)
+        first = max(0, frame - before) * spec.hop_length
+        begin = frame * spec.hop_length
+        end = begin + spec.num_samples
+        stop = min(end + spec.context_frames * spec.hop_length, spec.encoded_samples(row.facts.seconds))
+        return Record(key, choice, row.sound.read(first, stop), (begin - first, end - first))
+
+    def _decode(self, record: Record, row: OpenRow, name: str) -> None:
+        spec = self.spec
+        if name == "video":
+            start = row.facts.start + float(record.choice.crop.picture * spec.picture_period)
+            record.video = decode_video(row.media["video"], spec, start, spec.num_frames, spec.num_sync_frames)
+            check_not_black(record.video.frames.flatten(1).any(1))
+        elif name == "image":
+            record.image = decode_image(row.media["image"], spec)
+        elif "audio_prompt" in row.media:
+            record.prompt = decode_prompt(row.media["audio_prompt"], spec)
 
     def _rename(self, source: int, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values of the row under the names of `COLUMNS`."""
@@ -228,135 +245,8 @@ class RecordReader:
             named[name] = value
         return named
 
-    def _segment(self, row: Mapping[str, Any], sound: Media) -> tuple[float, float]:
-        """Return start and end of the record in seconds of its file."""
-        duration = media_duration(sound)
-        first = check_seconds(row.get("start"), "start", 0.0)
-        last = min(check_seconds(row.get("end"), "end", duration), duration)
-        if last - first < self.min_seconds:
-            raise BadRecord(f"is too short: {max(0.0, last - first):.2f} s, needs {self.min_seconds:g} s")
-        return first, last
-
-    def _offset(self, key: RowKey, first: float, last: float) -> float:
-        spare = last - first - self.spec.seconds
-        if self.crop == "start" or spare <= 0:
-            return first
-        return first + spare * torch.rand((), generator=generator_for(self.seed, "crop", *key)).item()
-
-    def _sound(self, sound: Media, start: float, seconds: float, num_samples: int) -> torch.Tensor:
-        rate, channels = self.spec.sampling_rate, self.spec.channels
-        waveform, _ = load_audio(sound, rate, channels, start=start, duration=seconds)
-        if not torch.isfinite(waveform).all():
-            raise BadRecord("holds NaN or infinite samples")
-        waveform = waveform[:, :num_samples]
-        return F.pad(waveform, (0, num_samples - waveform.shape[1]))
-
-    def _previous(self, sound: Media, prompt: Media | None, first: float, offset: float) -> torch.Tensor:
-        """Return the row's audio prompt, or else the sound before the window, aligned to the end of the prompt."""
-        length = self.spec.prompt_samples / self.spec.sampling_rate
-        if prompt is not None:
-            return self._sound(prompt, 0.0, length, self.spec.prompt_samples)
-        start = max(first, offset - length)
-        waveform = self._sound(sound, start, offset - start, self.spec.prompt_samples)
-        return waveform.roll(self.spec.prompt_samples - round((offset - start) * self.spec.sampling_rate), dims=1)
-
-    def _frames(self, video: Media, start: float) -> Pictures:
-        spec = self.spec
-        wanted = [FrameSpec(spec.video_fps, spec.num_frames, (spec.frame_size,) * 2)]
-        if spec.num_sync_frames:
-            wanted.append(FrameSpec(spec.sync_fps, spec.num_sync_frames, (spec.sync_size,) * 2, "crop"))
-        frames, *sync_frames = load_frames(video, wanted, start)
-        if not frames.any():
-            raise BadRecord("its video is black throughout")
-        return Pictures(frames, *(sync_frames or [None]))
-
-    def _picture(self, image: Media) -> Pictures:
-        spec, picture = self.spec, load_image(image)[None]
-        frames = as_bytes(resize_frames(picture, (spec.frame_size,) * 2))
-        sync_frames = None
-        if spec.num_sync_frames:
-            sync_frames = as_bytes(resize_frames(picture, (spec.sync_size,) * 2, "crop"))
-        return Pictures(frames, sync_frames)
-
-
-def stored_media(value: Any, name: str) -> Media | None:
-    """
-    Convert a cell of a dataset to a source for the readers of `audiox_diffusers.media`.
-
-    Args:
-        value: A path, the bytes of a file, `{"path": ..., "bytes": ...}`, or `None`.
-        name: Name of the column.
-
-    Raises:
-        BadRecord: `value` is none of these, or a remote file that cannot be read.
-    """
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, bytes):
-        return MediaBytes(value, name)
-    if not isinstance(value, Mapping) or not {"bytes", "path"} & set(value):
-        raise BadRecord(f"`{name}` must be a path or bytes, got {type(value).__name__}")
-    path, data = value.get("path"), value.get("bytes")
-    if not isinstance(path, str | None) or not isinstance(data, bytes | None):
-        raise BadRecord(f"`{name}` must have a path that is text or bytes, got {type(path or data).__name__}")
-    if data is None and path is not None and "://" in path:
-        try:
-            with fsspec.open(path, "rb") as file:
-                data = file.read(MAX_REMOTE_BYTES + 1)
-        except Exception as error:  # the type depends on the file system
-            raise BadRecord(f"{path}: cannot be read ({type(error).__name__}: {first_line(error)})") from error
-        if len(data) > MAX_REMOTE_BYTES:
-            raise BadRecord(f"{path}: is larger than {MAX_REMOTE_BYTES} bytes")
-    return path if data is None else MediaBytes(data, path or name)
-
-
-def find_captions(value: Any, start: float, end: float) -> list[str]:
-    """
-    Return the captions of a window.
-
-    Args:
-        value: A caption, a list of them, or `None`. A caption is text, or `{"start": ..., "end": ..., "caption": ...}`.
-        start, end: Seconds of the window. Captions of other seconds are left out.
-
-    Raises:
-        BadRecord: A caption is not text, or its seconds are not numbers.
-    """
-    captions = []
-    for item in value if isinstance(value, list) else [value]:
-        if isinstance(item, Mapping):
-            if check_seconds(item.get("start"), "caption.start", 0.0) >= end:
-                continue
-            if check_seconds(item.get("end"), "caption.end", end) <= start:
-                continue
-            item = item.get("caption")
-        if item is None:
-            continue
-        if not isinstance(item, str):
-            raise BadRecord(f"`caption` must be text, got {type(item).__name__}: {item!r}")
-        try:
-            item.encode()
-        except UnicodeEncodeError:
-            raise BadRecord(f"`caption` must be valid Unicode, got {item!r}") from None
-        if item.strip():
-            captions.append(item)
-    return captions
-
-
-def check_seconds(value: Any, name: str, default: float) -> float:
-    """Return `value` as seconds, `default` for `None`. Raise `BadRecord` naming the column if it is not a number."""
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise BadRecord(f"`{name}` must be seconds, 0 or more, got {value!r}")
-    return float(value)
-
 
 def needs(task_spec: TaskSpec) -> set[str]:
     """Return the modalities that a task spec needs decoded, other than sound and text."""
     wanted = {"video": task_spec.video, "image": task_spec.image, "previous": task_spec.audio == "previous"}
     return {name for name in wanted if wanted[name]}
-
-
-def as_bytes(frames: torch.Tensor) -> torch.Tensor:
-    """Convert frames from 0..1 to uint8, which takes a quarter of the memory between processes."""
-    return (frames * 255).round().to(torch.uint8)

@@ -9,11 +9,13 @@ from diffusers.utils import logging
 
 from ...pipelines import AudioXPipeline
 from ..arguments import MaskingConfig, MaskingRates
+from ..data.bad_records import BadRecord
 from ..data.batches import BatchMaker, Sample
 from ..data.encoding import NullEmbeddings, RecordEncoder
-from ..data.records import BadRecord, RecordReader, WindowSpec
+from ..data.records import RecordReader
 from ..data.sources import open_dataset
 from ..data.streaming import RowKey, RowSource, read_shard
+from ..data.windows import WindowSpec
 from ..dataset_list import DatasetOptions
 from ..run.state_files import check_count, check_like
 from ..strategy import DiffusionStrategy
@@ -106,7 +108,15 @@ def build_early_stopping(
     options = DatasetOptions(path=args.held_out, columns=args.datasets()[0].columns)
     dataset = open_dataset(options, args.cache_dir, "--held_out")
     masking = MaskingConfig(**{name: 0.0 for name in vars(MaskingRates()) if not name.startswith("audio_mask")})
-    reader = RecordReader(WindowSpec.of(pipe), [dataset.columns], masking, "start", args.min_seconds, args.seed)
+    reader = RecordReader(
+        WindowSpec.of(pipe),
+        [dataset.columns],
+        masking,
+        "start",
+        args.min_seconds,
+        args.seed,
+        keep_silence=args.keep_silence,
+    )
     clips, reason = [], "it has no rows"
     for key, row in _rows(dataset.source):
         if len(clips) == CLIPS:

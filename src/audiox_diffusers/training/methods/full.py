@@ -120,7 +120,7 @@ class FullTraining:
         """Open all datasets, those of `--dataset` first."""
         return open_datasets(self.args)
 
-    def cache_description(self) -> dict[str, Any]:
+    def cache_settings(self) -> dict[str, Any]:
         """Return further settings that decide the contents of a latent cache."""
         return {}
 

@@ -100,11 +100,11 @@ class LoraTraining(FullTraining):
             return datasets
         return [*datasets, open_prior_data(self.args, sum(dataset.weight for dataset in datasets))]
 
-    def cache_description(self) -> dict[str, Any]:
+    def cache_settings(self) -> dict[str, Any]:
         args = self.args
         if not args.with_prior_preservation:
             return {}
-        return {"class_data_dir": relative_to_output(str(args.class_data_dir), str(args.output_dir))}
+        return {"--class_data_dir": relative_to_output(str(args.class_data_dir), str(args.output_dir))}
 
     def prepare_model(self, pipe: AudioXPipeline) -> None:
         """

@@ -4,8 +4,9 @@ import torch
 import torch.nn as nn
 
 from ..data.batches import Batch
+from ..data.decoding import Pictures
 from ..data.encoding import RecordEncoder
-from ..data.records import Pictures, Record
+from ..data.records import Record
 
 
 def encode_conditions(conditioner: nn.Module, embeds: dict[str, torch.Tensor], batch: Batch) -> torch.Tensor:
@@ -76,7 +77,7 @@ class AudioXTrainingModel(nn.Module):
 
     def _text(self, record: Record) -> str:
         if record.task_spec.text:
-            return record.captions[0]
+            return record.caption
         return self._encoder.video_prompt if record.task_spec.video or record.task_spec.image else ""
 
     @staticmethod

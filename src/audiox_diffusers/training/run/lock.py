@@ -1,4 +1,4 @@
-"""Lock of an output folder, so that two runs do not mix their files."""
+"""Lock of a folder, so that two runs do not mix their files."""
 
 import fcntl
 import os
@@ -12,9 +12,9 @@ logger = logging.get_logger(__name__)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, option: str = "--output_dir") -> Iterator[None]:
     """
-    Hold the lock of an output folder. The system releases it when the process ends, however that happens.
+    Hold the lock of a folder that `option` names. The system releases it when the process ends, however that happens.
 
     Raises:
         ValueError: Another run holds the lock.
@@ -24,9 +24,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"--output_dir {folder} is in use by another run") from None
+            raise ValueError(f"{option} {folder} is in use by another run") from None
         except OSError as error:
-            logger.warning(f"--output_dir {folder} cannot be locked ({error.strerror}); start no other run in it")
+            logger.warning(f"{option} {folder} cannot be locked ({error.strerror}); start no other run in it")
         yield
     finally:
         os.close(descriptor)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from ...media import load_audio
-from ..data.records import BadRecord, bad_records, stored_media
+from ..data.bad_records import BadRecord, bad_records
+from ..data.cells import stored_media
 from ..data.seeds import generator_for
 from ..data.sources import open_dataset
 from ..data.streaming import Row, Unreadable, read_shard
