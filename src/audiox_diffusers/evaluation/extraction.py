@@ -191,7 +191,7 @@ def _facts(sounds: list[Sound]) -> list[dict[str, torch.Tensor]]:
     """Return seconds, sampling rate in Hz, level in dBFS and peak of each sound."""
     facts = []
     for waveform, rate in sounds:
-        level = 10 * waveform.square().mean().clamp(min=1e-20).log10()
+        level = 10 * waveform.double().square().mean().clamp(min=1e-20).log10()
         peak = waveform.abs().max()
         facts.append({"facts": torch.tensor([waveform.shape[1] / rate, float(rate), level, peak])})
     return facts
