@@ -164,6 +164,31 @@ def test_report_names_what_figures_depend_on(clips, small_networks):
     assert report["figures"][0]["licence"] == "none"
 
 
+def test_a_report_is_enough_to_compute_its_figures_again(clips, small_networks, monkeypatch):
+    folder, reference, _ = clips
+    write(folder / "reference", reference)
+    write(folder / "generated", {n: 0.5 * x for n, x in reference.items()})
+    monkeypatch.chdir(folder)
+    files = ["--reference", "reference", "--captions", "captions.csv"]
+    settings = ["--audio-length", "0.7", "--metrics", "fad,kad,is", "kl", "clap", "onset-f1", "--output", "a.json"]
+    assert main(["evaluate", "generated", *files, *settings, "--cache", "first"]) == 0
+    first = json.loads(Path("a.json").read_text())
+
+    given = first["settings"]["arguments"]
+    words = [given["command"], given["generated"]]
+    for name in ("reference", "captions", "audio_length", "metrics", "batch_size", "device"):
+        if name in given:
+            value = given[name] if isinstance(given[name], list) else [given[name]]
+            words += [f"--{name.replace('_', '-')}", *map(str, value)]
+    assert main([*words, "--cache", "second", "--output", "b.json"]) == 0
+    second = json.loads(Path("b.json").read_text())
+    assert first["figures"] == second["figures"]
+    assert first["settings"]["sha256"] == second["settings"]["sha256"]
+    for figure in first["figures"]:
+        assert figure["input"]["window"] and "sampling_rate" in figure["input"]
+        assert figure["error"] is None or figure["details"]["error"]
+
+
 def test_statistics_stand_for_a_reference_folder(clips, small_networks):
     folder, reference, captions = clips
     write(folder / "reference", reference)

@@ -8,12 +8,16 @@ from audiox_diffusers.evaluation.statistics import (
     cosine_similarity,
     frechet_distance,
     frechet_distance_at_infinity,
+    grouped_statistics,
     inception_score,
+    jackknife_frechet_distance,
+    jackknife_kernel_distance,
     kernel_distance,
     kl_divergence,
     line_at_zero,
     mean_of_normalized,
     median_distance,
+    merged,
     synchronization_error,
 )
 
@@ -79,10 +83,11 @@ def test_one_embedding_has_no_covariance():
         frechet(np.zeros((1, 3)), np.zeros((5, 3)))
 
 
-def test_distance_at_infinity_is_nearer_to_the_truth_than_the_plain_one(hashed_numbers):
+def test_distance_at_infinity_is_nearer_to_the_truth_than_the_plain_one(hashed_numbers, values):
     generated = hashed_numbers(64_000, 7).numpy().reshape(2000, 32)
     reference = GaussianStatistics.of(1.1 * hashed_numbers(64_000, 8).numpy().reshape(2000, 32))
     plain = frechet_distance(GaussianStatistics.of(generated), reference)
+    assert plain == pytest.approx(values["fad_inf_plain"], rel=1e-6)
     extrapolated, fit = frechet_distance_at_infinity(generated, reference)
     truth = 32 * (0.1 * np.sqrt(1 / 3)) ** 2
     assert abs(extrapolated - truth) < 0.6 * abs(plain - truth)
@@ -142,6 +147,40 @@ def test_kernel_distance_agrees_with_the_reference(embeddings, values):
     assert kernel_distance(generated, reference, block_size=7) == pytest.approx(expected["default_float64"], rel=1e-6)
     with pytest.raises(ValueError, match="at least 2"):
         kernel_distance(generated[:1], reference)
+
+
+def test_errors_by_the_jackknife_are_the_spread_over_other_clips():
+    """Over 60 independent sets, distances deviate about as much as the error of a single set says."""
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(400, 4))
+    statistics = GaussianStatistics.of(reference)
+    values, errors = [], []
+    for _ in range(60):
+        clips = list(rng.normal(0.5, size=(100, 2, 4)))
+        generated, groups = np.concatenate(clips), np.repeat(np.arange(100) % 10, 2)
+        both = (
+            jackknife_frechet_distance(grouped_statistics(clips, 10), statistics),
+            jackknife_kernel_distance(generated, reference, groups, 2.0),
+        )
+        values.append([value for value, _ in both])
+        errors.append([error for _, error in both])
+    spread, estimate = np.std(values, axis=0), np.mean(errors, axis=0)
+    assert ((0.7 * spread < estimate) & (estimate < 1.5 * spread)).all()
+
+
+def test_an_error_needs_two_embeddings_outside_of_each_group():
+    few = [np.ones((1, 2)), np.zeros((1, 2))]
+    reference = np.random.default_rng(0).normal(size=(9, 2))
+    value, error = jackknife_frechet_distance(grouped_statistics(few, 10), GaussianStatistics.of(reference))
+    assert value > 0 and error is None
+    assert jackknife_kernel_distance(np.concatenate(few), reference, np.arange(2))[1] is None
+
+
+def test_statistics_of_groups_are_those_of_all_clips(embeddings):
+    groups = grouped_statistics((clip[None] for clip in embeddings[1]), 7, block_size=3)
+    assert [group.count for group in groups] == [12, 12, 12, 11, 11, 11, 11]
+    np.testing.assert_allclose(merged(groups).covariance, np.cov(embeddings[1].astype(np.float64).T), rtol=1e-10)
+    np.testing.assert_allclose(groups[2].mean, embeddings[1][2::7].astype(np.float64).mean(axis=0), rtol=1e-12)
 
 
 def test_cosine_scores_agree_with_the_reference(golden, values):

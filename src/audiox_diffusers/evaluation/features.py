@@ -15,6 +15,9 @@ from ..media.files import MediaError
 from ..messages import describe
 from .networks.base import Sound
 
+# Raised when a change of the code changes features, so that old ones are not used.
+CACHE_VERSION = 2
+
 
 class FeatureCache:
     """
@@ -29,7 +32,7 @@ class FeatureCache:
 
     def path(self, *key: object) -> Path:
         """Return the file for a key."""
-        name = hashlib.sha256("\0".join(map(str, key)).encode()).hexdigest()
+        name = hashlib.sha256("\0".join(map(str, (CACHE_VERSION, *key))).encode()).hexdigest()
         return self.folder / name[:2] / f"{name[2:34]}.safetensors"
 
     def get(self, *key: object) -> dict[str, torch.Tensor] | None:
