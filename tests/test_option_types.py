@@ -3,7 +3,7 @@ import argparse
 import pytest
 from helpers import refused
 
-from audiox_diffusers.option_types import MAX_SEED, guidance, interval, real, span, whole
+from audiox_diffusers.option_types import MAX_SEED, guidance, guider, guider_arguments, interval, real, span, whole
 
 ERROR = argparse.ArgumentTypeError
 
@@ -22,6 +22,8 @@ ERROR = argparse.ArgumentTypeError
         (guidance(-9, 9), "7", 7.0),
         (guidance(-9, 9), "text=3,video=-7.5", {"text": 3.0, "video": -7.5}),
         (guidance(-9, 9), "audio=0", {"audio": 0.0}),
+        (guider, "apg:eta=0.5, norm=2", "apg:eta=0.5, norm=2"),
+        (guider_arguments, "cfg-zero-star:zero_steps=2", ("ClassifierFreeZeroStarGuidance", {"zero_init_steps": 2})),
     ],
 )
 def test_values(parse, text, value):
@@ -37,6 +39,8 @@ def test_values(parse, text, value):
         (real(-5, 5, nonzero=True), ["0", "-0", "5.1", "nan"]),
         (interval, ["0.5", "0.8-0.2", "0-1.1", "nan-1", ""]),
         (guidance(-9, 9), ["text", "text=", "text=10", "smell=3", "text=3,text=4", "text=3,", "=3", "nan", ""]),
+        (guider, ["", "APG", "apg:", "apg:eta", "apg:eta=x", "apg:eta=nan", "apg:eta=1,eta=2", "apg:zero_steps=1"]),
+        (guider, ["cfg-zero-star:zero_steps=0.5", "cfg-zero-star:zero_steps=-1", "apg:eta=0;norm=1", "apg eta=1"]),
         (span, ["3", "3-2", "2-2", "-1-2", "1-nan", "1-inf", "1e3-2e3", "1-2-3", f"0-{'9' * 400}"]),
     ],
 )

@@ -9,6 +9,18 @@ from .messages import shortened
 
 MAX_SEED = 2**64 - 1
 MODALITIES = ("text", "video", "audio")
+# Guiders: the class in diffusers, and the argument and default of each option.
+GUIDERS = {
+    "apg": (
+        "AdaptiveProjectedGuidance",
+        {
+            "momentum": ("adaptive_projected_guidance_momentum", -0.5),
+            "eta": ("eta", 0.0),
+            "norm": ("adaptive_projected_guidance_rescale", 0.0),
+        },
+    ),
+    "cfg-zero-star": ("ClassifierFreeZeroStarGuidance", {"zero_steps": ("zero_init_steps", 1)}),
+}
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
@@ -64,6 +76,32 @@ def guidance(low: float, high: float) -> Callable[[str], float | dict[str, float
         return weights
 
     return parse
+
+
+def guider(text: str) -> str:
+    """Check a guider and its options, such as `apg` or `apg:eta=0.5,momentum=-0.75`, and return the text."""
+    guider_arguments(text)
+    return text
+
+
+def guider_arguments(text: str) -> tuple[str, dict[str, float]]:
+    """Parse a guider. Return the name of its class in diffusers, and the arguments but the scale."""
+    name, colon, rest = text.partition(":")
+    if name not in GUIDERS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(GUIDERS)}, got {shortened(text)}")
+    class_name, options = GUIDERS[name]
+    arguments = {}
+    for part in rest.split(",") if colon else ():
+        option, _, value = part.strip().partition("=")
+        argument, default = options.get(option, (None, None))
+        if argument is None or argument in arguments:
+            raise argparse.ArgumentTypeError(
+                f"must be {name} with any of its options {', '.join(options)}, as in {name}:{next(iter(options))}=1,"
+                f" got {shortened(text)}"
+            )
+        parse = whole(0, 10000) if isinstance(default, int) else real(-1000, 1000)
+        arguments[argument] = parse(value)
+    return class_name, {**dict(options.values()), **arguments}
 
 
 def interval(text: str) -> tuple[float, float]:

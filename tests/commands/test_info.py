@@ -53,6 +53,12 @@ def printed(capsys, file: str) -> list[str]:
         (["generate", "--audio", "a tone.wav", "--audio-padding", "left", "--window-batch", "1"], "sound.mp3"),
         (["generate", "--video", "clip.mp4", "--guidance=-1.5"], "film.mp4"),
         (["edit", "--audio", "a tone.wav", "--inpaint", "0.25-0.5", "--strength", "0.5"], "-sound.opus"),
+        (["generate", "--prompt", "rain", "--guider", "apg:eta=0.5", "--negative-audio", "a tone.wav"], "apg.wav"),
+        (
+            ["generate", "--prompt", "a", "--negative-video", "clip.mp4", "--guidance", "text=2,video=1.5"]
+            + ["--guidance-interval", "0.1-0.9"],
+            "weights.wav",
+        ),
         (["edit", "--audio", "a tone.wav", "--extend=-0.2", "--prompt", "rain", "--crossfade", "5"], "sound.m4a"),
     ],
 )
@@ -81,8 +87,9 @@ def test_printed_python_generates_the_same_sound(folder, monkeypatch, capsys):
     assert main([*generate, "-o", "one.wav"]) == 0
     edit = ["edit", "--audio", "a tone.wav", "--inpaint", "0.25-0.5", "--steps", "2", "--model", model]
     assert main([*edit, "-o", "two.wav"]) == 0
+    assert main([*generate, "--guider", "apg", "--negative-audio", "a tone.wav", "-o", "three.wav"]) == 0
     capsys.readouterr()
-    for name in ("one", "two"):
+    for name in ("one", "two", "three"):
         lines = printed(capsys, f"{name}.wav")
         exec("\n".join(lines[lines.index("import torch") :]), {})
         assert (load_audio(f"{name}-again.wav")[0] == load_audio(f"{name}.wav")[0]).all()

@@ -52,8 +52,16 @@ def generate(server, **body):
             ["--prompt", "rain", "--negative-prompt", "bell", "--guidance", "3"],
         ),
         ({"input": "a bell", "seconds": 6, "audio_length": None}, ["--prompt", "a bell", "--length", "6"]),
+        (
+            {"input": "rain", "guidance_scale": {"text": 4}, "guidance_interval": [0.2, 0.9]},
+            ["--prompt", "rain", "--guidance", "text=4", "--guidance-interval", "0.2-0.9"],
+        ),
+        (
+            {"input": "rain", "guider": "apg:eta=0.5", "guidance_scale": 4},
+            ["--prompt", "rain", "--guider", "apg:eta=0.5", "--guidance", "4"],
+        ),
     ],
-    ids=["text", "negative prompt", "several windows"],
+    ids=["text", "negative prompt", "several windows", "weights", "guider"],
 )
 def test_a_sound_is_equal_to_that_of_the_command(server, tmp_path, body, options):
     body = {**QUICK, **body}
@@ -66,14 +74,16 @@ def test_a_sound_is_equal_to_that_of_the_command(server, tmp_path, body, options
     assert response.headers["x-seed"] == "3" and response.headers["x-sample-rate"] == "16000"
 
 
-@pytest.mark.parametrize("field", ["video", "image", "audio"])
+@pytest.mark.parametrize("field", ["video", "image", "audio", "negative_video", "negative_audio"])
 def test_uploads_and_data_uris_give_the_sound_of_the_command(server, media, tmp_path, field):
-    (tmp_path / "input").write_bytes(media[field])
-    command = f"generate --precise --prompt rain --seed 3 --steps 2 --length 0.5 --{field} {tmp_path}/input --output"
+    data = media[field.removeprefix("negative_")]
+    (tmp_path / "input").write_bytes(data)
+    option = f"--{field.replace('_', '-')}"
+    command = f"generate --precise --prompt rain --seed 3 --steps 2 --length 0.5 {option} {tmp_path}/input --output"
     assert main([*command.split(), str(tmp_path / "sound.wav")]) == 0
     form = {"input": "rain", **{name: str(value) for name, value in QUICK.items()}}
-    upload = server.client.post("/v1/audio/generate", data=form, files={field: ("../../x", media[field])})
-    inline = generate(server, **{field: data_uri(media[field])})
+    upload = server.client.post("/v1/audio/generate", data=form, files={field: ("../../x", data)})
+    inline = generate(server, **{field: data_uri(data)})
     assert upload.content == inline.content
     assert np.array_equal(samples(upload), samples_of((tmp_path / "sound.wav").read_bytes()))
 

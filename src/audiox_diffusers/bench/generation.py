@@ -1,14 +1,16 @@
 """Generation of the sounds that the bench scores."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from ..pipelines import AudioXPipeline
+from ..pipelines.guidance import create_guider
 from ..scenes import scene_seed
 from .items import Bench, Item
 
@@ -20,18 +22,22 @@ class SamplingOptions:
 
     Attributes:
         num_inference_steps: Number of denoising steps; `None` for the pipeline's default.
-        guidance_scale: Guidance scale; `None` for the pipeline's default.
+        guidance_scale: Guidance scale, or weights by modality; `None` for the pipeline's default.
         eta: Amount of noise that the scheduler adds at each step, from 0 to 1; `None` for the scheduler's own.
         batch_size: Number of sounds generated at once.
+        guidance_interval: Times between which guidance is on.
+        guider: Guider that replaces plain guidance, such as "apg" or "apg:eta=0.5".
 
     Raises:
         ValueError: If a value is out of range.
     """
 
     num_inference_steps: int | None = None
-    guidance_scale: float | None = None
+    guidance_scale: float | dict[str, float] | None = None
     eta: float | None = None
     batch_size: int = 16
+    guidance_interval: tuple[float, float] | None = None
+    guider: str | None = None
 
     def __post_init__(self):
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
@@ -72,17 +78,27 @@ class SoundGenerator:
     def _run_pipeline(self, items: Sequence[Item], seed: int) -> np.ndarray:
         """Return the waveforms `[B, channels, samples]`."""
         prompts = {name: [getattr(item, name) for item in items] for name in ("prompt", "video", "image", "audio")}
-        options = {
-            "num_inference_steps": self.options.num_inference_steps,
-            "guidance_scale": self.options.guidance_scale,
-        }
+        prompts = {name: values for name, values in prompts.items() if any(value is not None for value in values)}
+        options = {"num_inference_steps": self.options.num_inference_steps, **self._guidance(prompts)}
         return self.pipe(
-            **{name: values for name, values in prompts.items() if any(value is not None for value in values)},
+            **prompts,
             **{name: value for name, value in options.items() if value is not None},
             audio_length_in_s=self.bench.seconds,
             # On the CPU, so that the noise is the same on all devices.
             generator=[torch.Generator().manual_seed(scene_seed(seed, item.noise)) for item in items],
         ).audios
+
+    def _guidance(self, prompts: Iterable[str]) -> dict[str, Any]:
+        """Return the guidance arguments of the pipeline for these kinds of prompts."""
+        scale = self.options.guidance_scale
+        if self.options.guider is not None:
+            scale = self.pipe.config.default_guidance_scale if scale is None else scale
+            return {"guider": create_guider(self.options.guider, scale)}
+        if isinstance(scale, dict):
+            modalities = {"prompt": "text", "video": "video", "image": "video", "audio": "audio"}
+            given = {modalities[name] for name in prompts}
+            scale = {name: weight for name, weight in scale.items() if name in given} or 1.0
+        return {"guidance_scale": scale, "guidance_interval": self.options.guidance_interval}
 
 
 @contextmanager

@@ -26,13 +26,15 @@ def run_bench(
     seeds: int = 3,
     count: int = 40,
     num_inference_steps: int | None = None,
-    guidance_scale: float | None = None,
+    guidance_scale: float | dict[str, float] | None = None,
     eta: float | None = None,
     batch_size: int = 16,
     sounds: str | os.PathLike | None = None,
     clips: str | os.PathLike | None = None,
     ceilings: bool = True,
     log: Callable[[str], None] = lambda line: None,
+    guidance_interval: tuple[float, float] | None = None,
+    guider: str | None = None,
 ) -> Report:
     """
     Measure how well a model follows text, video, pictures and audio, on scenes with known answers.
@@ -44,13 +46,16 @@ def run_bench(
         tasks: Some of "text", "video", "image", "audio", "silence", "missing" and "vae"; `None` for all.
         seeds: Number of seeds: 0, 1 and so on.
         count: Number of items for each task.
-        num_inference_steps, guidance_scale: Options of the pipeline; `None` for its defaults.
+        num_inference_steps, guidance_scale: Options of the pipeline; `None` for its defaults. Weights by modality apply
+            to items that have a prompt of that modality.
         eta: Amount of noise that the scheduler adds at each step, from 0 to 1; `None` for the scheduler's own.
         batch_size: Number of sounds generated at once.
         sounds: Folder with recordings that replace synthesised sounds; see [`~scenes.load_recordings`].
         clips: Folder with sounds for the task "vae", instead of those of the scenes.
         ceilings: Whether to score the true sounds as well, unchanged and after the VAE.
         log: Called with a line after each task.
+        guidance_interval: Option of the pipeline.
+        guider: A guider with the scale `guidance_scale`, such as "apg" or "apg:eta=0.5", as for `audiox bench`.
 
     Raises:
         ValueError: If an argument is out of range, or the model does not fit the bench or generates NaN.
@@ -58,7 +63,7 @@ def run_bench(
     """
     tasks = check_tasks(tasks)
     check_counts(seeds, count)
-    options = SamplingOptions(num_inference_steps, guidance_scale, eta, batch_size)
+    options = SamplingOptions(num_inference_steps, guidance_scale, eta, batch_size, guidance_interval, guider)
     bench = open_bench(pipe, count, sounds)
     generator = SoundGenerator(pipe, bench, options)
     figures: dict[str, dict[str, Figure]] = {}
@@ -75,6 +80,8 @@ def run_bench(
         "count": count,
         "num_inference_steps": num_inference_steps or pipe.config.default_num_inference_steps,
         "guidance_scale": pipe.config.default_guidance_scale if guidance_scale is None else guidance_scale,
+        "guidance_interval": guidance_interval,
+        "guider": guider,
         "eta": pipe.scheduler.config.get("eta") if eta is None else eta,
         "sampling_rate": bench.sampling_rate,
         "channels": bench.channels,

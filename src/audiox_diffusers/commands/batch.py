@@ -18,6 +18,7 @@ from ..atomic import check_target
 from ..messages import describe
 from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_lines
+from .guidance import Guidance
 from .loading import check_model, load_pipeline
 from .request import Request
 from .sounds import Settings, check_files, finish, length_in_s, sample
@@ -102,12 +103,12 @@ def make_all(
     """
     Generate and write the sounds, up to `batch_size` at once.
 
-    Sounds of a batch have the same length, and all of them have a negative prompt or none has.
+    Sounds of a batch have the same length and the same kinds of negative prompts.
 
     Yields:
         `tuple`: Line number, and a line about what was written or the exception that prevented it.
     """
-    waiting: dict[tuple[float, bool], dict[int, Request]] = defaultdict(dict)
+    waiting: dict[tuple[float, tuple[str, ...]], dict[int, Request]] = defaultdict(dict)
     for number, request in requests.items():
         try:
             request.output.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def make_all(
         except Exception as exception:
             yield number, exception
             continue
-        kind = length, request.negative_prompt is None
+        kind = length, tuple(request.negatives)
         waiting[kind][number] = request
         if len(waiting[kind]) == batch_size:
             yield from make_batch(pipe, waiting.pop(kind), length, settings)
@@ -157,7 +158,7 @@ def read_requests(file: str, folder: Path, args: Namespace) -> dict[int, Request
     """Return the request of each line that is not blank, or the error in it, by line number."""
     requests: dict[int, Request | Exception] = {}
     outputs: dict[str, int] = {}
-    for number, values in read_lines(file, output=str).items():
+    for number, values in read_lines(file, output=str, negative_video=str, negative_audio=str).items():
         if not isinstance(values, Exception):
             try:
                 values = _request(values, number, folder, args)
@@ -177,8 +178,11 @@ def _request(values: dict[str, Any], number: int, folder: Path, args: Namespace)
     if not Path(os.path.realpath(output)).is_relative_to(os.path.realpath(folder)):
         raise ValueError(f"output {name} leaves the output folder")
     defaults = {"seed": args.seed + number - 1, "negative_prompt": args.negative_prompt, "length": args.length}
+    for name in ("negative_video", "negative_audio"):
+        defaults[name] = None if getattr(args, name) is None else Path(getattr(args, name))
     request = Request(output=output, **{**defaults, **values})
     request.check()
+    Guidance.from_args(args).check_negatives(request)
     # Missing folders are created later.
     existing = next(parent for parent in output.parents if os.path.lexists(parent))
     if not existing.is_dir():

@@ -34,6 +34,8 @@ def run(args: Namespace) -> int:
                 tasks,
                 num_inference_steps=args.steps,
                 guidance_scale=args.guidance,
+                guidance_interval=args.guidance_interval,
+                guider=args.guider,
                 eta=args.eta,
                 clips=args.clips,
                 **options,

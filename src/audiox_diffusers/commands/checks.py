@@ -10,6 +10,7 @@ from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import choose, networks_to_save
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
+from .guidance import Guidance
 from .request import STDOUT, Request, read_request
 
 # The page of a demo, and what marks it as such.
@@ -33,6 +34,7 @@ def check_generate(args: Namespace) -> None:
             raise ValueError(f"--{name} does not go with --batch")
     if args.output == str(STDOUT):
         raise ValueError("--batch needs a folder as --output, got -")
+    Guidance.from_args(args).check()
     if args.batch != "-" and not Path(args.batch).exists():
         raise FileNotFoundError(f"{args.batch}: no such file")
     check_folder(Path(args.output))
@@ -50,18 +52,17 @@ def check_edit(args: Namespace) -> None:
 def check_single(args: Namespace, request: Request) -> None:
     """Check a request for one sound, or for `--num` sounds."""
     request.check()
-    if isinstance(args.guidance, dict):
-        if missing := [name for name in args.guidance if name not in request.modalities]:
-            raise ValueError(f"--guidance has a weight for {missing[0]}, but the sound has no prompt of that kind")
-        if request.negative_prompt is not None:
-            raise ValueError("--negative-prompt needs one number as --guidance, not weights by kind of prompt")
+    guidance = Guidance.from_args(args)
+    guidance.check()
+    guidance.check_weights(request)
+    guidance.check_negatives(request)
     count = args.num or 1
     if request.seed + count - 1 > MAX_SEED:
         raise ValueError(f"the last seed must be below 2**64, got {request.seed} for the first of {count}")
     if request.output == STDOUT and count > 1:
         raise ValueError(f"--num {count} needs files as --output, got -")
-    if [request.video, request.image, request.audio].count(Path("-")) > 1:
-        raise ValueError("only one of --video, --image and --audio can be read from standard input")
+    if list(request.inputs.values()).count(Path("-")) > 1:
+        raise ValueError("only one file can be read from standard input")
     for output in numbered(request.output, count):
         if output != STDOUT:
             check_target(output)
@@ -121,9 +122,10 @@ def check_demo(args: Namespace) -> None:
 def check_bench(args: Namespace) -> None:
     """Check the arguments of `audiox bench`."""
     if args.sweep:
-        for name in ("steps", "guidance", "eta", "clips"):
+        for name in ("steps", "guidance", "guidance_interval", "guider", "eta", "clips"):
             if getattr(args, name) is not None:
-                raise ValueError(f"--{name} does not go with --sweep, which tries its own")
+                raise ValueError(f"--{name.replace('_', '-')} does not go with --sweep, which tries its own")
+    Guidance(args.guidance, interval=args.guidance_interval, guider=args.guider).check()
     tasks = check_tasks(args.tasks, args.sweep)
     if args.clips is not None and VAE not in tasks:
         raise ValueError("--clips is for the task vae, which --tasks leaves out")

@@ -38,11 +38,10 @@ def make_edit(
     start = time.perf_counter()
     pieces = pipe(
         **request.conditions(),
-        negative_prompt=request.negative_prompt,
         generator=[torch.Generator().manual_seed(request.seed)],
         output_type="stream",
         **edit,
-        **settings.options(),
+        **settings.options(pipe, [request]),
     ).audios
     recipe = settings.recipe(pipe, request, edit=edit)
     line = write(request, (piece[0] for piece in pieces), pipe.vae.config.sampling_rate, recipe)

@@ -8,12 +8,13 @@ from typing import Any
 from ..evaluation.clips import EvaluationSet
 from ..media.files import MediaError
 from ..media.recipe import Recipe, model_name, read_recipe
+from ..pipelines.requests import FILE_KEYS
 from . import batch
 from .parser import parse_args
 from .request import Request
 
 # What differs from sound to sound of a set.
-PER_SOUND = ("seed", "prompt", "negative_prompt", "video", "image", "audio", "length")
+PER_SOUND = ("seed", "prompt", "negative_prompt", *FILE_KEYS, "length")
 
 
 def generate(args: Namespace) -> dict[str, Request] | None:

@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
     command = command_line(recipe, output)
     for option, name in recipe.inputs.items():
         where = "on standard input" if name == "-" else f"as {name} in the current folder"
-        say(f"You have to supply its {option} {where}.")
+        say(f"You have to supply its {option.replace('_', ' ')} {where}.")
     say("")
     if command is None:
         say("No command has an option for LoRA adapters. To generate it again, run this Python program:")

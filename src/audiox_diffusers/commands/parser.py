@@ -7,7 +7,7 @@ from typing import Any
 from ..embedded import EMBEDDED_MODEL
 from ..evaluation.metrics import METRICS
 from ..loaders.releases import RELEASES, VARIANTS
-from ..option_types import MAX_SEED, guidance, interval, real, span, whole
+from ..option_types import MAX_SEED, guidance, guider, interval, real, span, whole
 from ..pipelines.requests import MAX_LENGTH
 from ..version import __version__
 from .checks import (
@@ -114,7 +114,7 @@ def _add_generate(commands: Any) -> None:
         "--batch",
         metavar="FILE.jsonl",
         help="generate one sound per line, instead of the options above: JSON objects with any of prompt,"
-        " negative_prompt, video, image, audio, seed, length and output. Paths are relative to FILE.jsonl. output is"
+        " negative_prompt, video, image, audio, negative_video, negative_audio, seed, length and output. Paths are relative to FILE.jsonl. output is"
         " relative to the output folder and defaults to the line number, such as 00001.wav. Existing outputs are"
         " skipped",
     )
@@ -197,22 +197,12 @@ def _add_edit(commands: Any) -> None:
 
 def _add_sampling(options: Any) -> None:
     options.add_argument("--negative-prompt", metavar="TEXT", help="description of what to avoid")
+    options.add_argument("--negative-video", metavar="FILE", help="video, or its features, of what to avoid")
+    options.add_argument("--negative-audio", metavar="FILE", help="sound to avoid")
     options.add_argument(
         "--steps", type=whole(1, 10000), metavar="N", help="number of denoising steps (default: the model's own)"
     )
-    options.add_argument(
-        "--guidance",
-        type=guidance(-1000, 1000),
-        metavar="W",
-        help="guidance scale; 1 turns guidance off (default: the model's own). text=3,video=7 weights each kind of"
-        " prompt (text, video or image, audio) on its own",
-    )
-    options.add_argument(
-        "--guidance-interval",
-        type=interval,
-        metavar="LOW-HIGH",
-        help="times between which guidance is on, from 0 (clean) to 1 (noise), such as 0.2-0.8 (default: always)",
-    )
+    _add_guidance(options)
     options.add_argument(
         "--guidance-rescale",
         type=real(0, 1),
@@ -250,6 +240,29 @@ def _add_sampling(options: Any) -> None:
         dest="metadata",
         action="store_false",
         help="do not write prompt, model, seed and settings to the metadata of the file",
+    )
+
+
+def _add_guidance(options: Any) -> None:
+    options.add_argument(
+        "--guidance",
+        type=guidance(-1000, 1000),
+        metavar="W",
+        help="guidance scale; 1 turns guidance off (default: the model's own). text=3,video=7 weights each kind of"
+        " prompt (text, video or image, audio) on its own",
+    )
+    options.add_argument(
+        "--guidance-interval",
+        type=interval,
+        metavar="LOW-HIGH",
+        help="times between which guidance is on, from 0 (clean) to 1 (noise), such as 0.2-0.8 (default: always)",
+    )
+    options.add_argument(
+        "--guider",
+        type=guider,
+        metavar="NAME[:OPTIONS]",
+        help="apg (adaptive projected guidance) or cfg-zero-star (CFG-Zero*) instead of plain guidance, with the scale"
+        " of --guidance; options follow as in apg:eta=0.5,momentum=-0.75",
     )
 
 
@@ -414,9 +427,7 @@ def _add_bench(commands: Any) -> None:
     parser.add_argument(
         "--steps", type=whole(1, 10000), metavar="N", help="number of denoising steps (default: the model's own)"
     )
-    parser.add_argument(
-        "--guidance", type=real(-1000, 1000), metavar="W", help="guidance scale (default: the model's own)"
-    )
+    _add_guidance(parser)
     parser.add_argument(
         "--eta", type=real(0, 1), metavar="E", help="noise added at each step, 0 to 1 (default: the scheduler's own)"
     )

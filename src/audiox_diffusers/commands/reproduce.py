@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ..media.formats import VIDEO_FORMATS
 from ..media.recipe import Recipe
+from ..option_types import guider_arguments
 
 # Fields of a recipe that are options of `audiox generate` and `audiox edit`.
 VALUES = (
-    *("prompt", "negative_prompt", "video", "image", "audio", "length", "extend", "strength", "crossfade", "steps"),
-    *("guidance", "guidance_rescale", "audio_padding", "window_overlap", "window_batch", "seed", "dtype"),
+    *("prompt", "negative_prompt", "video", "image", "audio", "negative_video", "negative_audio", "length"),
+    *("extend", "strength", "crossfade", "steps", "guidance", "guidance_rescale", "guider"),
+    *("audio_padding", "window_overlap", "window_batch", "seed", "dtype"),
 )
 # Values that the command line and the pipelines have anyway.
 DEFAULTS = {"guidance_rescale": 0, "window_batch": 4, "audio_padding": "right"}
@@ -39,15 +41,22 @@ def command_line(recipe: Recipe, output: str) -> str | None:
         value = getattr(recipe, name)
         if value is not None and value != DEFAULTS.get(name):
             words += _option(name, _number(value) if isinstance(value, float) else str(value))
-    if recipe.guidance_weights:
-        words += _option("guidance", ",".join(f"{name}={_number(w)}" for name, w in recipe.guidance_weights))
-    for low, high in recipe.guidance_interval:
-        words += _option("guidance_interval", f"{_number(low)}-{_number(high)}")
+    for name, value in (("guidance", _weights(recipe)), ("guidance_interval", _interval(recipe))):
+        if value is not None:
+            words += _option(name, value)
     for start, end in recipe.inpaint:
         words += _option("inpaint", f"{_number(start)}-{_number(end)}")
     if recipe.normalize:
         words.append("--normalize")
     return " ".join([*words, *_option("output", output)])
+
+
+def _weights(recipe: Recipe) -> str | None:
+    return ",".join(f"{name}={_number(weight)}" for name, weight in recipe.guidance_weights) or None
+
+
+def _interval(recipe: Recipe) -> str | None:
+    return ",".join(f"{_number(low)}-{_number(high)}" for low, high in recipe.guidance_interval) or None
 
 
 def _option(name: str, value: str) -> list[str]:
@@ -72,6 +81,9 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
     keeps_picture = recipe.video is not None and Path(output).suffix.lower() in VIDEO_FORMATS
     writer = "save_video" if keeps_picture else "save_audio"
     yield "import torch"
+    guider, options = (None, {}) if recipe.guider is None else guider_arguments(recipe.guider)
+    if guider is not None:
+        yield f"from diffusers import {guider}"
     yield f"from audiox_diffusers import {pipeline}"
     yield f"from audiox_diffusers.media import {writer}"
     yield ""
@@ -96,7 +108,7 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
         "strength": recipe.strength,
         "crossfade_ms": recipe.crossfade,
         "num_inference_steps": recipe.steps,
-        "guidance_scale": dict(recipe.guidance_weights) or recipe.guidance,
+        "guidance_scale": (dict(recipe.guidance_weights) or recipe.guidance) if guider is None else None,
         "guidance_rescale": recipe.guidance_rescale or None,
         "guidance_interval": recipe.guidance_interval[0] if recipe.guidance_interval else None,
         "audio_padding_side": recipe.audio_padding,
@@ -104,10 +116,18 @@ def _python_lines(recipe: Recipe, output: str) -> Iterator[str]:
     }
     if recipe.window_batch != DEFAULTS["window_batch"]:
         arguments["window_batch_size"] = recipe.window_batch
+    if guider is not None:
+        yield f"guider = {guider}("
+        for name, value in {"guidance_scale": recipe.guidance, **options}.items():
+            if value is not None:
+                yield f"    {name}={value!r},"
+        yield ")"
     yield "waveform = pipe("
     for name, value in arguments.items():
         if value is not None:
             yield f"    {name}={value!r},"
+    if guider is not None:
+        yield "    guider=guider,"
     yield f"    generator=torch.Generator().manual_seed({recipe.seed}),"
     yield ").audios[0]"
     if recipe.normalize:
@@ -128,8 +148,10 @@ def curl_line(recipe: Recipe, url: str, output: str) -> str:
         "extend_by": recipe.extend,
         "strength": recipe.strength,
         "num_inference_steps": recipe.steps,
-        "guidance_scale": recipe.guidance,
+        "guidance_scale": _weights(recipe) or recipe.guidance,
         "guidance_rescale": recipe.guidance_rescale or None,
+        "guidance_interval": _interval(recipe),
+        "guider": recipe.guider,
         "seed": recipe.seed,
         "normalize": "true" if recipe.normalize else None,
         "lora": json.dumps(dict(recipe.lora)) if recipe.lora else None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..media.formats import AUDIO_FORMATS, VIDEO_FORMATS
-from ..pipelines.requests import check_request, check_request_paths
+from ..pipelines.requests import FILE_KEYS, check_request, check_request_paths
 
 STDOUT = Path("-")
 
@@ -23,6 +23,8 @@ class Request:
     image: Path | None = None
     audio: Path | None = None
     length: float | None = None
+    negative_video: Path | None = None
+    negative_audio: Path | None = None
 
     @property
     def keeps_picture(self) -> bool:
@@ -34,6 +36,17 @@ class Request:
         """Kinds of prompts that are given. A picture counts as video."""
         given = {"text": self.prompt, "video": self.video or self.image, "audio": self.audio}
         return [name for name, value in given.items() if value is not None]
+
+    @property
+    def negatives(self) -> dict[str, str]:
+        """Names of the negative prompts that are given, by the kind of prompt."""
+        names = {"text": "negative_prompt", "video": "negative_video", "audio": "negative_audio"}
+        return {modality: name for modality, name in names.items() if getattr(self, name) is not None}
+
+    @property
+    def inputs(self) -> dict[str, Path]:
+        """The files that are given, by argument of the pipeline."""
+        return {name: path for name in FILE_KEYS if (path := getattr(self, name)) is not None}
 
     def check(self) -> None:
         """Raise `ValueError` if a value is out of range, or the output needs an input that is missing."""
@@ -52,13 +65,14 @@ class Request:
         check_request_paths(asdict(self))
 
     def conditions(self) -> dict[str, Any]:
-        """Return the prompt and the files, by the pipeline's names."""
-        return {name: getattr(self, name) for name in ("prompt", "video", "image", "audio")}
+        """Return the prompt and the files, by the pipeline's names, and the negative ones that are given."""
+        names = ("prompt", "video", "image", "audio", *self.negatives.values())
+        return {name: getattr(self, name) for name in names}
 
 
 def read_request(args: Namespace) -> Request:
     """Return the request of a command line."""
-    paths = {name: getattr(args, name) for name in ("output", "video", "image", "audio")}
+    paths = {name: getattr(args, name) for name in ("output", *FILE_KEYS)}
     return Request(
         seed=args.seed,
         prompt=args.prompt,

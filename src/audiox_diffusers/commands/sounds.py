@@ -14,6 +14,7 @@ from ..media import Recipe, media_duration, save_audio, save_video
 from ..media.recipe import input_name, model_name
 from ..pipelines import AudioXPipeline
 from ..pipelines.requests import check_request_files
+from .guidance import Guidance
 from .loading import Dtype, dtype_name, read_placement
 from .request import Request
 
@@ -25,8 +26,7 @@ class Settings:
     """Options that all sounds of a command share."""
 
     steps: int | None
-    guidance: float | dict[str, float] | None
-    guidance_rescale: float | None
+    guidance: Guidance
     audio_padding: str
     window_overlap: float | None
     window_batch: int
@@ -36,31 +36,24 @@ class Settings:
     model: str
     metadata: bool = True
     lora: tuple[tuple[str, float], ...] = ()
-    guidance_interval: tuple[float, float] | None = None
 
     @classmethod
     def from_args(cls, args: Namespace) -> "Settings":
         """Return the settings of a command line; `ValueError` if there is no such device."""
         device, dtype = read_placement(args)
-        names = cls.__dataclass_fields__.keys() - {"device", "dtype", "lora"}
-        return cls(**{name: getattr(args, name) for name in names}, device=device, dtype=dtype)
+        names = cls.__dataclass_fields__.keys() - {"guidance", "device", "dtype", "lora"}
+        values = {name: getattr(args, name) for name in names}
+        return cls(guidance=Guidance.from_args(args), device=device, dtype=dtype, **values)
 
-    def options(self) -> dict[str, Any]:
-        """Return the pipeline's arguments."""
+    def options(self, pipe: AudioXPipeline, requests: list[Request]) -> dict[str, Any]:
+        """Return the pipeline's arguments for some requests."""
         options = {
             "num_inference_steps": self.steps,
-            "guidance_scale": self.guidance,
-            "guidance_rescale": self.guidance_rescale,
-            "guidance_interval": self.guidance_interval,
             "window_overlap_in_s": self.window_overlap,
             "window_batch_size": self.window_batch,
+            **self.guidance.arguments(requests, pipe.config.default_guidance_scale),
         }
         return {name: value for name, value in options.items() if value is not None}
-
-    def weights(self, requests: list[Request]) -> dict[str, float]:
-        """Return the guidance weights of the kinds of prompts that any of the requests has."""
-        given = {name for request in requests for name in request.modalities}
-        return {name: weight for name, weight in self.guidance.items() if name in given}
 
     def recipe(
         self, pipe: AudioXPipeline, request: Request, length: float | None = None, edit: dict[str, Any] | None = None
@@ -69,28 +62,19 @@ class Settings:
         if not self.metadata:
             return None
         config, edit = pipe.config, edit or {}
-        guidance = config.default_guidance_scale if self.guidance is None else self.guidance
-        weights = {}
-        if isinstance(guidance, dict):
-            weights = self.weights([request])
-            guidance = None if weights else 1.0
-        files = {name: getattr(request, name) for name in ("video", "image", "audio")}
         return Recipe(
             model=model_name(self.model),
             seed=request.seed,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            **{name: input_name(path) for name, path in files.items() if path is not None},
+            **{name: input_name(path) for name, path in request.inputs.items()},
             length=length,
             inpaint=tuple(edit.get("inpaint_spans", ())),
             extend=edit.get("extend_by_s"),
             strength=edit.get("strength"),
             crossfade=edit.get("crossfade_ms"),
             steps=config.default_num_inference_steps if self.steps is None else self.steps,
-            guidance=guidance,
-            guidance_weights=tuple(weights.items()),
-            guidance_interval=() if self.guidance_interval is None else (self.guidance_interval,),
-            guidance_rescale=self.guidance_rescale or 0.0,
+            **self.guidance.recipe(request, config.default_guidance_scale),
             audio_padding=self.audio_padding if request.audio is not None and not edit else None,
             window_overlap=self.window_overlap,
             window_batch=self.window_batch,
@@ -134,7 +118,7 @@ def sample(pipe: AudioXPipeline, requests: list[Request], length: float, setting
 
     Args:
         pipe (`AudioXPipeline`): The pipeline.
-        requests (`list[Request]`): Requests that all have a negative prompt, or all lack one.
+        requests (`list[Request]`): Requests that all have the same kinds of negative prompts.
         length (`float`): Seconds of every sound.
         settings (`Settings`): Options of the command.
 
@@ -142,18 +126,13 @@ def sample(pipe: AudioXPipeline, requests: list[Request], length: float, setting
         `torch.Tensor`: Latents `[B, C, L]`.
     """
     conditions = [request.conditions() for request in requests]
-    options = settings.options()
-    if isinstance(settings.guidance, dict):
-        options["guidance_scale"] = settings.weights(requests) or 1.0
-    negative_prompts = [request.negative_prompt for request in requests]
     return pipe(
         **{name: [values[name] for values in conditions] for name in conditions[0]},
-        negative_prompt=None if negative_prompts[0] is None else negative_prompts,
         audio_length_in_s=length,
         generator=[torch.Generator().manual_seed(request.seed) for request in requests],
         audio_padding_side=settings.audio_padding,
         output_type="latent",
-        **options,
+        **settings.options(pipe, requests),
     ).audios
 
 

@@ -3,13 +3,14 @@
 import json
 import math
 import os
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import one_line, shortened
-from ..option_types import MAX_SEED, MODALITIES
+from ..option_types import MAX_SEED, MODALITIES, guider
 from ..version import __version__
 from .files import MediaError, MediaSource
 
@@ -38,7 +39,7 @@ class Recipe:
         model (`str`): Name or Hub id of the model; only the name of a local folder.
         seed (`int`): Seed of the sound.
         prompt, negative_prompt (`str`, *optional*): The prompts.
-        video, image, audio (`str`, *optional*): Names of the input files.
+        video, image, audio, negative_video, negative_audio (`str`, *optional*): Names of the input files.
         length (`float`, *optional*): Duration in seconds. `None` for an edit.
         inpaint (`tuple[tuple[float, float], ...]`): Regenerated spans in seconds.
         extend (`float`, *optional*): Added seconds; negative at the start.
@@ -48,6 +49,7 @@ class Recipe:
         guidance, guidance_rescale (`float`, *optional*): Guidance scale and its rescaling.
         guidance_weights (`tuple[tuple[str, float], ...]`): Guidance weights by modality, which replace the scale.
         guidance_interval (`tuple[tuple[float, float], ...]`): Times between which guidance was on; empty for always.
+        guider (`str`, *optional*): Guider that replaces plain guidance, as for `--guider` of the command line.
         audio_padding (`str`, *optional*): Side on which a short audio prompt is padded.
         window_overlap (`float`, *optional*): Overlap of windows in seconds.
         window_batch (`int`, *optional*): Number of windows that are denoised at once.
@@ -65,6 +67,8 @@ class Recipe:
     video: str | None = None
     image: str | None = None
     audio: str | None = None
+    negative_video: str | None = None
+    negative_audio: str | None = None
     length: float | None = None
     inpaint: tuple[tuple[float, float], ...] = ()
     extend: float | None = None
@@ -75,6 +79,7 @@ class Recipe:
     guidance_rescale: float | None = None
     guidance_weights: tuple[tuple[str, float], ...] = ()
     guidance_interval: tuple[tuple[float, float], ...] = ()
+    guider: str | None = None
     audio_padding: str | None = None
     window_overlap: float | None = None
     window_batch: int | None = None
@@ -92,13 +97,14 @@ class Recipe:
     @property
     def inputs(self) -> dict[str, str]:
         """Names of the input files, by argument."""
-        names = {"video": self.video, "image": self.image, "audio": self.audio}
-        return {name: value for name, value in names.items() if value is not None}
+        names = ("video", "image", "audio", "negative_video", "negative_audio")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     @property
     def title(self) -> str:
-        """A title for players: the prompt, or the names of the input files."""
-        title = one_line(self.prompt or ", ".join(self.inputs.values()))
+        """A title for players: the prompt, or the names of the input files without the negative ones."""
+        names = [value for name, value in self.inputs.items() if not name.startswith("negative")]
+        title = one_line(self.prompt or ", ".join(names))
         return title if len(title) <= MAX_TITLE else f"{title[:MAX_TITLE]}..."
 
     def settings(self) -> dict[str, Any]:
@@ -250,6 +256,13 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _guider(value: Any) -> str:
+    try:
+        return guider(_text(MAX_NAME)(value))
+    except ArgumentTypeError:
+        raise ValueError from None
+
+
 def _pairs(first: Callable[[Any], Any], second: Callable[[Any], Any]) -> Callable[[Any], tuple]:
     def check(value: Any) -> tuple:
         if not isinstance(value, list) or len(value) > MAX_COUNT:
@@ -267,6 +280,8 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "video": _name,
     "image": _name,
     "audio": _name,
+    "negative_video": _name,
+    "negative_audio": _name,
     "length": _real(0),
     "inpaint": _pairs(_real(0), _real(0)),
     "extend": _real(),
@@ -277,6 +292,7 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
     "guidance_rescale": _real(0, 1),
     "guidance_weights": _pairs(_choice(*MODALITIES), _real()),
     "guidance_interval": _pairs(_real(0, 1), _real(0, 1)),
+    "guider": _guider,
     "audio_padding": _choice("left", "right"),
     "window_overlap": _real(0),
     "window_batch": _whole(1, MAX_COUNT),

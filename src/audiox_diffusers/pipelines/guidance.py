@@ -9,7 +9,7 @@ import torch
 from diffusers.guiders import AdaptiveProjectedGuidance, ClassifierFreeGuidance, ClassifierFreeZeroStarGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
-from ..option_types import MODALITIES
+from ..option_types import MODALITIES, guider_arguments
 from ..schedulers import AudioXFlowMatchScheduler
 from .checks import MAX_GUIDANCE, is_number
 
@@ -54,6 +54,13 @@ def check_guider(guider: Any) -> None:
     if guider is not None and type(guider) not in _PREDICTIONS:
         names = ", ".join(kind.__name__ for kind in _PREDICTIONS)
         raise ValueError(f"`guider` must be one of {names}, got {type(guider).__name__}.")
+
+
+def create_guider(text: str, scale: float) -> BaseGuidance:
+    """Return the guider that a text such as `"apg:eta=0.5"` describes, with a scale."""
+    name, arguments = guider_arguments(text)
+    (kind,) = [kind for kind in _PREDICTIONS if kind.__name__ == name]
+    return kind(guidance_scale=scale, **arguments)
 
 
 def guide_by_modality(conditional: torch.Tensor, without: list[torch.Tensor], weights: list[float]) -> torch.Tensor:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .requests import FILE_KEYS
+
 PROMPT_KEYS = {
     "prompt": str,
     "negative_prompt": str,
@@ -16,7 +18,6 @@ PROMPT_KEYS = {
     "seed": int,
     "length": (int, float),
 }
-FILE_KEYS = ("video", "image", "audio")
 
 
 def read_prompt_file(path: str | os.PathLike, **more_keys: type) -> dict[int, dict[str, Any]]:

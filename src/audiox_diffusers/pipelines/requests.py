@@ -10,6 +10,8 @@ from ..option_types import MAX_SEED
 
 # Longest sound that can be asked for, in seconds: a day.
 MAX_LENGTH = 24 * 60 * 60
+# Values of a request that are files.
+FILE_KEYS = ("video", "image", "audio", "negative_video", "negative_audio")
 
 
 def check_request(request: Mapping[str, Any]) -> None:
@@ -56,20 +58,23 @@ def check_request_files(request: Mapping[str, Any]) -> None:
     from ..media import load_audio, load_image, load_video
     from .features import is_features, load_features
 
-    video, image, audio = (request.get(name) for name in ("video", "image", "audio"))
-    if video is not None and is_features(video):
-        load_features(video, "video_embeds")
-    elif video is not None:
-        load_video(video, duration=0.1)
-    if image is not None:
-        load_image(image)
-    if audio is not None:
-        load_audio(audio, duration=0.1)
+    for name in FILE_KEYS:
+        file = request.get(name)
+        if file is None:
+            continue
+        if name == "image":
+            load_image(file)
+        elif name.endswith("audio"):
+            load_audio(file, duration=0.1)
+        elif is_features(file):
+            load_features(file, "video_embeds")
+        else:
+            load_video(file, duration=0.1)
 
 
 def check_request_paths(request: Mapping[str, Any]) -> None:
     """Raise `FileNotFoundError` if a file of a request does not exist. "-" stands for standard input."""
-    for name in ("video", "image", "audio"):
+    for name in FILE_KEYS:
         path = request.get(name)
         if path is not None and str(path) != "-" and not os.path.exists(path):
             raise FileNotFoundError(f"{path}: no such file")

@@ -213,7 +213,7 @@ def _with_page(app: FastAPI, engine: Engine) -> FastAPI:
 def _body_schema() -> dict[str, Any]:
     schema = AudioFields.model_json_schema(by_alias=False)
     form = json.loads(json.dumps(schema))
-    for name in ("video", "image", "audio"):
+    for name in MEDIA:
         form["properties"][name] = {"type": "string", "format": "binary"}
     content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
     return {"openapi_extra": {"requestBody": {"content": content, "required": True}}}

@@ -3,18 +3,20 @@
 import json
 from argparse import ArgumentTypeError
 from base64 import b64decode
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
 
 from ..media import MediaBytes
 from ..messages import one_line, shortened
-from ..option_types import MAX_SEED, span
-from ..pipelines.checks import MAX_STEPS
+from ..option_types import MAX_SEED, guidance, guider, interval, span
+from ..pipelines.checks import MAX_GUIDANCE, MAX_STEPS
+from ..pipelines.requests import FILE_KEYS
 from .errors import ServingError, bad_field
 
-MEDIA = ("video", "image", "audio")
+MEDIA = FILE_KEYS
 # response format: extension of the file that is written, media type of the response
 FORMATS = {
     "wav": (".wav", "audio/wav"),
@@ -43,16 +45,35 @@ def _from_json(value: Any) -> Any:
 def _spans(value: Any) -> Any:
     value = _from_json(value)
     if isinstance(value, str):
-        try:
-            return [span(item.strip()) for item in value.split(",")]
-        except ArgumentTypeError as error:
-            raise ValueError(str(error)) from None
+        return [_parse(span, item.strip()) for item in value.split(",")]
     return value
 
 
 def _scales(value: Any) -> Any:
     value = _from_json(value)
     return {value: 1.0} if isinstance(value, str) else value
+
+
+def _guidance(value: Any) -> float | dict[str, float]:
+    value = _from_json(value)
+    if isinstance(value, dict):
+        value = ",".join(f"{name}={weight}" for name, weight in value.items())
+    return _parse(guidance(-MAX_GUIDANCE, MAX_GUIDANCE), str(value))
+
+
+def _interval(value: Any) -> tuple[float, float]:
+    value = _from_json(value)
+    if isinstance(value, list):
+        value = "-".join(map(str, value))
+    return _parse(interval, str(value))
+
+
+def _parse(parse: Callable[[str], Any], text: str) -> Any:
+    """Parse a text as the command line does."""
+    try:
+        return parse(text)
+    except ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
 
 
 Real = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
@@ -72,6 +93,8 @@ class AudioFields(BaseModel):
     video: str | None = Field(None, description="Video: a file part, or a base64 data URI.")
     image: str | None = Field(None, description="Picture: a file part, or a base64 data URI.")
     audio: str | None = Field(None, description="Sound to continue or edit: a file part, or a base64 data URI.")
+    negative_video: str | None = Field(None, description="Video of what to avoid: a file part, or a base64 data URI.")
+    negative_audio: str | None = Field(None, description="Sound to avoid: a file part, or a base64 data URI.")
     audio_length: Real | None = Field(
         None, gt=0, validation_alias=AliasChoices("audio_length", "seconds"), description="Duration in seconds."
     )
@@ -80,10 +103,20 @@ class AudioFields(BaseModel):
     num_inference_steps: Whole | None = Field(
         None, ge=1, le=MAX_STEPS, description="Denoising steps. Defaults to the model's own."
     )
-    guidance_scale: Real | None = Field(
-        None, ge=-1000, le=1000, description="Guidance scale; 1 turns guidance off. Defaults to the model's own."
+    guidance_scale: Annotated[
+        Any, PlainValidator(_guidance, json_schema_input_type=float | dict[str, float] | str | None)
+    ] = Field(
+        None,
+        description="Guidance scale; 1 turns guidance off. An object or text such as text=3,video=7 weights each kind of"
+        " prompt on its own. Defaults to the model's own.",
     )
     guidance_rescale: Real = Field(0.0, ge=0, le=1, description="Rescaling against overexposed guidance.")
+    guidance_interval: Annotated[
+        Any, PlainValidator(_interval, json_schema_input_type=tuple[float, float] | str | None)
+    ] = Field(None, description="Times between which guidance is on, such as 0.2-0.8, from 0 (clean) to 1 (noise).")
+    guider: Annotated[str | None, BeforeValidator(lambda value: _parse(guider, str(value)))] = Field(
+        None, description="apg or cfg-zero-star instead of plain guidance, with options as in apg:eta=0.5."
+    )
     seed: Whole | None = Field(None, ge=0, le=MAX_SEED, description="Seed of the first sound. Defaults to a new one.")
     n: Whole = Field(1, ge=1, description="Number of sounds. More than 1 only for jobs.")
     inpaint_spans: Annotated[list[tuple[Real, Real]] | None, BeforeValidator(_spans)] = Field(

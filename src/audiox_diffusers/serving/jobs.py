@@ -49,7 +49,7 @@ class Task:
         first = self.requests[0]
         if self.edit is not None or first.keeps_picture or self.stream:
             return None
-        return self.model, self.adapters, first.length, first.negative_prompt is None, astuple(self.settings)
+        return self.model, self.adapters, first.length, tuple(first.negatives), astuple(self.settings)
 
     @property
     def seed(self) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import remove
+from ..commands.guidance import Guidance, GuidanceError
 from ..commands.request import Request
 from ..commands.sounds import Settings, check_files
 from ..media import MediaBytes, load_audio, load_image, load_video
@@ -69,10 +70,10 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
     if fields.response_format == "mp4" and "video" not in body.media:
         raise bad_field("response_format", "mp4 needs a video to take the picture from")
 
+    guidance = Guidance(fields.guidance_scale, fields.guidance_rescale, fields.guidance_interval, fields.guider)
     settings = Settings(
         steps=fields.num_inference_steps,
-        guidance=fields.guidance_scale,
-        guidance_rescale=fields.guidance_rescale,
+        guidance=guidance,
         audio_padding="right",
         window_overlap=None,
         window_batch=4,
@@ -94,6 +95,7 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
             Request(output=folder / f"{number}{suffix}", seed=seed + number, **values, **paths)
             for number in range(fields.n)
         ]
+        _check_guidance(guidance, requests[0])
         if fields.response_format == "mp4":
             _check_picture(requests[0])
         return Task(
@@ -123,6 +125,15 @@ def _check_picture(request: Request) -> None:
         check_files(request)
     except (ValueError, OSError) as error:
         raise bad_field("video", one_line(error).replace(f"{request.output.parent}/", "")) from None
+
+
+def _check_guidance(guidance: Guidance, request: Request) -> None:
+    try:
+        guidance.check()
+        guidance.check_weights(request)
+        guidance.check_negatives(request)
+    except GuidanceError as error:
+        raise bad_field("guidance_scale" if error.name == "guidance" else error.name, error.message) from None
 
 
 def _edit(fields: AudioFields) -> dict[str, Any] | None:
@@ -173,11 +184,11 @@ def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, coun
         raise bad_field("audio", "required for inpaint_spans, extend_by and strength")
     for name, item in media.items():
         try:
-            if name == "video":
+            if name in ("video", "negative_video"):
                 load_video(item, duration=0.1, max_pixels=limits.max_pixels)
             elif name == "image":
                 load_image(item, max_pixels=limits.max_pixels)
-            elif edit is None:
+            elif edit is None or name == "negative_audio":
                 load_audio(item, duration=0.1, max_channels=8)
             else:
                 waveform, rate = load_audio(item, max_duration=limits.max_length_s, max_channels=8)
