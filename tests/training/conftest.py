@@ -29,8 +29,8 @@ class Runs:
     def __init__(self, method: type, small_model: Path, scenes: Path, folder: Path):
         self.method, self.small_model, self.scenes, self.folder = method, small_model, scenes, folder
 
-    def build(self, output: str, steps: int, *options: object) -> Trainer:
-        """Build the trainer of a run that writes into `folder / output`."""
+    def build(self, output: str, steps: int | None, *options: object) -> Trainer:
+        """Build the trainer of a run that writes into `folder / output`. Without `steps`, an option sets its length."""
         for state in (AcceleratorState, PartialState, GradientState):
             state._reset_state()
         usual = {
@@ -44,10 +44,10 @@ class Runs:
             "--dataloader_num_workers": 0,
             "--shuffle_buffer_size": 4,
         }
-        arguments = [str(word) for pair in usual.items() for word in pair]
+        arguments = [str(word) for pair in usual.items() if pair[1] is not None for word in pair]
         return Trainer(parse_args([*arguments, *map(str, options)], self.method), self.method)
 
-    def __call__(self, output: str, steps: int, *options: object) -> dict[int, float]:
+    def __call__(self, output: str, steps: int | None, *options: object) -> dict[int, float]:
         """Train, and return the losses of the run, by step."""
         self.build(output, steps, *options).train()
         lines = (self.folder / output / "log.jsonl").read_text().splitlines()

@@ -66,6 +66,7 @@ BAD_VALUES = {
     "train_batch_size": [0, -1, 1.5],
     "gradient_accumulation_steps": [0, -1],
     "max_train_steps": [0, -1, "nan"],
+    "num_train_epochs": [0, -1, "nan"],
     "checkpointing_steps": [0, -1],
     "checkpoints_total_limit": [0, -1],
     "validation_steps": [0, -1],

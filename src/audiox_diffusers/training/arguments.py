@@ -288,7 +288,6 @@ class RunArguments(Arguments):
     output_dir: Folder = HfArg(help="Folder for the checkpoints, the log and the trained model.")
     seed: Seed = HfArg(default=0, help="Seed of everything that is drawn.")
     train_batch_size: Count = HfArg(default=4, help="Samples per device in a forward pass.")
-    max_train_steps: Count = HfArg(help="Optimizer steps, including those before a resume.")
     learning_rate: Positive = HfArg(default=1e-5, help="Peak learning rate.")
     lr_warmup_steps: CountOrZero = HfArg(default=0, help="Steps of linear warm-up.")
     max_grad_norm: Positive = HfArg(default=1.0, help="Clip gradients to this norm.")
@@ -300,6 +299,25 @@ class RunArguments(Arguments):
     resume_from_checkpoint: str | None = HfArg(
         default=None, help="latest, or the name of a checkpoint in the output folder."
     )
+
+
+@dataclass(kw_only=True)
+class LengthArguments(Arguments):
+    _argument_group_name = "length of the run"
+
+    max_train_steps: Count | None = HfArg(default=None, help="Optimizer steps, including those before a resume.")
+    num_train_epochs: Count | None = HfArg(
+        default=None,
+        help="Passes over the data, instead of --max_train_steps. The number of records must be known, and skipped ones"
+        " count too.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_train_steps is None and self.num_train_epochs is None:
+            raise ValueError("--max_train_steps or --num_train_epochs is required")
+        if self.max_train_steps is not None and self.num_train_epochs is not None:
+            raise ValueError("--num_train_epochs cannot be combined with --max_train_steps")
 
 
 @dataclass(kw_only=True)
@@ -383,6 +401,7 @@ class TrainingArguments(
     TaskArguments,
     ObjectiveArguments,
     RunArguments,
+    LengthArguments,
     OptimizerArguments,
     ReportArguments,
 ):

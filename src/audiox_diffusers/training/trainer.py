@@ -41,6 +41,7 @@ from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_
 from .run.data_position import DATA, read_position, write_position
 from .run.divergence import DivergenceGuard
 from .run.interruption import Interruption, stopped_at
+from .run.length import steps_of_epochs
 from .run.lock import locked
 from .run.log import LOG, SKIPPED, cut_log, warned, write_report
 from .run.optimizer_state import local
@@ -106,6 +107,7 @@ class Trainer:
         sources = [dataset.source for dataset in datasets]
         columns = [dataset.columns for dataset in datasets]
         looks = self._look_at(datasets)
+        self.max_steps = self._count_steps(looks)
         tasks = [dataset.options.tasks for dataset in datasets]
         reader = RecordReader(
             WindowSpec.of(pipe),
@@ -160,6 +162,17 @@ class Trainer:
             check_look(found, dataset.options.tasks or self.args.masking().task_weights)
         return looks
 
+    def _count_steps(self, looks: list[FirstLook]) -> int:
+        args = self.args
+        if args.max_train_steps is not None:
+            return args.max_train_steps
+        steps = steps_of_epochs(args.num_train_epochs, looks, len(args.dataset), self._samples_of_step())
+        self.accelerator.print(f"--num_train_epochs {args.num_train_epochs}: {steps} steps")
+        return steps
+
+    def _samples_of_step(self) -> int:
+        return self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
+
     def _move_encoders(self, device: torch.device) -> None:
         for name in ENCODERS:
             if getattr(self.pipe, name) is not None:
@@ -190,7 +203,7 @@ class Trainer:
             args.lr_scheduler,
             optimizer,
             num_warmup_steps=args.lr_warmup_steps,
-            num_training_steps=args.max_train_steps,
+            num_training_steps=self.max_steps,
             num_cycles=args.lr_num_cycles,
             power=args.lr_power,
             inv_gamma=args.lr_inv_gamma,
@@ -234,23 +247,22 @@ class Trainer:
         batches = load_batches(self.records, args.dataloader_num_workers)
         self.model.train()
         with tqdm(
-            total=args.max_train_steps,
+            total=self.max_steps,
             initial=self.step,
             desc="steps",
             disable=not accelerator.is_local_main_process,
         ) as progress:
-            while self.step < args.max_train_steps and not self.stopped and not self.finished:
+            while self.step < self.max_steps and not self.stopped and not self.finished:
                 started = time.perf_counter()
                 report = self._train_step(batches)
                 self.step += 1
                 seconds = time.perf_counter() - started
-                samples = args.train_batch_size * args.gradient_accumulation_steps * accelerator.num_processes
-                report["samples_per_second"] = samples / seconds
-                due = self.step == args.max_train_steps or self.step % args.validation_steps == 0
+                report["samples_per_second"] = self._samples_of_step() / seconds
+                due = self.step == self.max_steps or self.step % args.validation_steps == 0
                 if self.early_stopping is not None and due:
                     report["held_out_loss"] = self._measure_held_out()
                 self._report(report, progress)
-                last = self.step == args.max_train_steps or self.finished
+                last = self.step == self.max_steps or self.finished
                 self.guard.check_step(self.step, report["loss"], report.get("grad_norm"), last)
                 due = last or self.stopped or self.step % args.checkpointing_steps == 0
                 if due and not self.guard.steps:

@@ -26,6 +26,7 @@ PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 MAY_CHANGE = {
     "output_dir",
     "max_train_steps",
+    "num_train_epochs",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "resume_from_checkpoint",

@@ -43,6 +43,7 @@ class VaeOptions(Arguments):
         help="Datasets that `datasets.load_dataset` can stream, with a column audio or video. All audio is held in"
         " memory."
     )
+    max_train_steps: Count = HfArg(help="Optimizer steps, including those before a resume.")
     segment_frames: Count = HfArg(default=32, help="Latent frames of a training segment.")
     kl_weight: NotNegative = HfArg(default=3e-5, help="Weight of the KL divergence in the loss.")
     l1_weight: NotNegative = HfArg(default=1.0, help="Weight of the waveform difference in the loss.")
