@@ -65,13 +65,24 @@ def answer_with(monkeypatch, bench: Bench, step: int = 0, level: float = 1.0) ->
             other = items[(index + step) % len(items)]
             answers[key(item.prompt, item.video, item.image, item.audio)] = other.scene
 
-    def call(self, generator, audio_length_in_s, num_inference_steps=None, guidance_scale=None, **prompts):
+    def call(
+        self,
+        generator,
+        audio_length_in_s,
+        num_inference_steps=None,
+        guidance_scale=None,
+        guidance_interval=None,
+        guider=None,
+        **prompts,
+    ):
         assert audio_length_in_s == bench.seconds
         calls.append(
             {
                 "eta": self.scheduler.config.get("eta"),
                 "steps": num_inference_steps,
                 "guidance": guidance_scale,
+                "interval": guidance_interval,
+                "guider": guider,
                 "seeds": [item.initial_seed() for item in generator],
                 **prompts,
             }
@@ -143,6 +154,27 @@ def test_each_item_has_its_own_noise_and_is_generated_once(pipe, bench, monkeypa
     assert sorted(by_video) == sorted(scene_seed(seed, noise) for seed in range(2) for noise in range(4))
     figure = report.tasks["video"]["onset F1"]
     assert len(figure.values) == 2 and figure.spread == 0 and figure.count == 4
+
+
+def test_guidance_of_the_bench(pipe, bench, monkeypatch):
+    calls = answer_with(monkeypatch, bench)
+    options = {"seeds": 1, "count": 2, "ceilings": False}
+    weights = {"text": 2.0, "video": 3.0}
+    report = run_bench(pipe, ["missing"], guidance_scale=weights, guidance_interval=(0.2, 0.8), **options)
+    assert [(call["guidance"], call["interval"]) for call in calls] == [
+        ({"text": 2.0}, (0.2, 0.8)),
+        ({"video": 3.0}, (0.2, 0.8)),
+        (weights, (0.2, 0.8)),
+    ]
+    assert json.loads(report.to_json())["settings"]["guidance_interval"] == [0.2, 0.8]
+    calls.clear()
+    run_bench(pipe, ["image"], guidance_scale={"text": 2.0}, **options)
+    run_bench(pipe, ["image"], guidance_scale=4.0, guider="apg:eta=0.5", **options)
+    run_bench(pipe, ["image"], guider="cfg-zero-star", **options)
+    unguided, apg, zero = calls
+    assert unguided["guidance"] == 1.0 and apg["guidance"] is None and zero["guidance"] is None
+    assert apg["guider"].guidance_scale == 4.0 and apg["guider"].eta == 0.5
+    assert zero["guider"].guidance_scale == pipe.config.default_guidance_scale
 
 
 def test_swapped_captions_differ_only_in_class_words(bench):
@@ -236,6 +268,9 @@ def test_clips_from_a_folder(pipe, tmp_path):
         ({"num_inference_steps": 0}, ValueError, "num_inference_steps.*0"),
         ({"eta": 1.5}, ValueError, "eta.*1.5"),
         ({"batch_size": 0}, ValueError, "batch_size.*0"),
+        ({"guider": "apq"}, ValueError, "guider.*apg, cfg-zero-star.*apq"),
+        ({"guider": "apg", "guidance_scale": {"text": 3.0}}, ValueError, "guider.*guidance_scale"),
+        ({"guider": "apg", "guidance_interval": (0, 0.5)}, ValueError, "guider.*guidance_interval"),
         ({"sounds": "missing"}, FileNotFoundError, "missing"),
         ({"tasks": ["vae"], "clips": "missing"}, FileNotFoundError, "missing"),
     ],
@@ -265,13 +300,13 @@ def test_command(tmp_path, capsys):
     def run(*words: object) -> int:
         return main(["bench", "--model", str(model), *map(str, words)])
 
-    options = ["--tasks", "image", "--count", 2, "--seeds", 2, "--steps", 2, "--guidance", 3, "--eta", 0.5]
+    options = ["--tasks", "image", "--count", 2, "--seeds", 2, "--steps", 2, "--guidance", "video=3", "--eta", 0.5]
     assert run(*options, "--output", output) == 0
     said = capsys.readouterr().out
     assert "| image | class" in said and "accuracy of the metrics" in said
     assert [path.name for path in output.iterdir()] == ["bench.json"]
     report = json.loads((output / "bench.json").read_text())
-    assert report["settings"]["guidance_scale"] == 3 and report["settings"]["eta"] == 0.5
+    assert report["settings"]["guidance_scale"] == {"video": 3} and report["settings"]["eta"] == 0.5
     assert len(report["tasks"]["image"]["class"]["values"]) == 2
     assert report["seconds_per_clip"] > 0
 
@@ -280,6 +315,8 @@ def test_command(tmp_path, capsys):
         (["--sweep", "--tasks", "vae"], "sweep, got 'vae'"),
         (["--count", 0], "--count"),
         (["--sweep", "--steps", 3], "--steps"),
+        (["--sweep", "--guidance-interval", "0-0.5"], "--guidance-interval"),
+        (["--guider", "apg", "--guidance", "text=3"], "--guidance must be one number with a guider"),
         (["--output", tmp_path / "a" / "b"], f"{tmp_path / 'a'}: no such folder"),
         (["--model", tmp_path / "no"], "no such folder"),
     ):

@@ -1,6 +1,7 @@
 """Generation of the sounds that the bench scores."""
 
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..option_types import guider_arguments
 from ..pipelines import AudioXPipeline
 from ..pipelines.guidance import create_guider
 from ..scenes import scene_seed
@@ -46,6 +48,14 @@ class SamplingOptions:
             raise ValueError(f"`eta` must be in 0..1, got {self.eta!r}")
         if self.batch_size < 1:
             raise ValueError(f"`batch_size` must be 1 or more, got {self.batch_size!r}")
+        if self.guider is None:
+            return
+        try:
+            guider_arguments(self.guider)
+        except ArgumentTypeError as error:
+            raise ValueError(f"`guider` {error}") from None
+        if isinstance(self.guidance_scale, dict) or self.guidance_interval is not None:
+            raise ValueError("`guider` needs a number as `guidance_scale`, and no `guidance_interval`")
 
 
 class SoundGenerator:
