@@ -81,7 +81,9 @@ def _path(value: str | None) -> Path | None:
 
 
 def _device(args: Namespace) -> torch.device:
-    """Return `--device`. By default each process has its own GPU."""
+    """Return `--device`. By default each process has its own GPU. `mps` is not chosen, so that figures are comparable."""
+    if args.device is None and not torch.cuda.is_available():
+        return torch.device("cpu")
     device, _ = read_placement(args)
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", PartialState().local_process_index % torch.cuda.device_count())

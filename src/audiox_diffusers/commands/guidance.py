@@ -11,7 +11,7 @@ from .request import Request
 @dataclass(frozen=True)
 class Guidance:
     """
-    How sounds are guided. The fields are those of a recipe, except for `scale`.
+    How sounds are guided.
 
     Args:
         scale (`float` or `dict[str, float]`, *optional*): Scale, or weights by kind of prompt. Defaults to the model's
@@ -69,7 +69,7 @@ class Guidance:
     def arguments(self, requests: list[Request], default_scale: float) -> dict[str, Any]:
         """Return the arguments of the pipeline. `default_scale` is that of the model."""
         if self.guider is not None:
-            # Imports diffusers.
+            # Here, because it imports diffusers.
             from ..pipelines.guidance import create_guider
 
             return {"guider": create_guider(self.guider, default_scale if self.scale is None else self.scale)}

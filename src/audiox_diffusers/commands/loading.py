@@ -16,8 +16,8 @@ from ..pipelines import AudioXPipeline, load_original_checkpoint
 
 # A dtype for all networks, or one for some of them, as `from_pretrained` takes it.
 Dtype = torch.dtype | dict[str, torch.dtype]
-# The transformer takes most of the time. The others stay in float32, because oneDNN computes some strided convolutions wrong
-# in bfloat16 on CPUs with AMX.
+# The transformer takes most of the time. The others stay in float32, because oneDNN computes some strided convolutions
+# wrong in bfloat16 on CPUs with AMX.
 MIXED = {"transformer": torch.bfloat16, "default": torch.float32}
 
 

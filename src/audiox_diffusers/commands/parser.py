@@ -114,9 +114,9 @@ def _add_generate(commands: Any) -> None:
         "--batch",
         metavar="FILE.jsonl",
         help="generate one sound per line, instead of the options above: JSON objects with any of prompt,"
-        " negative_prompt, video, image, audio, negative_video, negative_audio, seed, length and output. Paths are relative to FILE.jsonl. output is"
-        " relative to the output folder and defaults to the line number, such as 00001.wav. Existing outputs are"
-        " skipped",
+        " negative_prompt, video, image, audio, negative_video, negative_audio, seed, length and output. Paths are"
+        " relative to FILE.jsonl. output is relative to the output folder and defaults to the line number, such as"
+        " 00001.wav. Existing outputs are skipped",
     )
     prompts.add_argument(
         "--batch-size",
@@ -197,7 +197,7 @@ def _add_edit(commands: Any) -> None:
 
 def _add_sampling(options: Any) -> None:
     options.add_argument("--negative-prompt", metavar="TEXT", help="description of what to avoid")
-    options.add_argument("--negative-video", metavar="FILE", help="video, or its features, of what to avoid")
+    options.add_argument("--negative-video", metavar="FILE", help="video that shows what to avoid, or its features")
     options.add_argument("--negative-audio", metavar="FILE", help="sound to avoid")
     options.add_argument(
         "--steps", type=whole(1, 10000), metavar="N", help="number of denoising steps (default: the model's own)"
@@ -488,9 +488,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--batch-size", type=whole(1, 1024), default=16, metavar="N", help="files to read at once (default: 16)"
     )
-    parser.add_argument(
-        "--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else mps, else cpu)"
-    )
+    parser.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
     generation = parser.add_argument_group("generate first", "with these, GENERATED is filled before it is measured")
     generation.add_argument("--set", metavar="FILE.jsonl", help="prompts, as for `audiox generate --batch`")
     generation.add_argument("--model", help="folder of a diffusers model, or Hub id")
