@@ -19,7 +19,6 @@ from common import create_parser, find_device, process_gigabytes
 from model_sizes import components
 
 from audiox_diffusers import AudioXDPMSolverSDEScheduler, AudioXPipeline
-from audiox_diffusers.models import AudioXContext
 from audiox_diffusers.testing import create_small_pipeline, create_tokenizer
 
 
@@ -91,7 +90,7 @@ def measure(pipe: AudioXPipeline, steps: int) -> None:
     transformer = pipe.transformer
     latents = torch.randn(1, transformer.config.in_channels, transformer.config.sample_size, device=device)
     both = torch.cat((latents, latents)).to(transformer.dtype)
-    context = AudioXContext(context.to(transformer.dtype))
+    context = transformer.project_context(context.to(transformer.dtype))
     timestep = torch.full((2,), 0.5, device=device)
     transformer(both, timestep, context)
     timed("guided step", transformer, lambda: transformer(both, timestep, context), rounds=3)

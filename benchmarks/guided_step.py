@@ -20,7 +20,6 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch.utils.flop_counter import FlopCounterMode
 
 from audiox_diffusers import AudioXTransformer2DModel
-from audiox_diffusers.models import AudioXContext
 
 GUIDANCE = 7.0
 CONTEXT_TOKENS = 471  # 128 of video, 128 of text, 215 of audio
@@ -42,7 +41,7 @@ class Ours:
         self.model = AudioXTransformer2DModel(num_layers=layers).eval()
 
     def start(self, context: torch.Tensor) -> None:
-        self.context = AudioXContext(context)
+        self.context = self.model.project_context(context)
 
     def step(self, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         latents = torch.cat((latents, latents))

@@ -5,7 +5,6 @@ from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 from peft import LoraConfig
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXTransformer2DModel
-from audiox_diffusers.models import AudioXContext
 
 # Layers of each transformer that depend on the context alone, and the number of calls in a forward pass.
 PROJECTIONS = {
@@ -46,7 +45,7 @@ def count_calls(model) -> dict[str, list[int]]:
 def test_the_context_is_projected_once(any_case, steps):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     expected = [model(**step, encoder_hidden_states=tensor).sample for step in steps]
-    calls, context = count_calls(model), AudioXContext(tensor)
+    calls, context = count_calls(model), model.project_context(tensor)
     found = [model(**step, encoder_hidden_states=context).sample for step in steps]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert {name: len(rows) for name, rows in calls.items()} == PROJECTIONS[any_case.model_class]
@@ -60,24 +59,24 @@ def test_fused_projections_are_cached_too(transformer_case):
     calls = []
     for block in model.transformer_blocks:
         block.attn2.to_kv.register_forward_hook(lambda module, args, output: calls.append(module))
-    inputs["encoder_hidden_states"] = AudioXContext(inputs["encoder_hidden_states"])
+    inputs["encoder_hidden_states"] = model.project_context(inputs["encoder_hidden_states"])
     for _ in range(2):
         torch.testing.assert_close(model(**inputs).sample, expected, rtol=0, atol=1e-5)
     assert len(calls) == len(model.transformer_blocks)
 
 
-def test_gradients_equal_those_of_a_tensor(any_case, steps):
-    model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
-    with torch.no_grad():
-        context = AudioXContext(tensor)
-        model(**steps[0], encoder_hidden_states=context)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_equal_those_of_a_tensor(any_case, steps, checkpointing):
+    model, tensor = any_case.model().train(), any_case.inputs()["encoder_hidden_states"]
+    if checkpointing:
+        model.enable_gradient_checkpointing()
     gradients = []
-    for given in (tensor, context, context):
+    for project in (lambda tensor: tensor, model.project_context):
         model.zero_grad()
-        model(**steps[1], encoder_hidden_states=given).sample.square().sum().backward()
+        context = project(tensor)
+        sum(model(**step, encoder_hidden_states=context).sample.square().sum() for step in steps[:2]).backward()
         gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
     torch.testing.assert_close(gradients[1], gradients[0])
-    torch.testing.assert_close(gradients[2], gradients[0])
 
 
 @torch.no_grad()
@@ -90,7 +89,7 @@ def test_the_null_context_skips_cross_attention(transformer_case):
     rows = []
     for block in model.transformer_blocks:
         block.attn2.register_forward_hook(lambda module, args, output: rows.append(output.shape[0]))
-    found = model(**inputs, encoder_hidden_states=AudioXContext(tensor)).sample
+    found = model(**inputs, encoder_hidden_states=model.project_context(tensor)).sample
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
     assert rows == [2, 2, 2]
 
@@ -105,7 +104,7 @@ def test_fewer_rows_are_refused_if_the_null_context_has_an_effect(any_case):
         model.add_adapter(LoraConfig(r=1, lora_alpha=1, target_modules=["attn2.to_v"], lora_bias=True))
     assert not model.null_context_vanishes
     with pytest.raises(ValueError, match="must have one row per sample of `hidden_states`, 2, got 1"):
-        model(**inputs, encoder_hidden_states=AudioXContext(tensor[:1]))
+        model(**inputs, encoder_hidden_states=model.project_context(tensor[:1]))
 
 
 @torch.no_grad()
@@ -114,7 +113,7 @@ def test_compiled_blocks_take_a_context(any_case, steps):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     expected = [model(**step, encoder_hidden_states=tensor).sample for step in steps]
     model.compile_repeated_blocks(fullgraph=True, backend="aot_eager")
-    context = AudioXContext(tensor)
+    context = model.project_context(tensor)
     with torch._dynamo.config.patch(recompile_limit=1, fail_on_recompile_limit_hit=True):
         found = [model(**step, encoder_hidden_states=context).sample for step in steps]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
@@ -158,9 +157,11 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS)
 def test_a_context_gives_the_output_of_a_tensor(any_case, steps, way):
     tensor, outputs = any_case.inputs()["encoder_hidden_states"], []
-    for context in (tensor, AudioXContext(tensor)):
+    for projected in (False, True):
         model = any_case.model()
         WAYS[way](model)
+        with torch.no_grad():
+            context = model.project_context(tensor) if projected else tensor
         outputs.append(run_steps(model, steps, context))
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
 
@@ -173,7 +174,9 @@ def test_a_context_uses_the_scale_of_adapters(any_case, steps, scale):
         model.add_adapter(LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False))
     kwargs = {"attention_kwargs": {"scale": scale}}
     expected = run_steps(model, steps, tensor, **kwargs)
-    torch.testing.assert_close(run_steps(model, steps, AudioXContext(tensor), **kwargs), expected, rtol=0, atol=1e-5)
+    with torch.no_grad():
+        context = model.project_context(tensor, **kwargs)
+    torch.testing.assert_close(run_steps(model, steps, context, **kwargs), expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -181,7 +184,7 @@ def test_a_transformer_compiled_as_a_whole_takes_a_context(any_case, steps):
     torch._dynamo.reset()
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]
     expected = run_steps(model, steps, tensor)
-    compiled, context = torch.compile(model, fullgraph=True, backend="aot_eager"), AudioXContext(tensor)
+    compiled, context = torch.compile(model, fullgraph=True, backend="aot_eager"), model.project_context(tensor)
     found = torch.stack([compiled(**step, encoder_hidden_states=context, return_dict=False)[0] for step in steps])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     torch._dynamo.reset()

@@ -17,7 +17,6 @@ from diffusers import ContextParallelConfig, TensorParallelConfig
 from diffusers.hooks import tensor_parallel
 
 from audiox_diffusers import AudioXMMTransformer2DModel, AudioXTransformer2DModel
-from audiox_diffusers.models import AudioXContext
 
 # diffusers does not run in parallel on CPUs. It counts accelerators, and has a list of them.
 torch.accelerator.device_count = lambda: 1
@@ -50,8 +49,8 @@ def run():
     tokens = []
     block = model.transformer_blocks[1]
     hook = block.norm2.register_forward_pre_hook(lambda _, args: tokens.append(args[0].shape[1]))
-    context = AudioXContext(inputs[2])
     with torch.no_grad():
+        context = model.project_context(inputs[2])
         output = model(*inputs).sample
         for _ in range(2):
             cached = model(*inputs[:2], context).sample

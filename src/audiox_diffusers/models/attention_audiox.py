@@ -6,8 +6,6 @@ from diffusers.models.attention import AttentionMixin, AttentionModuleMixin, Fee
 from diffusers.models.attention_dispatch import dispatch_attention_fn
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from .context_audiox import LayerContext, project
-
 
 def apply_partial_rotary_emb(hidden_states: torch.Tensor, rotary_emb: tuple[torch.Tensor, torch.Tensor]):
     """
@@ -53,7 +51,7 @@ class AudioXAttnProcessor:
         self,
         attn: "AudioXAttention",
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | LayerContext | None = None,
+        encoder_hidden_states: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = None,
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
@@ -61,7 +59,7 @@ class AudioXAttnProcessor:
             query, key, value = attn.to_qkv(context).chunk(3, dim=-1)
         else:
             query = attn.to_q(hidden_states)
-            key, value = project(context, attn.keys_and_values)
+            key, value = context if isinstance(context, tuple) else attn.keys_and_values(context)
 
         query, key, value = (x.unflatten(-1, (-1, attn.head_dim)) for x in (query, key, value))
 
@@ -135,7 +133,7 @@ class AudioXAttention(nn.Module, AttentionModuleMixin):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | LayerContext | None = None,
+        encoder_hidden_states: torch.Tensor | tuple[torch.Tensor, torch.Tensor] | None = None,
         rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         return self.processor(self, hidden_states, encoder_hidden_states, rotary_emb)

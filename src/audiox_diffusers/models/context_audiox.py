@@ -1,76 +1,69 @@
-"""A context that stays the same while latents are denoised, and the projections of it."""
+"""The part of a transformer's work that depends on the context alone, as plain tensors."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import wraps
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
+from diffusers.utils.accelerate_utils import apply_forward_hook
 
 
-class LayerContext:
+class AudioXContext(NamedTuple):
     """
-    The context `[B, S, D]` of one layer, which caches its projection. Nothing is cached with gradients, or in compiled
-    code, where CUDA graphs would overwrite the cache.
-    """
+    A context for several forward passes of one transformer, made by its `project_context`.
 
-    def __init__(self, hidden_states: torch.Tensor):
-        self.hidden_states = hidden_states
-        self.shape = hidden_states.shape
-        self._projected = None
-
-    def project(self, projection: Callable[[torch.Tensor], Any]) -> Any:
-        """Project the context, or return the cached projection. `projection` must be the same in every call."""
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return projection(self.hidden_states)
-        if self._projected is None:
-            self._projected = projection(self.hidden_states)
-        return self._projected
-
-
-class AudioXContext(LayerContext):
-    """
-    A context for several forward passes of one transformer. The first pass caches everything that depends on the
-    context alone: the projected context, the keys and values of cross-attention, the modulation of the MMDiT's blocks.
-
-    Create a new one when the transformer, its weights, its precision, or the adapters and their scale change.
+    It is valid for the weights, the precision, the adapters and their scale with which it was made.
 
     Args:
-        hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): Context. If the transformer's
-            `null_context_vanishes`, it may have fewer rows than the latents. It then belongs to the last rows, and the
-            first rows get the null context.
+        layers (`tuple[tuple[torch.Tensor, ...], ...]`): Tensors of each layer. For [`AudioXTransformer2DModel`], the
+            keys and values of cross-attention, each `[B, S, kv_heads * head_dim]`. For [`AudioXMMTransformer2DModel`],
+            the modulation `[B, L + 1, 6 D]`.
     """
 
-    def layers(self, embed: Callable[[torch.Tensor], torch.Tensor], num_layers: int) -> list[LayerContext]:
-        """Project the context with `embed` and return one `LayerContext` per layer."""
+    layers: tuple[tuple[torch.Tensor, ...], ...]
 
-        def split(hidden_states: torch.Tensor) -> list[LayerContext]:
-            embedded = embed(hidden_states)
-            return [LayerContext(embedded) for _ in range(num_layers)]
+    @property
+    def rows(self) -> int:
+        """Number of samples `B`."""
+        return self.layers[0][0].shape[0]
 
-        return self.project(split)
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
 
-def project(context: torch.Tensor | LayerContext, projection: Callable[[torch.Tensor], Any]) -> Any:
-    """Project a context, through the cache if it is a `LayerContext`."""
-    return context.project(projection) if isinstance(context, LayerContext) else projection(context)
+def run_offloaded(method: Callable) -> Callable:
+    """Let a method of a module run like its `forward` if the weights are offloaded to another device."""
+
+    @apply_forward_hook
+    @wraps(method)
+    def run(self: nn.Module, *args, **kwargs):
+        registry = getattr(self, "_diffusers_hook", None)
+        hook = registry.get_hook("group_offloading") if registry is not None else None
+        if hook is None:
+            return method(self, *args, **kwargs)
+        args, kwargs = hook.pre_forward(self, *args, **kwargs)
+        return hook.post_forward(self, method(self, *args, **kwargs))
+
+    return run
 
 
 def layer_contexts(
-    context: torch.Tensor | AudioXContext, embed: Callable[[torch.Tensor], torch.Tensor], num_layers: int
-) -> list[torch.Tensor] | list[LayerContext]:
-    """Project the context with `embed` and return one context per layer of a transformer."""
+    transformer: nn.Module, context: torch.Tensor | AudioXContext, embed: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[torch.Tensor, ...] | tuple[tuple[torch.Tensor, ...], ...]:
+    """Return the context of each layer: its tensors if they are there, or else the result of `embed`."""
     if isinstance(context, AudioXContext):
-        return context.layers(embed, num_layers)
-    return [embed(context)] * num_layers
+        return context.layers
+    return (embed(context),) * len(transformer.transformer_blocks)
 
 
-def check_rows(
-    transformer: nn.Module, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | AudioXContext
-) -> None:
+def check_rows(transformer: nn.Module, hidden_states: torch.Tensor, context: torch.Tensor | AudioXContext) -> None:
     """Raise `ValueError` unless the context has one row per sample. An [`AudioXContext`] may have fewer."""
-    rows, samples = encoder_hidden_states.shape[0], hidden_states.shape[0]
-    fewer = isinstance(encoder_hidden_states, AudioXContext) and rows < samples and transformer.null_context_vanishes
-    if rows != samples and not fewer:
+    samples = hidden_states.shape[0]
+    projected = isinstance(context, AudioXContext)
+    rows = context.rows if projected else context.shape[0]
+    if rows != samples and not (projected and rows < samples and transformer.null_context_vanishes):
         raise ValueError(
             f"`encoder_hidden_states` must have one row per sample of `hidden_states`, {samples}, got {rows}."
         )

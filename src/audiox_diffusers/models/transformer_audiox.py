@@ -17,7 +17,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 
 from .attention_audiox import AudioXAttention, AudioXAttentionMixin
-from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts
+from .context_audiox import AudioXContext, check_rows, layer_contexts, run_offloaded
 from .model_audiox import AudioXModelMixin
 
 
@@ -72,15 +72,22 @@ class AudioXTransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim, eps=1e-5, bias=False)
         self.ff = AudioXFeedForward(dim, ff_mult)
 
+    @run_offloaded
+    def project_context(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Project an embedded context `[B, S, D]` to the keys and values of cross-attention."""
+        return self.attn2.keys_and_values(encoder_hidden_states)
+
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | LayerContext,
+        encoder_hidden_states: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
         hidden_states = hidden_states + self.attn1(self.norm1(hidden_states), rotary_emb=rotary_emb)
+        if isinstance(encoder_hidden_states, torch.Tensor):
+            encoder_hidden_states = self.attn2.keys_and_values(encoder_hidden_states)
         # Cross-attention to the null context is zero.
-        null_rows = hidden_states.shape[0] - encoder_hidden_states.shape[0]
+        null_rows = hidden_states.shape[0] - encoder_hidden_states[0].shape[0]
         attended = self.attn2(self.norm2(hidden_states[null_rows:]), encoder_hidden_states)
         hidden_states = hidden_states + F.pad(attended, (0, 0, 0, 0, null_rows, 0))
         return hidden_states + self.ff(self.norm3(hidden_states))
@@ -185,6 +192,26 @@ class AudioXTransformer2DModel(
         modules = [self.context_embed, *(block.attn2 for block in self.transformer_blocks)]
         return not any(name.endswith("bias") for module in modules for name, _ in module.named_parameters())
 
+    @run_offloaded
+    @apply_lora_scale("attention_kwargs")
+    def project_context(
+        self, encoder_hidden_states: torch.Tensor, attention_kwargs: dict[str, Any] | None = None
+    ) -> AudioXContext:
+        """
+        Compute what depends on the context alone, to reuse it over many steps.
+
+        Args:
+            encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): Context. If
+                `null_context_vanishes`, it may have fewer rows than the latents. It then belongs to the last rows,
+                and the first rows get the null context.
+            attention_kwargs (`dict`, *optional*): As for `forward`.
+
+        Returns:
+            `AudioXContext`: The context for `forward`.
+        """
+        embedded = self.context_embed(encoder_hidden_states)
+        return AudioXContext(tuple(block.project_context(embedded) for block in self.transformer_blocks))
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -199,8 +226,8 @@ class AudioXTransformer2DModel(
             hidden_states (`torch.Tensor` of shape `[B, in_channels, L]`): Noisy latents of any length `L`.
             timestep (`torch.Tensor` of shape `[B]`): Continuous time from 0 (clean) to 1 (noise).
             encoder_hidden_states (`torch.Tensor` of shape `[B, S, cross_attention_input_dim]`): Context from the
-                conditioner. All zeros is the null context of classifier-free guidance. Pass an [`AudioXContext`] to
-                reuse the work on one context over many steps.
+                conditioner, or the result of `project_context`. All zeros is the null context of classifier-free
+                guidance.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
             return_dict (`bool`): Whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
@@ -217,7 +244,7 @@ class AudioXTransformer2DModel(
 
         time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
         hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
-        contexts = layer_contexts(encoder_hidden_states, self.context_embed, len(self.transformer_blocks))
+        contexts = layer_contexts(self, encoder_hidden_states, self.context_embed)
 
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         rotary_emb = get_1d_rotary_pos_embed(self.rotary_dim, positions, use_real=True, repeat_interleave_real=False)

@@ -16,7 +16,7 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.utils import apply_lora_scale
 
 from .attention_audiox import AudioXAttentionMixin
-from .context_audiox import AudioXContext, LayerContext, check_rows, layer_contexts, project
+from .context_audiox import AudioXContext, check_rows, layer_contexts, run_offloaded
 from .model_audiox import AudioXModelMixin
 from .parallel_audiox import convolve_tokens, gather_features
 from .transformer_audiox import AudioXFourierEmbedding
@@ -87,18 +87,25 @@ class AudioXMMTransformerBlock(nn.Module):
         self.ff_in = nn.Conv1d(dim, ff_inner_dim, 3, padding=1, bias=False)
         self.ff_out = nn.Conv1d(ff_inner_dim, dim, 3, padding=1, bias=False)
 
+    @run_offloaded
+    def project_context(self, encoder_hidden_states: torch.Tensor) -> tuple[torch.Tensor]:
+        """Project condition tokens `[B, L + 1, D]` to shifts, scales and gates per position, `[B, L + 1, 6 D]`."""
+        return (self.modulate(encoder_hidden_states),)
+
     def modulate(self, context: torch.Tensor) -> torch.Tensor:
-        """Project the context to shifts, scales and gates per position: `[B, L + 1, D] -> [B, L + 1, 6 D]`."""
         return gather_features(self.modulation, self.modulation(F.silu(context)))
 
     def forward(
         self,
         hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | LayerContext,
+        encoder_hidden_states: torch.Tensor | tuple[torch.Tensor],
         time_token: torch.Tensor,
         rotary_emb: tuple[torch.Tensor, torch.Tensor],
     ) -> torch.Tensor:
-        modulation = project(encoder_hidden_states, self.modulate)
+        if isinstance(encoder_hidden_states, tuple):
+            (modulation,) = encoder_hidden_states
+        else:
+            modulation = self.modulate(encoder_hidden_states)
         shift_attn, scale_attn, gate_attn, shift_ff, scale_ff, gate_ff = modulation.chunk(6, dim=-1)
 
         normed = self.norm1(hidden_states) * (1 + scale_attn) + shift_attn
@@ -193,6 +200,29 @@ class AudioXMMTransformer2DModel(
         """Always `False`, because the condition tokens of a context of zeros are not zero."""
         return False
 
+    @run_offloaded
+    @apply_lora_scale("attention_kwargs")
+    def project_context(
+        self, encoder_hidden_states: torch.Tensor, attention_kwargs: dict[str, Any] | None = None
+    ) -> AudioXContext:
+        """
+        Compute what depends on the context alone, to reuse it over many steps.
+
+        Args:
+            encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`):
+                Context.
+            attention_kwargs (`dict`, *optional*): As for `forward`.
+
+        Returns:
+            `AudioXContext`: The context for `forward`.
+
+        Raises:
+            ValueError: If the context does not have `num_context_tokens` tokens.
+        """
+        self._check_tokens(encoder_hidden_states)
+        tokens = self._condition_tokens(encoder_hidden_states)
+        return AudioXContext(tuple(block.project_context(tokens) for block in self.transformer_blocks))
+
     @apply_lora_scale("attention_kwargs")
     def forward(
         self,
@@ -207,8 +237,8 @@ class AudioXMMTransformer2DModel(
             hidden_states (`torch.Tensor` of shape `[B, in_channels, sample_size]`): Noisy latents.
             timestep (`torch.Tensor` of shape `[B]`): Continuous time from 0 (clean) to 1 (noise).
             encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`):
-                Context from the conditioner. All zeros is the null context of classifier-free guidance. Pass an
-                [`AudioXContext`] to reuse the work on one context over many steps.
+                Context from the conditioner, or the result of `project_context`. All zeros is the null context of
+                classifier-free guidance.
             attention_kwargs (`dict`, *optional*): `{"scale": s}` scales the LoRA layers.
             return_dict (`bool`): Whether to return a [`~models.modeling_outputs.Transformer2DModelOutput`].
 
@@ -223,18 +253,15 @@ class AudioXMMTransformer2DModel(
             raise ValueError(
                 f"`hidden_states` must have {config.sample_size} latent frames, got {hidden_states.shape[-1]}."
             )
-        if encoder_hidden_states.shape[1] != config.num_context_tokens:
-            raise ValueError(
-                f"`encoder_hidden_states` must have {config.num_context_tokens} tokens, got"
-                f" {encoder_hidden_states.shape[1]}."
-            )
+        if isinstance(encoder_hidden_states, torch.Tensor):
+            self._check_tokens(encoder_hidden_states)
         check_rows(self, hidden_states, encoder_hidden_states)
         hidden_states = hidden_states + self.preprocess_conv(hidden_states)
         hidden_states = self.proj_in(hidden_states.transpose(1, 2))
 
         time_token = self.time_embed(self.time_proj(timestep).to(hidden_states.dtype))
         hidden_states = torch.cat((time_token[:, None], hidden_states), dim=1)
-        contexts = layer_contexts(encoder_hidden_states, self._condition_tokens, len(self.transformer_blocks))
+        contexts = layer_contexts(self, encoder_hidden_states, self._condition_tokens)
 
         positions = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         rotary_emb = get_1d_rotary_pos_embed(config.attention_head_dim, positions, use_real=True)
@@ -253,6 +280,12 @@ class AudioXMMTransformer2DModel(
         if not return_dict:
             return (hidden_states,)
         return Transformer2DModelOutput(sample=hidden_states)
+
+    def _check_tokens(self, context: torch.Tensor) -> None:
+        if context.shape[1] != self.config.num_context_tokens:
+            raise ValueError(
+                f"`encoder_hidden_states` must have {self.config.num_context_tokens} tokens, got {context.shape[1]}."
+            )
 
     def _condition_tokens(self, context: torch.Tensor) -> torch.Tensor:
         """Project the context to one token per position, `[B, L + 1, D]`."""

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -109,9 +109,39 @@ class Sampling:
         return {name: weight for name, weight in self.guidance_scale.items() if weight != 1}
 
 
-class AudioXDenoisingMixin:
-    """Denoising, for pipelines with the components `transformer` and `scheduler`."""
+class KeptContexts:
+    """
+    Projected contexts of the batches of windows in a run of the denoising loop. The first one is always kept, others
+    as long as all of them take at most `max_bytes`.
+    """
 
+    def __init__(self, max_bytes: int):
+        self._max_bytes = max_bytes
+        self._contexts: dict[tuple[int, bool], AudioXContext] = {}
+
+    def get(self, key: tuple[int, bool]) -> AudioXContext | None:
+        return self._contexts.get(key)
+
+    def keep(self, key: tuple[int, bool], context: AudioXContext) -> None:
+        kept = sum(other.num_bytes for other in self._contexts.values())
+        if not self._contexts or kept + context.num_bytes <= self._max_bytes:
+            self._contexts[key] = context
+
+    def clear(self) -> None:
+        self._contexts.clear()
+
+
+class AudioXDenoisingMixin:
+    """
+    Denoising, for pipelines with the components `transformer` and `scheduler`.
+
+    Attributes:
+        max_context_bytes (`int`): Memory for the projected contexts of long sounds, in bytes. Contexts beyond it are
+            projected again in every step, which takes more time.
+    """
+
+    max_context_bytes = 1 << 30
+    _replays_graphs = False
     _current_timestep = None
     _callback_tensor_inputs = ["latents", "condition_embeds", "negative_condition_embeds"]
 
@@ -137,6 +167,27 @@ class AudioXDenoisingMixin:
     @property
     def interrupt(self) -> bool:
         return self._interrupt
+
+    def compile(self, **kwargs: Any) -> None:
+        """
+        Compile the blocks of the transformer (regional compilation). The first calls are slower, because they compile:
+        one for the first shapes, and one for all other shapes. On CUDA devices, CUDA graphs replay the blocks.
+
+        Args:
+            kwargs: Arguments of [`torch.compile`]. Defaults to `fullgraph=True`, and to `mode="reduce-overhead"` on
+                CUDA devices.
+
+        Example:
+
+        ```py
+        pipe = AudioXPipeline.from_pretrained("audiox").to("cuda")
+        pipe.compile()
+        ```
+        """
+        if self.transformer.device.type == "cuda" and not {"mode", "options", "backend"} & set(kwargs):
+            kwargs["mode"] = "reduce-overhead"
+        self.transformer.compile_repeated_blocks(**{"fullgraph": True, **kwargs})
+        self._replays_graphs = kwargs.get("mode") in ("reduce-overhead", "max-autotune")
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise `ValueError` for an argument that is out of range."""
@@ -216,9 +267,7 @@ class AudioXDenoisingMixin:
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
-        # Memory of kept contexts grows with the number of windows.
-        keeps_context = len(batches) == 1
-        context, context_is_guided = None, False
+        contexts = KeptContexts(self.max_context_bytes)
         guided_steps = [True] * len(timesteps)
         if sampling.guidance_interval is not None:
             low, high = sampling.guidance_interval
@@ -227,8 +276,13 @@ class AudioXDenoisingMixin:
         if sampling.guider is not None:
             num_steps = len(self.scheduler.timesteps)
             guider_run = GuiderRun(sampling.guider, self.scheduler, num_steps, num_steps - len(timesteps))
-        # A call that did not finish may have left its activations in the transformer's caches.
-        self.transformer._reset_stateful_cache()
+        # Hooks and parameters are looked for once, because it takes as long as some layers of a small model.
+        dtype = self.transformer.dtype
+        cache_context = nullcontext
+        if any(hasattr(module, "_diffusers_hook") for module in self.transformer.modules()):
+            cache_context = self.transformer.cache_context
+            # A call that did not finish may have left its activations in the transformer's caches.
+            self.transformer._reset_stateful_cache()
 
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, t in enumerate(timesteps):
@@ -244,16 +298,17 @@ class AudioXDenoisingMixin:
                         guided = guided_steps[i] and self.do_classifier_free_guidance
                     else:
                         guided = guider.num_conditions > 1
-                    if context is None or not keeps_context or guided != context_is_guided:
-                        current = replace(
-                            conditions,
-                            windows=batch,
-                            condition_embeds=condition_embeds,
-                            negative_condition_embeds=negative_condition_embeds,
-                        )
-                        context, context_is_guided = self._context(current, guided, latents.device), guided
-                    inputs = torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch])
-                    velocities = self._predict(inputs, t, context, guided, number, sampling)
+                    context = contexts.get((number, guided))
+                    if context is None:
+                        part = replace(conditions, windows=batch)
+                        embeds = self._context_embeds(part, guided).to(latents.device, dtype)
+                        context = self.transformer.project_context(embeds, attention_kwargs=sampling.attention_kwargs)
+                        contexts.keep((number, guided), context)
+                    inputs = torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch]).to(dtype)
+                    # The transformer's caches remember the last step of each batch of windows by its name.
+                    name = "cond_uncond" if guided else "cond"
+                    with cache_context(name if number == 0 else f"{name}_{number}"):
+                        velocities = self._predict(inputs, t, context, guided, sampling)
                     if guider is not None:
                         sample = torch.stack([latents[w.sound, :, w.start : w.start + size] for w in batch])
                         predicted = guider_run.combine(guider, velocities, sample, t)
@@ -282,8 +337,13 @@ class AudioXDenoisingMixin:
                     )
                     replaced = condition_embeds is not embeds[0] or negative_condition_embeds is not embeds[1]
                     if replaced or [_version(tensor) for tensor in embeds] != versions:
-                        context = None
-                        conditions = replace(conditions, negative_is_null=not negative_condition_embeds.any())
+                        contexts.clear()
+                        conditions = replace(
+                            conditions,
+                            condition_embeds=condition_embeds,
+                            negative_condition_embeds=negative_condition_embeds,
+                            negative_is_null=not negative_condition_embeds.any(),
+                        )
 
                 progress_bar.update()
         return latents
@@ -311,9 +371,9 @@ class AudioXDenoisingMixin:
             raise ValueError(f"`callback_on_step_end` must return `latents` in the shape {list(shape)}.")
         return outputs
 
-    def _context(self, conditions: Conditions, guided: bool, device: torch.device) -> AudioXContext:
+    def _context_embeds(self, conditions: Conditions, guided: bool) -> torch.Tensor:
         """
-        Return the context of some windows. Guidance puts the contexts that it leads away from first, but leaves out the
+        Return the contexts of some windows. Guidance puts those that it leads away from first, but leaves out the
         negative one if it is null and vanishes.
         """
         rows = [window.context for window in conditions.windows]
@@ -326,8 +386,7 @@ class AudioXDenoisingMixin:
             negative = conditions.negative_condition_embeds
             if not self.transformer.null_context_vanishes or not conditions.negative_is_null:
                 away = [torch.stack([negative[window.sound] for window in conditions.windows])]
-        condition_embeds = torch.cat([*(embeds.to(condition_embeds) for embeds in away), condition_embeds])
-        return AudioXContext(condition_embeds.to(device, self.transformer.dtype))
+        return torch.cat([*(embeds.to(condition_embeds) for embeds in away), condition_embeds])
 
     @property
     def _weights(self) -> dict[str, float]:
@@ -340,28 +399,26 @@ class AudioXDenoisingMixin:
         t: torch.Tensor,
         context: AudioXContext,
         guided: bool,
-        number: int,
         sampling: Sampling,
     ) -> tuple[torch.Tensor, ...]:
         """
         Return the velocities of a batch of windows, float32 `[windows, C, window]`: the conditional one, and those that
-        guidance leads away from. The transformer's caches remember the last step of each batch by its `number`.
+        guidance leads away from.
         """
-        model_input = model_input.to(self.transformer.dtype)
         copies = 1
         if guided:
             copies += len(self._weights) if isinstance(self._guidance_scale, Mapping) else 1
             model_input = torch.cat([model_input] * copies)
 
-        name = "cond_uncond" if guided else "cond"
-        with self.transformer.cache_context(name if number == 0 else f"{name}_{number}"):
-            velocity = self.transformer(
-                model_input,
-                t.expand(model_input.shape[0]),
-                context,
-                attention_kwargs=sampling.attention_kwargs,
-                return_dict=False,
-            )[0].float()
+        if self._replays_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
+        velocity = self.transformer(
+            model_input,
+            t.expand(model_input.shape[0]),
+            context,
+            attention_kwargs=sampling.attention_kwargs,
+            return_dict=False,
+        )[0].float()
         *away, conditional = velocity.chunk(copies)
         return conditional, *away
 
