@@ -166,6 +166,21 @@ def test_a_context_gives_the_output_of_a_tensor(any_case, steps, way):
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["block_level", "leaf_level"])
+def test_weights_on_a_disk_are_read_for_the_context(any_case, steps, kind, tmp_path):
+    """While they are on the disk, the tensors of the weights hold anything."""
+    tensor = any_case.inputs()["encoder_hidden_states"]
+    expected = run_steps(any_case.model(), steps, tensor)
+    model = any_case.model()
+    blocks = {"num_blocks_per_group": 1} if kind == "block_level" else {}
+    offload_groups(model, offload_type=kind, offload_to_disk_path=str(tmp_path), **blocks)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+        context = model.project_context(tensor)
+    torch.testing.assert_close(run_steps(model, steps, context), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
 def test_a_context_uses_the_scale_of_adapters(any_case, steps, scale):
     model, tensor = any_case.model(), any_case.inputs()["encoder_hidden_states"]

@@ -85,7 +85,9 @@ def test_the_whole_interval_is_plain_guidance(generate):
 def test_a_callback_recomputes_the_context_only_when_it_changes_it(generate, pipe, monkeypatch):
     computed, kind = [], type(pipe.transformer)
     project = kind.project_context
-    monkeypatch.setattr(kind, "project_context", lambda *args, **kwargs: computed.append(1) or project(*args, **kwargs))
+    monkeypatch.setattr(
+        kind, "project_context", lambda *args, **kwargs: computed.append(1) or project(*args, **kwargs)
+    )
     names = ["latents", "condition_embeds", "negative_condition_embeds"]
 
     def run(change):

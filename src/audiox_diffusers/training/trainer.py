@@ -19,6 +19,7 @@ from accelerate.utils import (
 )
 from diffusers.training_utils import EMAModel
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor
 from tqdm.auto import tqdm
 
 from ..messages import first_line
@@ -276,7 +277,7 @@ class Trainer:
     def _train_step(self, batches: Iterator[LoadedBatch]) -> dict[str, float]:
         """Take one optimizer step and return its report."""
         args, accelerator = self.args, self.accelerator
-        total, norm, finite = torch.zeros((), device=accelerator.device), None, True
+        total, report, finite = torch.zeros((), device=accelerator.device), {}, True
         self.strategy.before_step(self.model, lambda: self._next_batch(batches))
         for _ in range(args.gradient_accumulation_steps):
             batch, first_sample = self._next_batch(batches)
@@ -286,23 +287,33 @@ class Trainer:
                 total += loss.detach() / args.gradient_accumulation_steps
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(self._trained_parameters(), args.max_grad_norm)
-                    finite = norm is None or math.isfinite(norm)
+                    report = self._read_report(total, norm)
+                    finite = math.isfinite(report.get("grad_norm", 0.0))
                 # A gradient scaler skips the step itself, and lowers its scale.
                 if finite or accelerator.scaler is not None:
                     self.optimizer.step()
                 self.optimizer.zero_grad()
-        learning_rate = self.lr_scheduler.get_last_lr()[0]
+        report["lr"] = self.lr_scheduler.get_last_lr()[0]
         if finite and not self.optimizer.step_was_skipped:
             self.lr_scheduler.step()
             if self.ema is not None:
                 self.ema.step(self._local_parameters())
-        local = torch.tensor([total, self.skipped, self.interruption.signalled], device=accelerator.device)
-        every = accelerator.gather(local[None])
+        return report
+
+    def _read_report(self, loss: torch.Tensor, norm: torch.Tensor | float | None) -> dict[str, float]:
+        """Return the report of a step over all processes. Only here does a step wait for the device."""
+        values = {"loss": loss, "skipped": self.skipped, "signalled": self.interruption.signalled}
+        values |= self.strategy.metrics()
+        if norm is not None:
+            values["grad_norm"] = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        row = torch.stack(
+            [value if isinstance(value, torch.Tensor) else loss.new_full((), value) for value in values.values()]
+        )
+        every = self.accelerator.gather(row[None]).cpu()
+        report = dict(zip(values, every.mean(dim=0).tolist(), strict=True))
         # All processes stop at the same step, even if only one of them got the signal.
-        self.stopped = bool(every[:, 2].any())
-        report = {"loss": every[:, 0].mean().item(), "lr": learning_rate, "skipped": int(every[:, 1].sum())}
-        report |= {name: value.item() for name, value in self.strategy.metrics().items()}
-        return report if norm is None else {**report, "grad_norm": float(norm)}
+        self.stopped = report.pop("signalled") > 0
+        return {**report, "skipped": int(every[:, 1].sum())}
 
     def _next_batch(self, batches: Iterator[LoadedBatch]) -> tuple[Batch, int]:
         """Return the next batch, and the number of its first sample over all processes and steps."""

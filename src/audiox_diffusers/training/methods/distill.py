@@ -108,6 +108,8 @@ class DistillTraining(FullTraining):
                 r=args.rank, lora_alpha=args.lora_alpha or args.rank, target_modules=self._targets(pipe)
             )
             self.networks = AdapterNetworks(pipe.transformer, config, args.seed, self.guidance_scale, dtype)
+        # The model that accelerate moves does not hold it.
+        pipe.conditioner.to(accelerator.device)
         parts = (
             self.objective,
             TimestepSampler(args.weighting_scheme, args.seed, args.logit_mean, args.logit_std),

@@ -54,9 +54,8 @@ class DivergenceGuard:
         Raises:
             DivergenceError: A weight is not finite.
         """
-        finite = all(bool(torch.isfinite(tensor).all()) for tensor in weights)
-        flag = torch.tensor([int(finite)], device=self.accelerator.device)
-        if not self.accelerator.gather(flag).all():
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()
+        if not self.accelerator.gather(finite[None]).all():
             raise self._error(f"the weights are not finite after step {step}")
 
     def _error(self, reason: str) -> DivergenceError:
