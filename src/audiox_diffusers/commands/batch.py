@@ -54,7 +54,7 @@ def run(args: Namespace) -> int:
         folder.mkdir(exist_ok=True)
         if state.is_main_process:
             note_unknown_words(args.model, [requests[number].prompt for number in missing])
-        pipe, _ = load_pipeline(args.model, settings.device, settings.dtype)
+        pipe, _ = load_pipeline(args.model, settings.device, settings.dtype, compiled=settings.compile)
         for number, outcome in make_all(pipe, share, settings, args.batch_size or 1):
             if isinstance(outcome, Exception):
                 _print_error(args, number, outcome)

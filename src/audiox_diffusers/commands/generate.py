@@ -59,7 +59,7 @@ def _run(args: Namespace, request: Request, make: Make, pipeline_class: type[Aud
     check_files(request)
     note_unknown_words(args.model, [request.prompt])
 
-    pipe, loading = load_pipeline(args.model, settings.device, settings.dtype, pipeline_class)
+    pipe, loading = load_pipeline(args.model, settings.device, settings.dtype, pipeline_class, settings.compile)
     outputs = numbered(request.output, args.num or 1)
     generating = 0.0
     # One at a time rather than as a batch: each sound is then the same, to the bit, as when it is generated alone.

@@ -10,6 +10,7 @@ import torch
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from safetensors import SafetensorError
 
+from ..compilation import check_compiler
 from ..loaders.releases import EXPECTED, find_layout, find_release
 from ..messages import first_line
 from ..pipelines import AudioXPipeline, load_original_checkpoint
@@ -99,6 +100,7 @@ def load_pipeline(
     device: torch.device,
     dtype: Dtype,
     pipeline_class: type[AudioXPipeline] = AudioXPipeline,
+    compiled: bool = False,
     **components: None,
 ) -> tuple[AudioXPipeline, float]:
     """
@@ -108,15 +110,18 @@ def load_pipeline(
         model: A folder, a released checkpoint, a name or a Hub id.
         device, dtype: Where to put it, in which dtype.
         pipeline_class: Class of the pipeline.
+        compiled: Whether to compile its transformer.
         components: Components to leave out, each as `None`.
 
     Returns:
         The pipeline, and the seconds that loading took.
 
     Raises:
-        ValueError, OSError: The model does not exist, is damaged or cannot be downloaded.
+        ValueError, OSError: The model does not exist, is damaged or cannot be downloaded, or there is no compiler.
     """
     start = time.perf_counter()
+    if compiled:
+        check_compiler("--compile", device)
     try:
         pipe = _load(model, dtype, pipeline_class, components)
         pipe.to(device)
@@ -134,6 +139,8 @@ def load_pipeline(
         raise ValueError(
             f"--model {model}: damaged, or its configs contradict its weights ({first_line(error)})"
         ) from None
+    if compiled:
+        pipe.compile()
     return pipe, time.perf_counter() - start
 
 

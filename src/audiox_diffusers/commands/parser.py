@@ -141,6 +141,7 @@ def _add_generate(commands: Any) -> None:
         help="side on which a short --audio is padded with silence (default: right)",
     )
     _add_placement(options)
+    _add_compile(options)
     options.add_argument("--normalize", action="store_true", help="scale each sound to a peak of 1.0")
 
 
@@ -192,6 +193,7 @@ def _add_edit(commands: Any) -> None:
     options = parser.add_argument_group("generation options")
     _add_sampling(options)
     _add_placement(options)
+    _add_compile(options)
     parser.set_defaults(audio_padding="right", normalize=False, length=None)
 
 
@@ -325,6 +327,14 @@ def _add_placement(options: Any, cpu_dtype: str = "mixed on CPUs with AVX512-BF1
     )
     options.add_argument(
         "--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else mps, else cpu)"
+    )
+
+
+def _add_compile(options: Any) -> None:
+    options.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the transformer, with CUDA graphs on cuda; the first sounds take longer, later ones less",
     )
 
 
@@ -558,3 +568,4 @@ def _add_serve(commands: Any) -> None:
         help="unload a model after this time without a request (default: never)",
     )
     _add_placement(parser)
+    _add_compile(parser)

@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
             idle_unload_s=args.idle_unload,
             max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
         )
-        models = Models(args.model, args.lora or [], *read_placement(args), limits)
+        models = Models(args.model, args.lora or [], *read_placement(args), limits, compiled=args.compile)
         engine = Engine(models, folder, limits)
         app = create_app(engine, args.token or os.environ.get("AUDIOX_TOKEN") or None, hosts=(args.host,))
 

@@ -35,6 +35,7 @@ class Settings:
     dtype: Dtype
     model: str
     metadata: bool = True
+    compile: bool = False
     lora: tuple[tuple[str, float], ...] = ()
 
     @classmethod

@@ -38,10 +38,17 @@ class Models:
         loras (`list[str]`): LoRA adapters, as paths or Hub ids. Clients call a folder or file by its name.
         device, dtype: Where to put the models, in which dtype.
         limits (`Limits`): Limits of the server.
+        compiled (`bool`): Whether to compile the transformers.
     """
 
     def __init__(
-        self, sources: list[str], loras: list[str], device: torch.device, dtype: Dtype, limits: Limits
+        self,
+        sources: list[str],
+        loras: list[str],
+        device: torch.device,
+        dtype: Dtype,
+        limits: Limits,
+        compiled: bool = False,
     ) -> None:
         self.sources = {_public(source): source for source in sources}
         self.loras = {_public(source): source for source in loras}
@@ -51,7 +58,7 @@ class Models:
         for source in loras:
             if not Path(source).exists() and source.count("/") != 1:
                 raise FileNotFoundError(f"--lora {source}: no such file or folder")
-        self.device, self.dtype, self.limits = device, dtype, limits
+        self.device, self.dtype, self.limits, self.compiled = device, dtype, limits, compiled
         self.loaded: dict[str, Loaded] = {}
         self._sizes: dict[str, int] = {}
 
@@ -125,7 +132,7 @@ class Models:
         if most is not None:
             # A model whose size is not known yet gets all the memory.
             self._make_room(most - self._sizes.get(name, most))
-        pipe, _ = load_pipeline(self.sources[name], self.device, self.dtype)
+        pipe, _ = load_pipeline(self.sources[name], self.device, self.dtype, compiled=self.compiled)
         size = _size(pipe)
         self._sizes[name] = size
         if most is not None and size > most:

@@ -46,7 +46,7 @@ from .run.length import steps_of_epochs
 from .run.lock import locked
 from .run.log import LOG, SKIPPED, cut_log, warned, write_report
 from .run.optimizer_state import local
-from .run.preflight import check_compiler, check_processes
+from .run.preflight import check_backend, check_processes
 from .run.state import RunState
 from .run.state_files import check_like, json_file, read_state, reading, write_state
 from .validation import Validation
@@ -91,7 +91,7 @@ class Trainer:
                 write_config(args.output_dir, as_json(args))
                 if args.push_to_hub:
                     check_repository(args)
-            check_compiler(self.accelerator)
+            check_backend(self.accelerator)
             self.validation = None if args.validation_prompts is None else Validation(args)
             self.pipe = self.method.load_pipeline(half_dtype(self.accelerator) or torch.float32)
             self._prepare_data()

@@ -12,7 +12,7 @@ from helpers import refused
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.training import arguments, export, parse_args
-from audiox_diffusers.training.run.preflight import check_compiler
+from audiox_diffusers.training.run.preflight import check_backend
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -153,9 +153,9 @@ def test_compile_backend(monkeypatch):
             dynamo_plugin = Plugin
 
     with refused("--dynamo_backend nowhere does not work here"):
-        check_compiler(Accelerator)
+        check_backend(Accelerator)
     Plugin.backend.value = "EAGER"
-    check_compiler(Accelerator)
+    check_backend(Accelerator)
 
 
 def launch(*words: str, **environment: str) -> subprocess.CompletedProcess:

@@ -5,11 +5,10 @@ from argparse import ArgumentParser
 from itertools import takewhile
 from pathlib import Path
 
-import torch
 import yaml
 from accelerate import Accelerator
 
-from ...messages import first_line
+from ...compilation import check_compiler
 from .interruption import LAUNCHED
 
 
@@ -56,20 +55,14 @@ def _asked_of_launcher() -> int | None:
         return None
 
 
-def check_compiler(accelerator: Accelerator) -> None:
+def check_backend(accelerator: Accelerator) -> None:
     """
     Compile a small function with the backend of `accelerate launch --dynamo_backend`.
 
     Raises:
-        ValueError: The backend does not work here, for example because there is no C++ compiler.
+        ValueError: The backend does not work here.
     """
     plugin = accelerator.state.dynamo_plugin
     backend = plugin.backend.value.lower()
-    if backend == "no":
-        return
-    try:
-        function = torch.compile(lambda value: (value * 2).relu(), backend=backend, mode=plugin.mode)
-        function(torch.ones(8, device=accelerator.device, requires_grad=True)).sum().backward()
-    except Exception as error:  # the type depends on the backend
-        raise ValueError(f"--dynamo_backend {backend} does not work here: {first_line(error)}") from error
-    torch.compiler.reset()
+    if backend != "no":
+        check_compiler(f"--dynamo_backend {backend}", accelerator.device, backend, plugin.mode)
