@@ -30,7 +30,7 @@ def test_commands_compile_their_pipeline(compiled, monkeypatch, tmp_path):
     (tmp_path / "lines.jsonl").write_text(json.dumps({"prompt": "wind"}))
     assert main(["generate", "--batch", "lines.jsonl", *SAMPLING, "-o", "sounds", "--compile"]) == 0
     assert compiled == ["AudioXPipeline"] * 2
-    edit = ["edit", "sound.wav", "--inpaint", "0.1-0.3", "--steps", "1", "-o", "edited.wav", "--compile"]
+    edit = ["edit", "--audio", "sound.wav", "--inpaint", "0.1-0.3", "--steps", "1", "-o", "edited.wav", "--compile"]
     assert main(edit) == 0
     assert len(compiled) == 3
 

@@ -145,10 +145,11 @@ class BatchMaker:
             missing = length - encoded.previous_mean.shape[1]
             noise = noise[:, missing:].to(encoded.previous_mean.device)
             previous = encoded.previous_mean + encoded.previous_std * noise
-            return torch.cat((self.null_embeddings.silence[:, :missing].to(previous.device), previous), dim=1)
+            silence = self.null_embeddings.silence[:, :missing].to(self.device)
+            return torch.cat((silence, previous.to(self.device)), dim=1)
         mean, std = encoded.latent_mean[:, :length], encoded.latent_std[:, :length]
-        latents = mean + std * noise.to(mean.device)
-        return mask_audio_latents(latents, self.null_embeddings.silence.to(latents.device), task_spec.audio_span)
+        latents = (mean + std * noise.to(mean.device)).to(self.device)
+        return mask_audio_latents(latents, self.null_embeddings.silence.to(self.device), task_spec.audio_span)
 
     def _audio_waveform(self, sample: Sample) -> torch.Tensor:
         task_spec, encoded = sample.task_spec, sample.encoded
