@@ -251,4 +251,4 @@ def test_rows_of_csv_may_lack_cells_but_not_captions(tmp_path):
 def test_several_captions_of_a_name_are_a_warning(evaluate, sounds):
     (sounds / "c.csv").write_text("name,caption\n0,band 1\n0,band 2\n1,band 3\n1,band 3\n")
     _, report = evaluate("--captions", "c.csv", "--metrics", "clap")
-    assert "c.csv has several captions for 1 names, and the first of each counts" in report["warnings"]
+    assert "c.csv has several captions for some names (1), and the first of each counts" in report["warnings"]

@@ -44,6 +44,15 @@ def test_passt(wave, golden, close):
     close(mel[:, ::8], golden["mel.passt"])
 
 
+def test_passt_of_a_clip_padded_to_ten_seconds(wave, values):
+    expected = values["mel.passt_padded_to_10s"]
+    sound = prepare(wave, 32_000, 32_000)
+    mel = passt_mel(torch.nn.functional.pad(sound, (0, 320_000 - len(sound))))
+    assert list(mel.shape) == expected["shape"]
+    assert mel.mean().item() == pytest.approx(expected["mean"], rel=1e-4)
+    torch.testing.assert_close(mel[:, -1], torch.full((128,), expected["silent_frame_value"]), atol=1e-4, rtol=0)
+
+
 def test_synchformer(wave, golden, close):
     mel = synchformer_mel(prepare(wave, 32_000, 16_000, remove_mean=False))
     assert mel.shape == (5, 128, 66)

@@ -41,9 +41,12 @@ def test_cnn14(wave, golden, close, released_state_dict, values):
     assert sum(p.numel() for p in network.parameters()) == values["parameters"]["cnn14"]
 
 
-def test_passt(wave, golden, close, released_state_dict):
+def test_passt(wave, golden, close, released_state_dict, values):
     network = Passt().eval()
-    network.load_state_dict(passt_state_dict(released_state_dict("passt")))
+    released = released_state_dict("passt")
+    network.load_state_dict(passt_state_dict(released))
+    second_head = sum(tensor.numel() for name, tensor in released.items() if name.startswith("head_dist."))
+    assert sum(p.numel() for p in network.parameters()) == values["parameters"]["passt"] - second_head
     with torch.no_grad():
         features = network(passt_mel(prepare(wave, 32_000, 32_000))[None])
     close(features["windows"][0, 0], golden["net.passt_features"])
@@ -52,8 +55,9 @@ def test_passt(wave, golden, close, released_state_dict):
     assert padded["windows"].shape == (1, 768)
 
 
-def test_synchformer(wave, golden, close, released_state_dict, hashed_numbers):
+def test_synchformer(wave, golden, close, released_state_dict, hashed_numbers, values):
     network = Synchformer().eval()
+    assert sum(p.numel() for p in network.parameters()) == values["parameters"]["synchformer_all"]
     weights = synchformer_state_dict(released_state_dict("synchformer"), visual=False)
     result = network.load_state_dict(weights, strict=False)
     assert not result.unexpected_keys

@@ -186,7 +186,7 @@ def test_a_report_is_enough_to_compute_its_figures_again(clips, small_networks, 
     assert first["settings"]["sha256"] == second["settings"]["sha256"]
     for figure in first["figures"]:
         assert figure["input"]["window"] and "sampling_rate" in figure["input"]
-        assert figure["error"] is None or figure["details"]["error"]
+        assert figure["error"] is None or figure["details"]["error_method"]
 
 
 def test_statistics_stand_for_a_reference_folder(clips, small_networks):

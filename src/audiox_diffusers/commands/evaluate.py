@@ -1,6 +1,7 @@
 """`audiox evaluate`."""
 
 from argparse import Namespace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from .terminal import error, say
 
 def run(args: Namespace) -> int:
     """Run `audiox evaluate` and return the exit code."""
+    # Shares take different times, so waiting for the slowest process has no limit.
+    PartialState(cpu=True, timeout=timedelta(days=365))
     try:
         with quiet_libraries():
             code = _run(args)
@@ -36,6 +39,8 @@ def _run(args: Namespace) -> int:
     if args.set is not None:
         requests = evaluate_set.generate(args)
         if requests is None:
+            if PartialState().is_main_process:
+                error(f"--set {args.set}: nothing was evaluated, because lines failed")
             return 2
     statistics = args.reference is not None and args.reference.endswith(".npz")
     clips = read_set(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.clips import EvaluationSet
+from ..evaluation.clips import EvaluationSet, some
 from ..media.files import MediaError
 from ..media.recipe import Recipe, model_name, read_recipe
 from ..pipelines.requests import FILE_KEYS
@@ -76,7 +76,7 @@ def restrict(clips: EvaluationSet, requests: dict[str, Request]) -> EvaluationSe
     others = [name for name in clips.generated if name not in requests]
     notes = clips.notes
     if others:
-        notes += (f"{len(others)} files in GENERATED are not outputs of --set and were left out: {others[0]}",)
+        notes += (f"files in GENERATED that are not outputs of --set were left out ({len(others)}): {some(others)}",)
     captions = {name: request.prompt for name, request in requests.items() if request.prompt}
     videos = {name: request.video for name, request in requests.items() if request.video}
     return replace(

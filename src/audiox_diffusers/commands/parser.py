@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..embedded import EMBEDDED_MODEL
-from ..evaluation.metrics import METRICS
+from ..evaluation.metrics import metrics_by_need
 from ..loaders.releases import RELEASES, VARIANTS
 from ..option_types import MAX_SEED, guidance, guider, interval, real, span, whole
 from ..pipelines.requests import MAX_LENGTH
@@ -468,40 +468,53 @@ def _add_evaluate(commands: Any) -> None:
         "evaluate",
         check_evaluate,
         help="compute the metrics of papers",
-        description="Compare generated files with references, captions and videos by the metrics that papers report."
-        " Files match by the stem of their names.",
+        description="Compare generated sounds with references, captions and videos by the metrics that papers report."
+        " Files belong together if their names are equal up to the extension.",
     )
-    parser.add_argument("generated", metavar="GENERATED", help="folder of generated files")
+    parser.add_argument("generated", metavar="GENERATED", help="folder of generated sounds")
     parser.add_argument(
-        "--reference", metavar="FOLDER|FILE.npz", help="folder of references, or a file from --save-statistics"
+        "--reference",
+        metavar="FOLDER|FILE.npz",
+        help="folder of real sounds, or file of statistics from --save-statistics or another tool",
     )
     parser.add_argument("--captions", metavar="FILE", help="CSV or JSON lines with names and captions")
-    parser.add_argument("--videos", metavar="FOLDER", help="videos that the sounds belong to")
+    parser.add_argument("--videos", metavar="FOLDER", help="folder of the videos that the sounds belong to")
+    needs = "; ".join(f"{need}: {', '.join(names)}" for need, names in metrics_by_need().items())
     parser.add_argument(
         "--metrics",
         nargs="+",
         metavar="METRIC",
-        help=f"some of {', '.join(METRICS)} (default: all that the files allow)",
+        help=f"metrics to compute (default: all that the files allow). Metrics that need {needs}",
     )
     parser.add_argument(
         "--audio-length",
         type=real(0, MAX_LENGTH, above=True),
         metavar="SECONDS",
-        help="cut all files to this length (default: whole files)",
+        help="length that all files are cut to (default: whole files)",
     )
     parser.add_argument("--output", metavar="FILE.json", help="JSON file for the figures and the settings behind them")
     parser.add_argument(
-        "--save-statistics", metavar="FILE.npz", help="file for mean and covariance of the generated set"
+        "--save-statistics",
+        metavar="FILE.npz",
+        help="file for the mean and covariance of the embeddings of GENERATED, to use as --reference",
     )
-    parser.add_argument("--cache", metavar="FOLDER", help="features of files (default: in the Hugging Face cache)")
-    parser.add_argument("--weights", metavar="FOLDER", help="files of the networks (default: download them)")
     parser.add_argument(
-        "--batch-size", type=whole(1, 1024), default=16, metavar="N", help="files to read at once (default: 16)"
+        "--cache", metavar="FOLDER", help="folder for features of files (default: in the Hugging Face cache)"
+    )
+    parser.add_argument(
+        "--weights", metavar="FOLDER", help="folder with the files of the networks (default: download them)"
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=whole(1, 1024),
+        default=16,
+        metavar="N",
+        help="sounds to generate or measure at once (default: 16)",
     )
     parser.add_argument("--device", help="device such as cuda:1, mps or cpu (default: cuda if available, else cpu)")
-    generation = parser.add_argument_group("generate first", "with these, GENERATED is filled before it is measured")
+    generation = parser.add_argument_group("generate first", "generate the sounds of GENERATED before measuring them")
     generation.add_argument("--set", metavar="FILE.jsonl", help="prompts, as for `audiox generate --batch`")
-    generation.add_argument("--model", help="folder of a diffusers model, or Hub id")
+    generation.add_argument("--model", help="model, as for `audiox generate`")
     generation.add_argument(
         "--seed", type=whole(0, MAX_SEED), metavar="S", help="seed of the first prompt (default: 0)"
     )

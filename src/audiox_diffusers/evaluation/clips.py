@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,11 @@ def read_set(
     """
     sounds = AUDIO_SUFFIXES | VIDEO_SUFFIXES
     texts, several = ({}, 0) if captions is None else read_all_captions(captions)
-    notes = (f"{captions} has several captions for {several} names, and the first of each counts",) if several else ()
+    notes = (
+        (f"{captions} has several captions for some names ({several}), and the first of each counts",)
+        if several
+        else ()
+    )
     found = EvaluationSet(
         find_files("GENERATED", generated, sounds),
         {} if reference is None else find_files("--reference", reference, sounds),
@@ -74,7 +79,7 @@ def read_set(
     for argument, path, matched in (("captions", captions, found.captioned), ("videos", videos, found.filmed)):
         if path is not None and not matched:
             raise ValueError(
-                f"--{argument} {path}: none of its names matches a generated file (for example {_some(found)})"
+                f"--{argument} {path}: none of its names matches a generated file (for example {some(list(found.generated))})"
             )
     return found
 
@@ -154,5 +159,6 @@ def _stem(name: str) -> str:
     return path.stem if path.suffix.lower() in AUDIO_SUFFIXES | VIDEO_SUFFIXES else path.name
 
 
-def _some(found: EvaluationSet) -> str:
-    return ", ".join(list(found.generated)[:3])
+def some(names: Sequence[str]) -> str:
+    """Return the first names, for messages."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -114,7 +114,7 @@ class Figures:
         value, error = jackknife_frechet_distance(groups, reference)
         samples = sum(group.count for group in groups)
         details = {"embeddings": samples, "reference_embeddings": known_count(reference), "width": len(reference.mean)}
-        return value, error, self._count(metric), {**details, "error": JACKKNIFE}
+        return value, error, self._count(metric), {**details, "error_method": JACKKNIFE}
 
     def _count(self, metric: Metric) -> int:
         """Return the number of generated files that the network could embed."""
@@ -140,13 +140,18 @@ class Figures:
             generated, reference = generated[chosen], reference[_evenly(len(reference))]
         bandwidth = median_distance(generated)
         value, error = jackknife_kernel_distance(generated, reference, groups[chosen], bandwidth)
-        details |= {"compared": [len(generated), len(reference)], "bandwidth": bandwidth, "error": JACKKNIFE}
+        details |= {"compared": [len(generated), len(reference)], "bandwidth": bandwidth, "error_method": JACKKNIFE}
         return value, error, len(lengths), details
 
     def _inception(self, metric: Metric) -> Result:
         with stored(logits[None] for logits in self._generated(metric.network, "logits")) as (rows, _):
             value, deviation = inception_score(rows)
-            return value, deviation, len(rows), {"splits": 10, "seed": 2020, "error": "deviation over the splits"}
+            return (
+                value,
+                deviation,
+                len(rows),
+                {"splits": 10, "seed": 2020, "error_method": "deviation over the splits"},
+            )
 
     def _kl(self, metric: Metric) -> Result:
         values = []
@@ -189,7 +194,7 @@ class Figures:
         if not sum(totals):
             raise ValueError("no pair of files has an onset")
         value, error = bootstrap_ratio(2 * np.array(hits), np.array(totals))
-        return value, error, len(hits), {"tolerance": TOLERANCE, "unit": "s", "error": BOOTSTRAP}
+        return value, error, len(hits), {"tolerance": TOLERANCE, "unit": "s", "error_method": BOOTSTRAP}
 
     def _aesthetics(self, metric: Metric) -> Result:
         scores = self._generated(metric.network, "scores")
@@ -200,7 +205,7 @@ def _mean(values: list[float], details: dict) -> Result:
     if not values:
         raise ValueError("no clip has the features that this metric needs")
     values = np.array(values)
-    return float(values.mean()), bootstrap_error(values), len(values), {**details, "error": BOOTSTRAP}
+    return float(values.mean()), bootstrap_error(values), len(values), {**details, "error_method": BOOTSTRAP}
 
 
 def _evenly(count: int) -> np.ndarray:

@@ -72,6 +72,16 @@ _OPTIONS = {
 FRECHET = {name: metric for name, metric in METRICS.items() if metric.kind == "frechet"}
 
 
+def metrics_by_need() -> dict[str, list[str]]:
+    """Return the names of the metrics by what they need, such as `{"no other files": ["is"], "--captions": ["clap"]}`."""
+    no_files = "no other files"
+    names: dict[str, list[str]] = {no_files: []}
+    for name, metric in METRICS.items():
+        need = _OPTIONS[metric.needs[0]] if metric.needs else no_files
+        names.setdefault(need, []).append(name)
+    return names
+
+
 def lacking(has: Mapping[str, bool]) -> dict[str, str]:
     """
     Return what metrics lack, by name, such as `"needs --captions"`. Metrics that can run are left out.

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .catalog import NETWORKS
+from .clips import some
 from .extraction import Extraction
 from .features import file_digest
 from .metrics import METRICS
@@ -151,18 +153,14 @@ def _unmatched(extraction: Extraction) -> list[str]:
     ):
         if 0 < len(names) < len(clips.generated):
             missing = sorted(set(clips.generated) - set(names))
-            found.append(f"{len(missing)} of {len(clips.generated)} generated files have no {thing}: {_some(missing)}")
+            found.append(f"{len(missing)} of {len(clips.generated)} generated files have no {thing}: {some(missing)}")
     if 0 < len(clips.pairs) < len(clips.reference):
         missing = sorted(set(clips.reference) - set(clips.pairs))
         found.append(
             f"{len(missing)} of {len(clips.reference)} reference files have no generated file of the same name:"
-            f" {_some(missing)}"
+            f" {some(missing)}"
         )
     return found
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _lengths(extraction: Extraction, sides: Mapping[str, SideFacts]) -> list[str]:
@@ -181,8 +179,8 @@ def _lengths(extraction: Extraction, sides: Mapping[str, SideFacts]) -> list[str
             )
     statistics = extraction.config.reference_statistics
     if statistics is not None:
-        lengths = {load_origin(statistics, name) for name in ("vggish", "clap", "cnn14-16k", "cnn14-32k", "passt")}
-        for length in {origin.audio_length_in_s for origin in lengths if origin is not None} - {wanted}:
+        origins = [load_origin(statistics, network) for network in NETWORKS]
+        for length in {origin.audio_length_in_s for origin in origins if origin is not None} - {wanted}:
             found.append(f"{statistics} was computed with {_option(length)}, and the figures with {_option(wanted)}")
     return found
 

@@ -77,15 +77,15 @@ def run_evaluation(
         try:
             extraction.compute(network, [metric for metric in metrics if metric.network == network])
         except (FileNotFoundError, ValueError) as error:
+            if config.metrics is not None:
+                name = next(name for name in config.metrics if METRICS[name].network == network)
+                raise ValueError(f"--metrics {name}: {error}") from None
             extraction.unavailable[network] = str(error)
     extraction.compute_facts()
     state.wait_for_everyone()
     extraction.gather()
     for network, reason in extraction.unavailable.items():
-        affected = [name for name in chosen if METRICS[name].network == network]
-        if config.metrics is not None:
-            raise ValueError(f"--metrics {affected[0] if affected else config.metrics[0]}: {reason}")
-        skipped |= dict.fromkeys(affected, reason)
+        skipped |= {name: reason for name in chosen if METRICS[name].network == network}
     if not state.is_main_process:
         return None
 
