@@ -24,6 +24,7 @@ from audiox_diffusers.training.arguments import MaskingConfig
 from audiox_diffusers.training.data import cache_files, cache_pieces
 from audiox_diffusers.training.data.bad_records import BadRecord
 from audiox_diffusers.training.data.batches import BatchMaker, Sample
+from audiox_diffusers.training.data.decoding import RecordSound, decodes_in_blocks
 from audiox_diffusers.training.data.encoding import RecordEncoder
 from audiox_diffusers.training.data.latent_cache import LatentCache
 from audiox_diffusers.training.data.records import RecordReader
@@ -214,6 +215,21 @@ def test_sound_does_not_depend_on_the_pieces_it_is_read_in(encoder, media):
         whole = sound.read(0, 40000)
         for first, stop in ((0, 9000), (11111, 12222), (7999, 30001), (35000, 40000)):
             assert (sound.read(first, stop) - whole[:, first:stop]).abs().max() < 1e-5
+
+
+def test_noise_of_aac_does_not_depend_on_the_pieces(tmp_path):
+    """Decoders replace it by random numbers, which depend on where decoding begins."""
+    noise = (0.1 * np.random.default_rng(0).standard_normal((2, 18 * 44100))).astype(np.float32)
+    save_video(tmp_path / "noise.mp4", np.zeros((18, 32, 32, 3), np.uint8), noise, 44100, fps=1)
+    path = str(tmp_path / "noise.mp4")
+    assert decodes_in_blocks(path)
+    worst = {}
+    for in_blocks in (False, True):
+        sound = RecordSound(path, 0.0, 18.0, 44100, 2, in_blocks)
+        whole = sound.read(0, 17 * 44100)
+        pieces = ((second * 44100, (second + 2) * 44100) for second in range(3, 14))
+        worst[in_blocks] = max((sound.read(*piece) - whole[:, slice(*piece)]).abs().max() for piece in pieces)
+    assert worst[True] < 1e-5 < worst[False]
 
 
 def test_video_windows_begin_with_a_frame_and_a_segment(any_encoder):
@@ -477,6 +493,21 @@ def test_a_build_that_is_killed_ten_times(media, tmp_path):
     assert len(seen) == 10 and len(set(seen)) > 2, "the builds go on where the one before was killed"
     whole = contents(tmp_path / "whole")
     assert contents(tmp_path / "killed") == whole and len(whole) > 10
+
+
+def test_hidden_files_of_the_user_are_kept(build, media, tmp_path):
+    (tmp_path / "cache" / "source-000").mkdir(parents=True)
+    own = [
+        tmp_path / "cache" / ".profile",
+        tmp_path / "cache" / "source-000" / ".nfs0001",
+        tmp_path / "cache" / ".git",
+    ]
+    left = [tmp_path / "cache" / f".{'0a' * 16}.json", tmp_path / "cache" / "source-000" / f".{'ff' * 16}.safetensors"]
+    left.append(tmp_path / "cache" / ".built-3")
+    for path in (*own, *left):
+        path.write_text("")
+    build(Rows([{"audio": media["short.wav"]}]))
+    assert all(path.exists() for path in own) and not any(path.exists() for path in left)
 
 
 def test_an_error_leaves_the_cache_to_be_completed(build, encoder, media, monkeypatch, tmp_path):

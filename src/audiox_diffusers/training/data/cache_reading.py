@@ -55,9 +55,8 @@ class CacheReader:
             facts, stored, spec = load_facts(row["facts"]), StoredRow(row), self.reader.spec
             for choice in self.reader.choices(key, facts):
                 frame = choice.crop.frame
-                if self.reader.keep_silence or not is_silent(
-                    stored.read("peaks", frame, frame + spec.num_latents).max()
-                ):
+                peak = stored.read("peaks", frame, frame + spec.num_latents).max()
+                if self.reader.keep_silence or not is_silent(peak):
                     break
             else:
                 raise BadRecord("is silent")
@@ -71,8 +70,7 @@ class CacheReader:
         encoded = Encoded(*stored.read("latents", frame, frame + spec.num_latents).T.chunk(2))
         if choice.caption is not None:
             texts = distinct_texts(facts.captions)
-            text = stored.chunk("text", texts.index(facts.captions[choice.caption].text))
-            encoded.text_embeds = text
+            encoded.text_embeds = stored.chunk("text", texts.index(facts.captions[choice.caption].text))
         if self.reads_waveforms:
             begin = frame * spec.hop_length
             encoded.waveform = stored.read("waveform", begin, begin + spec.prompt_samples).T
@@ -109,5 +107,6 @@ class CacheReader:
 
 
 def _repeat_last(stored: StoredRow, name: str, first: int, count: int) -> torch.Tensor:
+    """Read `count` elements, with the last one repeated if the tensor ends earlier."""
     found = stored.read(name, first, first + count)
     return torch.cat((found, found[-1:].expand(count - len(found), -1, -1)))

@@ -1,11 +1,12 @@
 """Windows of media files as tensors."""
 
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
 
 import torch
 
-from ...media import FrameSpec, load_audio, load_frames, load_image, resize_frames
+from ...media import FrameSpec, load_audio, load_frames, load_image, resample_audio, resize_frames
+from ...media.containers import open_media, sound_stream
 from ...media.files import PastEndError
 from .bad_records import BadRecord
 from .cells import Media
@@ -15,6 +16,8 @@ from .windows import WindowSpec
 SILENCE = 1e-3
 # Seconds around a piece of sound that resampling reads.
 MARGIN = 0.1
+# Seconds of AAC sound to decode at once, see `RecordSound`.
+BLOCK_SECONDS = 5
 # Seconds to add, so that a start between two samples is rounded in the same direction in every second of a file.
 TIE = 1e-7
 
@@ -45,12 +48,14 @@ class RecordSound:
     """
     The sound of a record at the rate of the model.
 
-    The samples of a piece do not depend on where the piece begins and ends, up to rounding.
+    The samples of a piece do not depend on where the piece begins and ends, up to rounding. Decoders of AAC replace noise
+    by random numbers, which depend on where decoding begins. So long records in AAC are decoded in blocks.
 
     Args:
         source: Sound or video file.
         start, seconds: Part of the file that is the record.
         rate, channels: Format of the samples.
+        in_blocks: Whether to decode in blocks.
     """
 
     source: Media
@@ -58,6 +63,7 @@ class RecordSound:
     seconds: float
     rate: int
     channels: int
+    in_blocks: bool = False
 
     def read(self, first: int, stop: int) -> torch.Tensor:
         """
@@ -73,20 +79,40 @@ class RecordSound:
         # A whole number of seconds is a whole number of samples at both rates.
         second = max(0, floor(begin / self.rate - MARGIN))
         seconds = min(self.seconds, end / self.rate + MARGIN) - second
-        try:
-            found, _ = load_audio(
-                self.source, self.rate, self.channels, start=self.start + second + TIE, duration=seconds
-            )
-        except PastEndError:
-            # The file is shorter than it declares.
-            if second == 0:
-                raise
-            return samples
+        found = self._blocks(second, seconds) if self.in_blocks else self._load(second, seconds, self.rate)[0]
         if not torch.isfinite(found).all():
             raise BadRecord("holds NaN or infinite samples")
         found = found[:, begin - second * self.rate : end - second * self.rate]
         samples[:, begin - first : begin - first + found.shape[1]] = found
         return samples
+
+    def _load(self, second: int, seconds: float, rate: int | None) -> tuple[torch.Tensor, int]:
+        try:
+            return load_audio(self.source, rate, self.channels, start=self.start + second + TIE, duration=seconds)
+        except PastEndError:
+            # The file is shorter than it declares.
+            if second == 0:
+                raise
+            return torch.zeros(self.channels, 0), self.rate
+
+    def _blocks(self, second: int, seconds: float) -> torch.Tensor:
+        """Decode the blocks of a record that `seconds` from `second` on touch, and cut these seconds out."""
+        begin = second // BLOCK_SECONDS * BLOCK_SECONDS
+        decoded, rate = torch.zeros(self.channels, 0), self.rate
+        for block in range(begin, ceil(second + seconds), BLOCK_SECONDS):
+            found, found_rate = self._load(block, min(BLOCK_SECONDS, self.seconds - block), None)
+            if not found.shape[1]:
+                break
+            decoded, rate = torch.cat((decoded, found), dim=1), found_rate
+        cut = decoded[:, (second - begin) * rate :][:, : round(seconds * rate)]
+        return resample_audio(cut, rate, self.rate) if cut.shape[1] else cut
+
+
+def decodes_in_blocks(source: Media) -> bool:
+    """Tell whether the sound of a file is AAC that is decoded from the middle."""
+    with open_media(source) as container:
+        codec = sound_stream(container, source).codec_context.name
+        return codec == "aac" and container.format.name.startswith("mov")
 
 
 def is_silent(peak: torch.Tensor) -> bool:

@@ -4,27 +4,32 @@ A cache of whole records, as latents and embeddings.
 Windows are cut out of it when it is read, so that random crops stay random, and a run gets the same crops, tasks and
 masks with and without a cache. Layout of the folder:
 
-    cache.json                                      version, settings that decide the contents, whether it is complete
-    source-000/shard-00000-row-000000016.json       index of a part: 16 rows of a shard of a dataset
-    source-000/shard-00000-row-000000016-000.safetensors    their tensors, in files of about 64 MB
+    cache.json                                              settings of the cache, and whether it is complete
+    source-000/shard-00000-row-000000016.json               index of a part: 16 rows of a shard of a dataset
+    source-000/shard-00000-row-000000016-000.safetensors    tensors of these rows, in files of about 64 MB
 
-An index has an entry for each row of the dataset, bad ones included. It holds the duration, captions and task of the
-row, or why it cannot be used, and for each tensor the files of its chunks, which are about as long as a window:
+An index has an entry for each row of the dataset, bad ones included. The entry holds the duration, captions and task of
+the row, or why it cannot be used. It also lists the tensors of the row, and the files of their chunks, which are about as
+long as a window:
 
-    latents       [N, 2 * C]                   mean and standard deviation of the VAE's posterior, frame by frame
-    peaks         [N]                          loudest sample of each latent frame, to find silent windows
-    waveform      [samples, channels]          for models that read a mel spectrogram
-    frames, lit   [T, num_frame_tokens, D], [T]    image embeddings of the video at the model's frame rate; not black
-    sync          [S, tokens, D]               segments of Synchformer; the last one repeats
-    image, image_sync, audio_prompt            as for a single window
-    text          [tokens, D]                  each caption, as a chunk without padding
+    latents       [N, 2 * C]            mean and standard deviation of the VAE's posterior
+    peaks         [N]                   loudest sample of each latent frame, to find silent windows
+    waveform      [samples, channels]   for models that read a mel spectrogram
+    frames        [T, tokens, D]        image embeddings of the video, at the model's frame rate
+    lit           [T]                   whether a frame of the video is not black
+    sync          [S, tokens, D]        segments of Synchformer; the last one stands for all that follow
+    image         [1, tokens, D]        image embeddings of the image
+    image_sync    [tokens, D]           a segment of Synchformer of the image
+    audio_prompt  [P, 2 * C]            latents of the row's own audio prompt, or its waveform
+    text          [tokens, D]           embeddings of each caption without padding, one chunk for each
 
-Records are encoded in pieces with as much sound around them as the VAE's receptive field covers, so their latents are
-those of the whole record up to rounding. A part's index is written last and every file appears only when it is complete.
-So a build can be killed at any time, and the next one continues it.
+Records are encoded in pieces, with as much sound around them as the VAE's receptive field covers. So their latents are
+those of the whole record up to rounding. The index of a part is written last, and every file appears only when it is
+complete. So a build can be killed at any time, and the next one continues it.
 """
 
 import json
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +54,7 @@ DESCRIPTION = "cache.json"
 VERSION = 2
 # A process that has built its share writes this file.
 BUILT = ".built-{}"
+LEFTOVER = re.compile(r"\.(built-\d+|[0-9a-f]{32}\.(json|safetensors))")
 
 
 @dataclass
@@ -109,13 +115,12 @@ class LatentCache:
             accelerator: Accelerator of the run. All its processes call this, and see the same folder.
 
         Raises:
-            ValueError: Another run is building this cache.
+            ValueError: Another run is building this cache, or the processes do not share the folder.
         """
         if accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             with locked(self.folder, "--cache_latents"):
-                for left in self.folder.rglob(".*"):  # of a build that was killed
-                    left.unlink()
+                self._remove_leftovers()
                 for number in range(len(self.sources)):
                     (self.folder / f"source-{number:03}").mkdir(exist_ok=True)
                 self._describe(complete=False)
@@ -126,9 +131,18 @@ class LatentCache:
                     (self.folder / BUILT.format(process)).unlink()
         else:
             accelerator.wait_for_everyone()
+            if not (self.folder / DESCRIPTION).exists():
+                raise ValueError(f"--cache_latents {self.folder} must be a folder that all processes of the run share")
             self._build_share(num_workers, accelerator)
         accelerator.wait_for_everyone()
         self.complete = True
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a killed build left: its temporary files, and the files of processes that had finished."""
+        for folder in (self.folder, *self.folder.glob("source-*")):
+            for path in folder.glob(".*"):
+                if LEFTOVER.fullmatch(path.name):
+                    path.unlink()
 
     def _build_share(self, num_workers: int, accelerator: Accelerator) -> None:
         process, num_processes = accelerator.process_index, accelerator.num_processes

@@ -18,6 +18,7 @@ from .decoding import (
     decode_image,
     decode_prompt,
     decode_video,
+    decodes_in_blocks,
     is_silent,
 )
 from .masking import TaskSpec, draw_task_spec
@@ -165,7 +166,8 @@ class RecordReader:
             captions = read_captions(row.get("caption"))
             task = row.get("task")
             facts = Facts(start, seconds, captions, frozenset(media), None if task is None else str(task))
-            sound = RecordSound(source, start, seconds, self.spec.sampling_rate, self.spec.channels)
+            in_blocks = seconds > self.spec.seconds and decodes_in_blocks(source)
+            sound = RecordSound(source, start, seconds, self.spec.sampling_rate, self.spec.channels, in_blocks)
             return OpenRow(facts, sound, media)
 
     def choices(self, key: RowKey, facts: Facts) -> Iterator[Choice]:
