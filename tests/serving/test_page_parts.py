@@ -84,6 +84,22 @@ def test_curl_of_hostile_texts():
     assert " --form-string inpaint_spans=0.5-1 " in line and line.endswith(" --output sound.flac")
 
 
+def test_curl_of_guidance():
+    recipe = Recipe(
+        model="m",
+        seed=1,
+        prompt="rain",
+        negative_audio="tone.wav",
+        guidance_weights=(("text", 3.0), ("audio", 1.5)),
+        guidance_interval=((0.2, 0.8),),
+    )
+    line = curl_line(recipe, "http://127.0.0.1:1/", "sound.wav")
+    assert " --form-string guidance_scale=text=3,audio=1.5 --form-string guidance_interval=0.2-0.8 " in line
+    assert """ --form 'negative_audio=@"tone.wav"' """ in line
+    line = curl_line(Recipe(model="m", seed=1, prompt="rain", guidance=4.0, guider="apg:eta=1"), "http://h/", "a.wav")
+    assert " --form-string guidance_scale=4 --form-string guider=apg:eta=1 " in line
+
+
 @pytest.mark.parametrize("has_zero_gpu", [False, True])
 def test_the_space_generates_a_sound(monkeypatch, has_zero_gpu):
     """With ZeroGPU, which is a decorator here that counts."""
