@@ -168,6 +168,21 @@ def test_errors_by_the_jackknife_are_the_spread_over_other_clips():
     assert ((0.7 * spread < estimate) & (estimate < 1.5 * spread)).all()
 
 
+def test_the_jackknife_leaves_out_one_group_at_a_time(embeddings):
+    generated, reference = embeddings
+    groups = np.arange(len(generated)) % 5
+    value, error = jackknife_kernel_distance(generated, reference, groups, 2.0, block_size=7)
+    assert value == pytest.approx(kernel_distance(generated, reference, 2.0))
+    without = [kernel_distance(generated[groups != group], reference, 2.0) for group in range(5)]
+    assert error == pytest.approx(np.sqrt(4 / 5 * ((without - np.mean(without)) ** 2).sum()))
+
+    statistics = grouped_statistics((clip[None] for clip in generated), 5)
+    value, error = jackknife_frechet_distance(statistics, GaussianStatistics.of(reference))
+    assert value == pytest.approx(frechet(generated, reference))
+    without = [frechet(generated[groups != group], reference) for group in range(5)]
+    assert error == pytest.approx(np.sqrt(4 / 5 * ((without - np.mean(without)) ** 2).sum()))
+
+
 def test_an_error_needs_two_embeddings_outside_of_each_group():
     few = [np.ones((1, 2)), np.zeros((1, 2))]
     reference = np.random.default_rng(0).normal(size=(9, 2))

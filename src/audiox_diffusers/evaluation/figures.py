@@ -140,7 +140,8 @@ class Figures:
             generated, reference = generated[chosen], reference[_evenly(len(reference))]
         bandwidth = median_distance(generated)
         value, error = jackknife_kernel_distance(generated, reference, groups[chosen], bandwidth)
-        details |= {"compared": [len(generated), len(reference)], "bandwidth": bandwidth, "error_method": JACKKNIFE}
+        details |= {"compared": [len(generated), len(reference)], "error_method": JACKKNIFE}
+        details |= {"bandwidth": bandwidth, "bandwidth_method": "median distance of generated embeddings"}
         return value, error, len(lengths), details
 
     def _inception(self, metric: Metric) -> Result:
