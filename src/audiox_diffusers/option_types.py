@@ -15,7 +15,7 @@ GUIDERS = {
         "AdaptiveProjectedGuidance",
         {
             "momentum": ("adaptive_projected_guidance_momentum", -0.5),
-            "eta": ("eta", 0.0),
+            "eta": ("eta", 1.0),
             "norm": ("adaptive_projected_guidance_rescale", 0.0),
         },
     ),
