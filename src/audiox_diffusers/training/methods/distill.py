@@ -126,6 +126,9 @@ class DistillTraining(FullTraining):
             pairs = OdePairs(folder, batches, args.seed, accelerator.process_index)
         return DistributionMatchingStrategy(*parts, pairs=pairs)
 
+    def build_early_stopping(self, *parts: object) -> None:
+        """Return `None`: the loss of distillation does not say how good the student is."""
+
     def build_model(self, encoder: RecordEncoder, autocast_dtype: torch.dtype | None) -> nn.Module:
         return self.networks.model
 

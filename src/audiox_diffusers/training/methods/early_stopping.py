@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.utils import logging
@@ -19,8 +19,11 @@ from ..data.windows import WindowSpec
 from ..dataset_list import DatasetOptions
 from ..run.state_files import check_count, check_like
 from ..strategy import DiffusionStrategy
-from .lora_arguments import LoraArguments
 from .model import AudioXTrainingModel
+
+if TYPE_CHECKING:
+    from .full import FullArguments
+    from .lora_arguments import LoraArguments
 
 logger = logging.get_logger(__name__)
 
@@ -92,7 +95,7 @@ class EarlyStopping:
 
 
 def build_early_stopping(
-    args: LoraArguments,
+    args: "FullArguments | LoraArguments",
     pipe: AudioXPipeline,
     encoder: RecordEncoder,
     null_embeddings: NullEmbeddings,

@@ -19,7 +19,8 @@ from ..data.sources import MixedDataset, open_datasets
 from ..export import export_pipeline, push_to_hub
 from ..objective import TimestepSampler, objective_for
 from ..strategy import DiffusionStrategy
-from .early_stopping import EarlyStopping
+from .early_stopping import EarlyStopping, build_early_stopping
+from .held_out_arguments import HeldOutArguments
 from .model import AudioXTrainingModel
 
 
@@ -51,7 +52,7 @@ class TrainedArguments(Arguments):
 
 
 @dataclass(kw_only=True)
-class FullArguments(TrainingArguments, TrainedArguments):
+class FullArguments(TrainingArguments, TrainedArguments, HeldOutArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.cache_latents is not None and self.trained_encoders:
@@ -88,6 +89,9 @@ class FullTraining:
         if accelerator.distributed_type == DistributedType.FSDP and self.encoders:
             # They also encode the data, outside of the step for which FSDP gathers their weights.
             raise ValueError(f"--train_{self.encoders[0]} needs whole weights, which FSDP does not keep; leave it out")
+        sharded = accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
+        if sharded and self.args.held_out is not None:
+            raise ValueError("--held_out needs whole weights; leave it out with FSDP and DeepSpeed")
 
     def load_pipeline(self, frozen_dtype: torch.dtype) -> AudioXPipeline:
         """
@@ -131,7 +135,7 @@ class FullTraining:
 
     def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
         """Build early stopping, `None` to train to the last step. For `parts` see [`build_early_stopping`]."""
-        return None
+        return None if self.args.held_out is None else build_early_stopping(self.args, *parts)
 
     def prepare_model(self, pipe: AudioXPipeline) -> None:
         """Add trained layers to the networks."""

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 
 from ...atomic import filling
 from ...loaders import CHANGES_BASE, public_name
+from ...messages import first_line
 from ...pipelines import AudioXPipeline
 from ..arguments import relative_to_output
 from ..cards import CARD, lora_card
@@ -21,7 +22,6 @@ from ..data.sources import MixedDataset
 from ..export import read_log, upload
 from ..strategy import DiffusionStrategy
 from ..validation import write_samples
-from .early_stopping import EarlyStopping, build_early_stopping
 from .full import FullTraining, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
 from .lora_arguments import LoraArguments
 from .prior import PriorPreservationStrategy, open_prior_data, write_prior_data
@@ -35,6 +35,7 @@ TARGETS = {
     "AudioXTransformer2DModel": ["to_q", "to_k", "to_v", "to_out.0"],
     "AudioXMMTransformer2DModel": ["to_q", "to_k", "to_v", "to_out"],
 }
+BLOCKS = "transformer_blocks"
 # The projections to video and audio tokens, without the blocks and the fusion of the conditioner.
 PROJECTIONS = r"(video|audio)_proj\.(proj|proj_sync|proj_time)"
 
@@ -83,7 +84,12 @@ class LoraTraining(FullTraining):
         dtypes = {"transformer": frozen_dtype, **frozen_dtypes((), frozen_dtype)}
         pipe = open_pipeline(args, args.cache_dir, dtypes, **options)
         # Fail before anything slow starts.
-        check_targets(pipe.transformer, self._targets(pipe)["transformer"])
+        if args.init_adapter is None:
+            check_targets(pipe.transformer, self._targets(pipe)["transformer"], args.blocks())
+        else:
+            # Generated audio for prior preservation is that of the base alone.
+            self._load_adapter(pipe)
+            pipe.unload_lora_weights()
         if args.gradient_checkpointing:
             enable_gradient_checkpointing(pipe.transformer)
         return pipe
@@ -114,13 +120,23 @@ class LoraTraining(FullTraining):
             ValueError: The target modules do not support the initialization.
         """
         args, self._initial = self.args, {}
+        loaded = set() if args.init_adapter is None else self._load_adapter(pipe)
         for component, targets in self._targets(pipe).items():
             model = getattr(pipe, component)
+            if component in loaded:
+                for name, parameter in model.named_parameters():
+                    parameter.requires_grad_("lora_" in name)
+                cast_training_params(model)
+                model.train()
+                continue
+            blocks = args.blocks() if component == "transformer" else None
             config = LoraConfig(
                 r=args.rank,
                 lora_alpha=args.rank if args.lora_alpha is None else args.lora_alpha,
                 lora_dropout=args.lora_dropout,
                 target_modules=targets,
+                layers_to_transform=blocks,
+                layers_pattern=None if blocks is None else BLOCKS,
                 init_lora_weights=True if args.init_lora_weights == "default" else args.init_lora_weights,
                 use_dora=args.use_dora,
                 use_rslora=args.use_rslora,
@@ -140,14 +156,27 @@ class LoraTraining(FullTraining):
                 # Such an initialization moves weights from the base to the adapter. The export moves them back.
                 self._initial[component] = self._layers(model)
 
+    def _load_adapter(self, pipe: AudioXPipeline) -> set[str]:
+        """Load `--init_adapter`. Returns the components that it has layers in."""
+        args = self.args
+        try:
+            pipe.load_lora_weights(
+                args.init_adapter, adapter_name=ADAPTER, cache_dir=args.cache_dir, use_safetensors=True
+            )
+        except (ValueError, OSError) as error:
+            raise ValueError(f"--init_adapter {args.init_adapter}: {first_line(error)}") from error
+        loaded = {name for name in self.names if ADAPTER in getattr(getattr(pipe, name), "peft_config", {})}
+        if "conditioner" in loaded and not args.train_conditioner:
+            raise ValueError(
+                f"--init_adapter {args.init_adapter} has layers in the conditioner; add --train_conditioner"
+            )
+        return loaded
+
     def build_strategy(self, pipe: AudioXPipeline, accelerator: Accelerator) -> DiffusionStrategy:
         strategy = super().build_strategy(pipe, accelerator)
         if self.args.with_prior_preservation:
             return PriorPreservationStrategy(strategy, len(self.args.dataset), self.args.prior_loss_weight)
         return strategy
-
-    def build_early_stopping(self, *parts: object) -> EarlyStopping | None:
-        return None if self.args.held_out is None else build_early_stopping(self.args, *parts)
 
     def export(self, pipe: AudioXPipeline, model: nn.Module, accelerator: Accelerator, log: Path) -> None:
         """Write the adapter, a model card and samples into the output folder."""
@@ -206,12 +235,16 @@ class LoraTraining(FullTraining):
         }
 
 
-def check_targets(transformer: nn.Module, targets: list[str]) -> None:
-    """Raise `ValueError` if a target matches no linear layer or convolution of the transformer."""
+def check_targets(transformer: nn.Module, targets: list[str], blocks: list[int] | None = None) -> None:
+    """Raise `ValueError` if a target matches no linear layer or convolution of the transformer, or of its `blocks`."""
+    count = len(transformer.transformer_blocks)
+    if blocks is not None and blocks[-1] >= count:
+        raise ValueError(f"--target_blocks must be in 0..{count - 1}, the blocks of the transformer, got {blocks[-1]}")
     names = [name for name, module in transformer.named_modules() if isinstance(module, (nn.Linear, nn.Conv1d))]
+    if blocks is not None:
+        names = [name for name in names if name.startswith(tuple(f"{BLOCKS}.{number}." for number in blocks))]
     for target in targets:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             known = sorted({re.sub(r".*\d+\.(?=\D)", "", name) for name in names})
-            raise ValueError(
-                f"--target_modules {target}: {type(transformer).__name__} has no such module, but {', '.join(known)}"
-            )
+            place = f"{type(transformer).__name__} has" if blocks is None else "the blocks of --target_blocks have"
+            raise ValueError(f"--target_modules {target}: {place} no such module, but {', '.join(known)}")

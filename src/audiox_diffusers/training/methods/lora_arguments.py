@@ -1,15 +1,27 @@
 """Options of LoRA training."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from transformers.hf_argparser import HfArg
 
 from ...loaders import CHANGES_BASE
 from ..arguments import Arguments, Count, Decay, Positive, TrainingArguments
+from .held_out_arguments import HeldOutArguments
 from .quantization import QUANTIZATIONS, check_quantization
 
+# Options that an existing adapter decides.
+OF_ADAPTER = {
+    "rank",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "target_blocks",
+    "init_lora_weights",
+    "use_dora",
+    "use_rslora",
+}
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 
 
@@ -24,6 +36,17 @@ class AdapterArguments(Arguments):
     lora_dropout: Decay = HfArg(default=0.0, help="Dropout of the layers.")
     target_modules: list[str] | None = HfArg(
         default=None, help="Modules of the transformer that get layers. Defaults to the attention projections."
+    )
+    target_blocks: str | None = HfArg(
+        default=None,
+        help="Blocks of the transformer that get layers, counted from 0, such as 8-23 or 0-3,20-23. Defaults to all.",
+        metadata={"metavar": "BLOCKS"},
+    )
+    init_adapter: str | None = HfArg(
+        default=None,
+        help="Adapter to start from: its folder, its file, or its Hub id. Rank, alpha, modules and kind are those of the"
+        " adapter.",
+        metadata={"metavar": "DIR"},
     )
     init_lora_weights: str = HfArg(
         default="default",
@@ -57,11 +80,39 @@ class AdapterArguments(Arguments):
         if init == "orthogonal" and self.rank % 2:
             raise ValueError(f"--init_lora_weights orthogonal needs an even --rank, got {self.rank}")
         check_quantization(self.quantization)
+        self.blocks()
+        if self.init_adapter is not None:
+            for field in fields(AdapterArguments):
+                if field.name in OF_ADAPTER and getattr(self, field.name) != field.default:
+                    raise ValueError(f"--{field.name} is that of --init_adapter; leave it out")
+
+    def blocks(self) -> list[int] | None:
+        """
+        Parse `target_blocks`.
+
+        Returns:
+            Numbers of blocks in order, `None` for all.
+
+        Raises:
+            ValueError: It is malformed.
+        """
+        if self.target_blocks is None:
+            return None
+        numbers: set[int] = set()
+        for part in self.target_blocks.split(","):
+            match = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part, re.ASCII)
+            found = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+            if not found:
+                raise ValueError(
+                    f"--target_blocks must be numbers and ranges such as 8-23 or 0-3,20-23, got {self.target_blocks!r}"
+                )
+            numbers.update(found)
+        return sorted(numbers)
 
 
 @dataclass(kw_only=True)
-class RegularizationArguments(Arguments):
-    _argument_group_name = "prior preservation and early stopping"
+class PriorArguments(Arguments):
+    _argument_group_name = "prior preservation"
 
     with_prior_preservation: bool = HfArg(
         default=False, help="Also train on audio that the base model generates, so that it forgets less."
@@ -72,14 +123,6 @@ class RegularizationArguments(Arguments):
     )
     class_prompt: list[str] | None = HfArg(default=None, help="Captions to generate audio for, in turn.")
     num_class_sounds: Count = HfArg(default=50, help="Number of generated files. Missing ones are generated.")
-    held_out: str | None = HfArg(
-        default=None,
-        help="Dataset of held-out clips for early stopping. Their loss is measured every --validation_steps, and the"
-        " best adapter is saved.",
-    )
-    early_stopping_patience: Count = HfArg(
-        default=3, help="Stop after this many measurements in a row without improvement."
-    )
 
 
 @dataclass(kw_only=True)
@@ -91,7 +134,7 @@ class LoraCardArguments(Arguments):
 
 
 @dataclass(kw_only=True)
-class LoraArguments(TrainingArguments, AdapterArguments, RegularizationArguments, LoraCardArguments):
+class LoraArguments(TrainingArguments, AdapterArguments, PriorArguments, HeldOutArguments, LoraCardArguments):
     learning_rate: Positive = 1e-4
     train_batch_size: Count = 1
 
