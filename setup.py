@@ -49,6 +49,7 @@ setup(
     ],
     extras_require={
         "training": ["tensorboard>=2.18"],
+        "optimizers": ["bitsandbytes>=0.46", "prodigyopt>=1.1", "schedulefree>=1.4"],
         "quantization": ["bitsandbytes>=0.46", "torchao>=0.15"],
         # Older versions of gradio and python-multipart have known vulnerabilities.
         "serve": [
@@ -63,6 +64,8 @@ setup(
         "dev": [
             "audiobox-aesthetics>=0.0.4",
             "tensorboard>=2.18",
+            "prodigyopt>=1.1",
+            "schedulefree>=1.4",
             "fastapi>=0.115",
             "uvicorn>=0.30",
             "python-multipart>=0.0.18",

@@ -38,7 +38,7 @@ def test_defaults():
         "constant",
         "uniform",
         "random",
-        "none",
+        ["none"],
     )
     assert args.video_prompt == "Generate general audio for the video"
     assert args.dataset == ["data"] and args.dataset_weights is None
@@ -70,6 +70,7 @@ BAD_VALUES = {
     "checkpointing_steps": [0, -1],
     "checkpoints_total_limit": [0, -1],
     "validation_steps": [0, -1],
+    "early_stopping_patience": [0, -1],
     "validation_inference_steps": [0, -1],
     "shuffle_buffer_size": [0, -1],
     "max_bad_records": [0, -1],
@@ -146,7 +147,7 @@ def test_tracker_that_is_not_installed(capsys, monkeypatch, tracker):
     monkeypatch.setitem(arguments.TRACKERS, tracker, lambda: False)
     assert f"--report_to {tracker} needs {tracker}: pip install {tracker}" in refused(capsys, "--report_to", tracker)
     monkeypatch.setitem(arguments.TRACKERS, tracker, lambda: True)
-    assert parse("--report_to", tracker).report_to == tracker
+    assert parse("--report_to", tracker).report_to == [tracker]
 
 
 def test_masking_rates_and_task_weights():

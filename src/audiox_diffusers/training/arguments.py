@@ -17,6 +17,7 @@ from ..pipelines.prompts import VIDEO_PROMPT
 from .config_file import ConfigFile, nearest, read_config
 from .dataset_list import DatasetOptions
 from .lr_schedules import LR_SCHEDULERS
+from .optimizers import check_optimizer
 
 
 class Range(NamedTuple):
@@ -337,22 +338,46 @@ class OptimizerArguments(Arguments):
     lr_power: Positive = HfArg(default=1.0, help="Power of polynomial.")
     lr_inv_gamma: Positive = HfArg(default=1e6, help="Steps after which inverse_sqrt has fallen to 1 / sqrt(2).")
     lr_warmup_decay: Decay = HfArg(default=0.99, help="Warm-up of inverse_sqrt. Larger is slower, 0 is none.")
-    use_8bit_adam: bool = HfArg(default=False, help="Use AdamW in 8 bits. Needs bitsandbytes.")
-    adam_beta1: Decay = HfArg(default=0.9, help="First beta of AdamW.")
-    adam_beta2: Decay = HfArg(default=0.999, help="Second beta of AdamW.")
-    adam_weight_decay: NotNegative = HfArg(default=1e-3, help="Weight decay of AdamW.")
-    adam_epsilon: Positive = HfArg(default=1e-8, help="Epsilon of AdamW.")
+    optimizer: str = HfArg(
+        default="adamw",
+        help="adamw, adamw8bit (bitsandbytes), prodigy (finds the learning rate; use --learning_rate 1), schedulefree"
+        " (needs no schedule), muon (for matrices, with AdamW for the rest), or a class of torch.optim such as Adafactor."
+        ' Some need pip install "audiox-diffusers[optimizers]".',
+        metadata={"metavar": "NAME"},
+    )
+    use_8bit_adam: bool = HfArg(default=False, help="The same as --optimizer adamw8bit.")
+    adam_beta1: Decay = HfArg(default=0.9, help="First beta of AdamW, and of other optimizers that have it.")
+    adam_beta2: Decay = HfArg(default=0.999, help="Second beta of AdamW, and of others.")
+    adam_weight_decay: NotNegative = HfArg(default=1e-3, help="Weight decay of AdamW, and of others.")
+    adam_epsilon: Positive = HfArg(default=1e-8, help="Epsilon of AdamW, and of others.")
     use_ema: bool = HfArg(default=False, help="Keep a moving average of the weights, and save the average.")
     ema_decay: Decay = HfArg(default=0.9999, help="Decay of the moving average.")
     allow_tf32: bool = HfArg(default=False, help="Allow TF32 matrix products, which are faster on Ampere and later.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.use_8bit_adam:
+            if self.optimizer not in ("adamw", "adamw8bit"):
+                raise ValueError(f"--use_8bit_adam cannot be combined with --optimizer {self.optimizer}")
+            self.optimizer = "adamw8bit"
+        check_optimizer(self.optimizer)
+        if self.optimizer == "schedulefree":
+            if self.lr_scheduler != "constant":
+                raise ValueError(
+                    f"--optimizer schedulefree needs no schedule; leave out --lr_scheduler {self.lr_scheduler}"
+                )
+            if self.use_ema:
+                raise ValueError("--optimizer schedulefree averages the weights itself; leave out --use_ema")
 
 
 @dataclass(kw_only=True)
 class ReportArguments(Arguments):
     _argument_group_name = "reports"
 
-    report_to: Literal["none", "tensorboard", "wandb"] = HfArg(
-        default="none", help="Tracker for the losses and the validation audio."
+    report_to: list[str] = HfArg(
+        default_factory=lambda: ["none"],
+        help="Trackers for the losses and the validation audio.",
+        metadata={"choices": ("none", *TRACKERS)},
     )
     logging_dir: str = HfArg(default="logs", help="TensorBoard folder inside the output folder.")
     tracker_project_name: str = HfArg(default="audiox", help="Project name for the tracker.")
@@ -388,10 +413,18 @@ class ReportArguments(Arguments):
                 raise ValueError("--validation_metrics needs --validation_prompts, whose audio it measures")
         if self.validation_reference is not None and self.validation_metrics is None:
             raise ValueError("--validation_reference has no effect without --validation_metrics")
-        if self.report_to in TRACKERS and not TRACKERS[self.report_to]():
-            raise ValueError(f"--report_to {self.report_to} needs {self.report_to}: pip install {self.report_to}")
-        if self.report_to == "wandb" and self.validation_prompts is not None and find_spec("soundfile") is None:
+        if "none" in self.report_to and len(self.report_to) > 1:
+            raise ValueError(f"--report_to none cannot be combined with trackers, got {' '.join(self.report_to)}")
+        for name in self.trackers:
+            if not TRACKERS[name]():
+                raise ValueError(f"--report_to {name} needs {name}: pip install {name}")
+        if "wandb" in self.trackers and self.validation_prompts is not None and find_spec("soundfile") is None:
             raise ValueError("--report_to wandb needs soundfile for validation audio: pip install soundfile")
+
+    @property
+    def trackers(self) -> list[str]:
+        """Names of the trackers, each once."""
+        return [name for name in dict.fromkeys(self.report_to) if name != "none"]
 
 
 @dataclass(kw_only=True)

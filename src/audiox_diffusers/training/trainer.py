@@ -38,6 +38,7 @@ from .data.windows import WindowSpec
 from .export import check_repository
 from .lr_schedules import get_lr_scheduler
 from .methods.full import FullTraining
+from .optimizers import WHOLE_WEIGHTS, build_optimizer
 from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
 from .run.data_position import DATA, read_position, write_position
 from .run.divergence import DivergenceGuard
@@ -84,6 +85,8 @@ class Trainer:
         self.method.check_devices(self.accelerator)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
+        if self.sharded and args.optimizer in WHOLE_WEIGHTS:
+            raise ValueError(f"--optimizer {args.optimizer} needs whole weights; use another with FSDP and DeepSpeed")
         with ExitStack() as stack:
             if self.accelerator.is_main_process:
                 args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -247,6 +250,7 @@ class Trainer:
         args, accelerator = self.args, self.accelerator
         batches = load_batches(self.records, args.dataloader_num_workers)
         self.model.train()
+        self.optimizer.train()
         with tqdm(
             total=self.max_steps,
             initial=self.step,
@@ -344,12 +348,13 @@ class Trainer:
 
     def _start_trackers(self) -> None:
         args = self.args
-        if self.accelerator.is_main_process and args.report_to != "none":
+        if self.accelerator.is_main_process and args.trackers:
             config = {name: value for name, value in as_json(args).items() if isinstance(value, (int, float, str))}
             try:
                 self.accelerator.init_trackers(args.tracker_project_name, config=config)
             except Exception as error:  # of the tracker, or of the network
-                raise ValueError(f"--report_to {args.report_to} cannot be started: {first_line(error)}") from error
+                names = " ".join(args.trackers)
+                raise ValueError(f"--report_to {names} cannot be started: {first_line(error)}") from error
 
     def _report(self, report: dict[str, float], progress: tqdm) -> None:
         progress.update()
@@ -359,8 +364,10 @@ class Trainer:
             samples_s=f"{report['samples_per_second']:.2f}",
             skipped=report["skipped"],
         )
-        with warned(f"--report_to {self.args.report_to} failed at step {self.step}"):
-            self.accelerator.log({f"train/{name}": value for name, value in report.items()}, step=self.step)
+        values = {f"train/{name}": value for name, value in report.items()}
+        for tracker in self.accelerator.trackers:
+            with warned(f"--report_to {tracker.name} failed at step {self.step}"):
+                tracker.log(values, step=self.step)
         if self.accelerator.is_main_process:
             write_report(self.args.output_dir, self.step, report)
 
@@ -393,17 +400,28 @@ class Trainer:
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Use the averaged weights, if there are any."""
-        if self.ema is None:
-            yield
-            return
+        """Use the averaged weights, of `--use_ema` or of the optimizer, if there are any."""
         parameters = self._local_parameters()
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        try:
+        if self.ema is not None:
+            self.ema.store(parameters)
+            self.ema.copy_to(parameters)
+            try:
+                yield
+            finally:
+                self.ema.restore(parameters)
+        elif self.args.optimizer == "schedulefree":
+            # The optimizer's way back to the weights of training rounds them.
+            stored = [parameter.detach().clone() for parameter in parameters]
+            self.optimizer.eval()
+            try:
+                yield
+            finally:
+                self.optimizer.train()
+                with torch.no_grad():
+                    for parameter, value in zip(parameters, stored, strict=True):
+                        parameter.copy_(value)
+        else:
             yield
-        finally:
-            self.ema.restore(parameters)
 
     def _ema_name(self) -> str:
         fsdp = self.accelerator.distributed_type == DistributedType.FSDP
@@ -492,7 +510,7 @@ def build_accelerator(args: TrainingArguments, method: FullTraining) -> Accelera
     accelerator = Accelerator(
         gradient_accumulation_steps=args.gradient_accumulation_steps,
         mixed_precision=args.mixed_precision,
-        log_with=None if args.report_to == "none" else args.report_to,
+        log_with=args.trackers or None,
         project_config=ProjectConfiguration(str(args.output_dir), logging_dir=str(args.output_dir / args.logging_dir)),
         # Encoders have layers whose outputs are not used.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=bool(method.encoders))],
@@ -511,26 +529,6 @@ def build_accelerator(args: TrainingArguments, method: FullTraining) -> Accelera
     if args.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     return accelerator
-
-
-def build_optimizer(args: TrainingArguments, model: torch.nn.Module, num_processes: int) -> torch.optim.Optimizer:
-    """Build AdamW for the trained parameters."""
-    learning_rate = args.learning_rate
-    if args.scale_lr:
-        learning_rate *= args.train_batch_size * args.gradient_accumulation_steps * num_processes
-    optimizer_class: Any = torch.optim.AdamW
-    if args.use_8bit_adam:
-        try:
-            from bitsandbytes.optim import AdamW8bit as optimizer_class
-        except ImportError:
-            raise ValueError("--use_8bit_adam needs bitsandbytes: pip install bitsandbytes") from None
-    return optimizer_class(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=learning_rate,
-        betas=(args.adam_beta1, args.adam_beta2),
-        weight_decay=args.adam_weight_decay,
-        eps=args.adam_epsilon,
-    )
 
 
 def half_dtype(accelerator: Accelerator) -> torch.dtype | None:

@@ -120,6 +120,40 @@ def test_a_tracker_that_cannot_start(train, tmp_path, monkeypatch):
         train("out", 1, "--report_to", "tensorboard")
 
 
+class Recorder:
+    name = "wandb"
+
+    def __init__(self):
+        self.logged = []
+
+    def log(self, values, step, **options):
+        self.logged.append((step, sorted(values)))
+
+    def finish(self):
+        pass
+
+
+def test_several_trackers(train, monkeypatch):
+    """One that fails does not keep the reports from the other."""
+    recorder, asked = Recorder(), []
+    monkeypatch.setitem(arguments.TRACKERS, "wandb", lambda: True)
+    monkeypatch.setattr("accelerate.accelerator.filter_trackers", lambda names, *given: asked.append(names) or names)
+
+    def start(accelerator, *given, **options):
+        accelerator.trackers = [Tracker(), recorder]
+
+    monkeypatch.setattr("accelerate.Accelerator.init_trackers", start)
+    train("out", 2, "--report_to", "tensorboard", "wandb", "tensorboard")
+    assert asked == [["tensorboard", "wandb"]]
+    assert [step for step, _ in recorder.logged] == [1, 2] and "train/loss" in recorder.logged[0][1]
+
+
+def test_none_is_no_tracker():
+    assert options().trackers == options("--report_to", "none").trackers == []
+    with refused("--report_to none cannot be combined with trackers, got none tensorboard"):
+        options("--report_to", "none", "tensorboard")
+
+
 def test_wandb_needs_soundfile(monkeypatch):
     monkeypatch.setitem(arguments.TRACKERS, "wandb", lambda: True)
     monkeypatch.setattr(arguments, "find_spec", lambda name: None)

@@ -1,5 +1,6 @@
 """State of an optimizer, whole or sharded, and its checks."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,15 +33,29 @@ def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
         ValueError: The state belongs to another optimizer, or is damaged.
     """
     current = optimizer.state_dict()
-    check_like({**state, "state": {}}, {**current, "state": {}}, "optimizer")
+    in_torch = type(getattr(optimizer, "optimizer", optimizer)).__module__.startswith("torch.optim")
+    groups = state["param_groups"] if in_torch else _known(state["param_groups"], current["param_groups"])
+    check_like({**state, "state": {}, "param_groups": groups}, {**current, "state": {}}, "optimizer")
     numbers = [number for group in current["param_groups"] for number in group["params"]]
     parameters = [local(parameter) for group in optimizer.param_groups for parameter in group["params"]]
     _check_states(state["state"], dict(zip(numbers, parameters, strict=True)))
-    # Optimizers of other packages may have other states for small parameters.
-    if type(getattr(optimizer, "optimizer", optimizer)).__module__.startswith("torch.optim"):
+    # Other optimizers may have other states for small parameters.
+    if in_torch:
         _check_alike(state["state"])
     optimizer.load_state_dict(state)
     _shard(optimizer)
+
+
+def _known(groups: Any, current: list[dict[str, Any]]) -> Any:
+    """Leave out the numbers that optimizers of other packages, such as Prodigy, add to their groups in the first step."""
+    return [
+        {name: value for name, value in group.items() if name in like or not _is_number(value)}
+        for group, like in zip(groups, current, strict=True)
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _check_states(states: Any, parameters: dict[int, torch.Tensor]) -> None:
