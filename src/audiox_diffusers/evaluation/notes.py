@@ -22,7 +22,7 @@ SILENCE_DB = -50.0
 CLIPPING = 0.999
 # Lengths that differ by less count as one.
 SAME_LENGTH = 1.02
-COMPRESSED = (".mp3", ".m4a", ".aac", ".ogg", ".opus")
+COMPRESSED = (".mp3", ".m4a", ".aac", ".ogg", ".oga", ".opus", ".wma")
 PACKAGES = ("audiox-diffusers", "torch", "torchaudio", "transformers", "numpy", "av", "audiobox-aesthetics")
 
 
