@@ -33,6 +33,7 @@ from audiox_diffusers.training.data.streaming import RowKey, Unreadable, read_sh
 from audiox_diffusers.training.data.windows import CROPS, WindowSpec
 from audiox_diffusers.training.methods.model import AudioXTrainingModel
 from audiox_diffusers.training.objective import TimestepSampler, objective_for
+from audiox_diffusers.training.run.lock import locked
 from audiox_diffusers.training.strategy import DiffusionStrategy
 
 COLUMNS = {name: name for name in ("audio", "video", "image", "caption", "audio_prompt", "task", "start", "end")}
@@ -576,6 +577,22 @@ def test_caches_that_cannot_be_used(build, media, tmp_path, description, words):
     (tmp_path / "cache" / "cache.json").write_text(description)
     with refused("--cache_latents", words, "choose another folder, or delete this one"):
         build(Rows([{"audio": media["short.wav"]}]))
+
+
+def test_a_cache_that_another_run_builds(build, media, tmp_path):
+    (tmp_path / "cache").mkdir()
+    with locked(tmp_path / "cache"), refused("--cache_latents", "cache is in use by another run"):
+        build(Rows([{"audio": media["short.wav"]}]))
+
+
+def test_processes_without_a_common_folder(encoder, media, tmp_path):
+    """They would wait for each other forever."""
+    second = SimpleNamespace(
+        process_index=1, num_processes=2, is_main_process=False, is_local_main_process=True, wait_for_everyone=list
+    )
+    cache = LatentCache(tmp_path / "cache", {}, [Rows([{"audio": media["short.wav"]}])], reader_of(encoder), encoder)
+    with refused("--cache_latents", "must be a folder that all processes of the run share"):
+        cache.build(0, second)
 
 
 def test_which_options_a_cache_depends_on(train, small_model, scenes, tmp_path, capsys):
