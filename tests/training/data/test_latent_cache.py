@@ -607,7 +607,7 @@ def test_which_options_a_cache_depends_on(train, small_model, scenes, tmp_path, 
         (
             "mixed_precision",
             "bf16",
-            "the dtype of text_encoder (--mixed_precision) was torch.float32 and is torch.bfloat",
+            "the encoders' precision (--mixed_precision) was float32 and is bfloat16;",
         ),
     ):
         with refused("--cache_latents", "has a cache of another run", named):

@@ -39,9 +39,11 @@ def cache_settings(args: TrainingArguments, pipe: AudioXPipeline, datasets: list
             f"the number of rows{of}": source.num_rows,
         }
     components = [name for name in ENCODERS if getattr(pipe, name) is not None]
-    settings |= {f"the dtype of {name} (--mixed_precision)": str(getattr(pipe, name).dtype) for name in components}
+    dtypes = {str(getattr(pipe, name).dtype).removeprefix("torch.") for name in components if name != "vae"}
+    settings["the encoders' precision (--mixed_precision)"] = " and ".join(sorted(dtypes))
     for name in (*components, "conditioner"):
-        settings |= {f"{name}.{key}": value for key, value in config_of(getattr(pipe, name)).items()}
+        config = config_of(getattr(pipe, name))
+        settings |= {f"{name}.{key}": config[key] for key in config if key != "dtype"}
     settings["transformer.sample_size"] = pipe.transformer.config.sample_size
     return json.loads(json.dumps(settings))
 
