@@ -109,9 +109,17 @@ def test_distance():
 
 def test_distance_grows_with_noise():
     sound = tone(440)
-    distances = [log_mel_distance(sound, sound + noise(level=level), RATE) for level in (0.001, 0.01, 0.1)]
+    distances = [log_mel_distance(sound, sound + noise(level=level), RATE) for level in (0.01, 0.1, 1.0)]
     assert 0 < distances[0] < distances[1] < distances[2]
-    assert log_mel_distance(sound + noise(), sound, RATE) == distances[2]
+    assert log_mel_distance(sound + noise(), sound, RATE) == distances[1]
+
+
+def test_distance_ignores_what_nobody_hears():
+    """A tone at -70 dB is silence, one at -40 dB is not: it is 20 dB above the floor in two of 64 bands."""
+    silence = torch.zeros(RATE)
+    assert log_mel_distance(tone(440, level=10 ** (-70 / 20)), silence, RATE) == 0
+    distance = log_mel_distance(tone(440, level=10 ** (-40 / 20)), silence, RATE)
+    assert distance == pytest.approx(2 * math.log(10) / 64, rel=0.1)
 
 
 def test_distance_needs_equal_lengths():

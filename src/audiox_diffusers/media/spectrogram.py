@@ -12,6 +12,9 @@ from .files import check_sampling_rate
 # Smallest magnitude, so that silence has a logarithm.
 FLOOR = 1e-5
 
+# Levels that a distance takes as silence, in dB below a full-scale tone. Otherwise inaudible noise would decide it.
+DISTANCE_RANGE = 60
+
 PICTURE_MELS = 128
 PICTURE_HEIGHT = 256
 # Range of levels in a picture, in dB below a full-scale tone.
@@ -72,8 +75,9 @@ def log_mel_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray,
     Compute the mean absolute difference of the log-mel spectrograms of two sounds.
 
     The mean is over all bands and frames of [`log_mel`], in units of the natural logarithm: 0 for equal sounds, about
-    0.7 if one has twice the amplitude of the other. The order of the sounds does not matter. The measure compares
-    spectra, not samples: an inverted sound has distance 0.
+    0.7 if one has twice the amplitude of the other. Levels more than 60 dB below a full-scale tone count as silence,
+    because noise that nobody hears would decide the distance from digital silence. The order of the sounds does not
+    matter. The measure compares spectra, not samples: an inverted sound has distance 0.
 
     Args:
         a (`torch.Tensor` or `np.ndarray`): Floating point, shape `[samples]` or `[channels, samples]`.
@@ -89,7 +93,9 @@ def log_mel_distance(a: torch.Tensor | np.ndarray, b: torch.Tensor | np.ndarray,
     a, b = _mono("a", a), _mono("b", b)
     if len(a) != len(b):
         raise ValueError(f"`a` and `b` must have the same length, got {len(a)} and {len(b)} samples")
-    return (log_mel(a, sampling_rate) - log_mel(b, sampling_rate)).abs().mean().item()
+    lowest = _loudest(sampling_rate) - _nepers(DISTANCE_RANGE)
+    a, b = (log_mel(sound, sampling_rate).clamp(min=lowest) for sound in (a, b))
+    return (a - b).abs().mean().item()
 
 
 def spectrogram_picture(waveform: torch.Tensor | np.ndarray, sampling_rate: int) -> Image.Image:
@@ -111,13 +117,21 @@ def spectrogram_picture(waveform: torch.Tensor | np.ndarray, sampling_rate: int)
         ValueError: As [`log_mel`].
     """
     levels = log_mel(waveform, sampling_rate, PICTURE_MELS)
-    loudest = math.log(_n_fft(sampling_rate) / 4)
-    span = PICTURE_RANGE / 20 * math.log(10)
-    shares = ((levels - loudest) / span + 1).clamp(0, 1).flip(0).numpy()
+    shares = ((levels - _loudest(sampling_rate)) / _nepers(PICTURE_RANGE) + 1).clamp(0, 1).flip(0).numpy()
     anchors = np.linspace(0, 1, len(COLOURS))
     pixels = np.stack([np.interp(shares, anchors, channel) for channel in COLOURS.T], axis=-1)
     pixels = pixels.round().astype(np.uint8).repeat(PICTURE_HEIGHT // PICTURE_MELS, axis=0)
     return Image.fromarray(pixels)
+
+
+def _loudest(sampling_rate: int) -> float:
+    """Return the level of a full-scale tone in `log_mel`."""
+    return math.log(_n_fft(sampling_rate) / 4)
+
+
+def _nepers(decibels: float) -> float:
+    """Convert decibels to the natural logarithm of an amplitude."""
+    return decibels / 20 * math.log(10)
 
 
 def _n_fft(sampling_rate: int) -> int:
