@@ -24,7 +24,10 @@ setup(
     license_files=["LICENSE"],
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"audiox_diffusers.embedded": ["audiox-tiny/**"], "audiox_diffusers.loaders": ["configs/*.json"]},
+    package_data={
+        "audiox_diffusers.embedded": ["audiox-tiny/**", "audiox-tiny-turbo/**"],
+        "audiox_diffusers.loaders": ["configs/*.json"],
+    },
     python_requires=">=3.11",
     # The tests run with the exact versions in constraints.txt.
     install_requires=[

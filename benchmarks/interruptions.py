@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from common import create_parser
 
 from audiox_diffusers.cli import main as audiox
-from audiox_diffusers.embedded import EMBEDDED_FOLDER
+from audiox_diffusers.embedded import EMBEDDED_FOLDERS
 from audiox_diffusers.media import load_audio
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "fixtures" / "audiox"
@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def start(command: str, out: Path, inputs: Path, temporary: Path) -> subprocess.Popen:
-    words = command.format(out=out, inputs=inputs, fixture=FIXTURE, tiny=EMBEDDED_FOLDER).split()
+    words = command.format(out=out, inputs=inputs, fixture=FIXTURE, tiny=EMBEDDED_FOLDERS["audiox-tiny"]).split()
     environment = {**os.environ, "TMPDIR": str(temporary)}
     start = [str(Path(sys.executable).parent / "audiox"), *words]
     return subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True)

@@ -150,3 +150,41 @@ def test_its_card_and_configs():
     for path in FOLDER.rglob("*.json"):
         # Where it was on the machine that it was made on.
         assert "_name_or_path" not in json.loads(path.read_text(encoding="utf-8"))
+
+
+# The student
+
+
+def test_the_student_has_few_steps_and_the_parts_of_its_teacher(tmp_path):
+    student, teacher = (DiffusionPipeline.from_pretrained(name) for name in ("audiox-tiny-turbo", "audiox-tiny"))
+    assert type(student) is AudioXPipeline
+    assert student.config.default_num_inference_steps <= 4 and student.config.default_guidance_scale == 1.0
+    for name in COMPONENTS:
+        weights, others = (getattr(pipe, name).state_dict() for pipe in (student, teacher))
+        assert all(torch.equal(tensor, others[key]) for key, tensor in weights.items()) == (name != "transformer")
+    (folder,) = (tmp_path / "hub" / "models--audiox_diffusers--audiox-tiny-turbo" / "snapshots").iterdir()
+    assert find_model("audiox-tiny-turbo") == str(folder)
+    assert find_model("audiox-tiny-turbo", cache_dir=tmp_path / "other") != str(folder)
+
+
+def test_the_student_makes_a_window_of_sound_and_edits():
+    student = AudioXInpaintPipeline.from_pretrained("audiox-tiny-turbo")
+    student.set_progress_bar_config(disable=True)
+    sound = 0.1 * torch.randn(1, 64000, generator=torch.Generator().manual_seed(1))
+    (edited,) = student((sound, 16000), "rain", inpaint_spans=[(1.0, 2.0)], generator=torch.Generator()).audios
+    assert edited.shape == (1, 64000) and np.isfinite(edited).all()
+    assert np.array_equal(edited[:, :15000], sound[:, :15000].numpy())
+
+
+def test_the_student_is_in_no_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    with pytest.raises(OSError, match="audiox-tiny-turbo: cannot be written to the cache .* Set HF_HOME"):
+        AudioXPipeline.from_pretrained("audiox-tiny-turbo")
+
+
+def test_the_student_on_the_command_line(capsys):
+    assert main(["generate", "--model", "audiox-tiny-turbo", "--prompt", "a bell, then a zebra", "-o", "x.wav"]) == 0
+    assert "audiox-tiny-turbo does not know 'zebra'" in capsys.readouterr().err
+    assert main(["convert", "audiox-tiny-turbo", "converted"]) == 2
+    assert "is a diffusers model already" in capsys.readouterr().err

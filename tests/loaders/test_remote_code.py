@@ -7,7 +7,7 @@ import pytest
 
 from audiox_diffusers import load_original_checkpoint
 from audiox_diffusers.cli import main
-from audiox_diffusers.embedded import EMBEDDED_FOLDER
+from audiox_diffusers.embedded import EMBEDDED_FOLDERS
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def make_hostile(tokenizer):
 
 @pytest.fixture
 def tokenizer_folder(tmp_path):
-    return make_hostile(shutil.copytree(EMBEDDED_FOLDER / "tokenizer", tmp_path / "tokenizer"))
+    return make_hostile(shutil.copytree(EMBEDDED_FOLDERS["audiox-tiny"] / "tokenizer", tmp_path / "tokenizer"))
 
 
 def test_load_original_checkpoint(tokenizer_folder, fixtures_path):
@@ -55,7 +55,7 @@ def test_convert(tokenizer_folder, fixtures_path, capsys):
 
 @pytest.mark.parametrize("command", ["generate", "edit"])
 def test_model_whose_index_names_an_auto_class(tmp_path, capsys, command):
-    model = shutil.copytree(EMBEDDED_FOLDER, tmp_path / "model")
+    model = shutil.copytree(EMBEDDED_FOLDERS["audiox-tiny"], tmp_path / "model")
     make_hostile(model / "tokenizer")
     index = json.loads((model / "model_index.json").read_text())
     (model / "model_index.json").write_text(json.dumps(index | {"tokenizer": ["transformers", "AutoTokenizer"]}))

@@ -11,7 +11,7 @@ from live_server import wait_until
 from lora_pipelines import add_adapter, save_adapter
 
 from audiox_diffusers import AudioXPipeline
-from audiox_diffusers.embedded import EMBEDDED_FOLDER
+from audiox_diffusers.embedded import EMBEDDED_FOLDERS
 from audiox_diffusers.media import load_audio
 from audiox_diffusers.serving.engine import Engine
 from audiox_diffusers.serving.errors import ServingError
@@ -198,7 +198,7 @@ def test_results_have_a_total_size(make_engine):
 def two_models(tmp_path_factory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
     for name in ("first", "second"):
-        shutil.copytree(EMBEDDED_FOLDER, folder / name)
+        shutil.copytree(EMBEDDED_FOLDERS["audiox-tiny"], folder / name)
     return [folder / "first", folder / "second"]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..atomic import check_target
 from ..bench.options import VAE, check_tasks
-from ..embedded import EMBEDDED_MODEL
+from ..embedded import EMBEDDED_FOLDERS
 from ..evaluation.metrics import choose, networks_to_save
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
@@ -196,7 +196,7 @@ def check_folder(folder: Path) -> None:
 
 def check_convert(args: Namespace) -> None:
     """Check the arguments of `audiox convert`."""
-    if args.source == EMBEDDED_MODEL:
+    if args.source in EMBEDDED_FOLDERS:
         raise ValueError(f"{args.source}: is a diffusers model already")
     for name in ("vae", "synchformer", "image_encoder_config"):
         value = getattr(args, name)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
+from ..embedded import EMBEDDED_FOLDERS, EMBEDDED_MODEL
 from ..messages import shortened
 from ..scenes import SOUNDS
 from ..scenes.scene import NUMBERS, WORDS
@@ -13,8 +13,8 @@ from .terminal import note
 
 
 def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
-    """Say which words of the prompts the embedded model was not trained on, if it is the model, in one line."""
-    if model != EMBEDDED_MODEL or Path(model).is_dir():
+    """Name the words of the prompts that a model of the package was not trained on, in one line."""
+    if model not in EMBEDDED_FOLDERS or Path(model).is_dir():
         return
     known = _known_words()
     words = {word: None for prompt in prompts for word in _split(prompt or "")}
@@ -29,7 +29,7 @@ def note_unknown_words(model: str, prompts: Iterable[str | None]) -> None:
 
 def _known_words() -> set[str]:
     captions = [*NUMBERS, "then", "silence", *(text for texts in WORDS.values() for text in texts)]
-    with open(EMBEDDED_FOLDER / "sounds.csv", encoding="utf-8", newline="") as file:
+    with open(EMBEDDED_FOLDERS[EMBEDDED_MODEL] / "sounds.csv", encoding="utf-8", newline="") as file:
         captions += [row["caption"] for row in csv.DictReader(file)]
     return {word for caption in captions for word in _split(caption)}
 

@@ -1,6 +1,8 @@
-"""The small model that comes with the package."""
+"""The small models that come with the package."""
 
 from pathlib import Path
 
 EMBEDDED_MODEL = "audiox-tiny"
-EMBEDDED_FOLDER = Path(__file__).parent / EMBEDDED_MODEL
+# Its few-step student. The folder holds the files that differ from those of its teacher.
+EMBEDDED_STUDENT = "audiox-tiny-turbo"
+EMBEDDED_FOLDERS = {name: Path(__file__).parent / name for name in (EMBEDDED_MODEL, EMBEDDED_STUDENT)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..embedded import EMBEDDED_MODEL
+from ..embedded import EMBEDDED_FOLDERS
 
 LICENCE = "CC-BY-NC-4.0"
 VARIANTS = ("student", "teacher")
@@ -51,8 +51,8 @@ def find_release(name: str) -> Release | None:
 
 
 def is_known(name: str | os.PathLike) -> bool:
-    """Whether a name is that of a release or of the embedded model, and not of a folder. A `Path` is not a name."""
-    known = isinstance(name, str) and (name == EMBEDDED_MODEL or find_release(name) is not None)
+    """Whether a name is that of a release or of a model of the package, and not of a folder. A `Path` is not a name."""
+    known = isinstance(name, str) and (name in EMBEDDED_FOLDERS or find_release(name) is not None)
     return known and not os.path.isdir(name)
 
 

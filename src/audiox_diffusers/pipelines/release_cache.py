@@ -17,10 +17,11 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from safetensors import SafetensorError
 
 from ..atomic import remove, replace
-from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
+from ..embedded import EMBEDDED_FOLDERS
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
 from ..loaders.original_files import HUB_ERRORS, hub_error, layout_on_hub, list_files
 from ..loaders.releases import LICENCE, Release, find_release, is_known
+from .embedded_models import find_embedded
 from .load_original import load_original_checkpoint
 from .pipeline_audiox import AudioXPipeline
 
@@ -41,8 +42,8 @@ def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str:
     """
     Return the folder of a model of this package, and every other name as it is.
 
-    A folder of that name comes first. Then come `"audiox-tiny"`, the model that is part of the package, and the
-    releases: `"audiox"`, `"audiox-maf"`, `"audiox-maf-mmdit"`, `"audiox-turbo"`, `"audiox-base"`, and their Hub ids.
+    A folder of that name comes first. Then come `"audiox-tiny"` and `"audiox-tiny-turbo"`, which are part of the
+    package, and the releases: `"audiox"`, `"audiox-maf"`, `"audiox-maf-mmdit"`, `"audiox-turbo"`, `"audiox-base"`, and their Hub ids.
     A release is downloaded and converted on first use. The converted copy stays in the Hugging Face cache, where
     `hf cache ls` lists it as `audiox_diffusers/NAME`; what was downloaded for it is removed. It is used from then on
     without asking the Hub.
@@ -58,8 +59,8 @@ def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str:
     name = os.fspath(name)
     if not is_known(name):
         return name
-    if name == EMBEDDED_MODEL:
-        return str(EMBEDDED_FOLDER)
+    if name in EMBEDDED_FOLDERS:
+        return str(find_embedded(name, hub_kwargs.get("cache_dir")))
     return str(_Conversion(find_release(name), **hub_kwargs).run())
 
 

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, try_to_load_from_cache
 from yaml import YAMLError
 
 from ..commands.loading import Dtype, load_pipeline
-from ..embedded import EMBEDDED_FOLDER, EMBEDDED_MODEL
+from ..embedded import EMBEDDED_FOLDERS
 from ..loaders.releases import LICENCE, find_release
 from ..messages import describe, shortened
 from ..pipelines import AudioXPipeline
@@ -180,7 +180,9 @@ def _size(pipe: AudioXPipeline) -> int:
 
 def license_of(source: str) -> str | None:
     """Return the licence of a model: that of its card, if it is on this machine. `None` if it is not known."""
-    folder = EMBEDDED_FOLDER if source == EMBEDDED_MODEL and not Path(source).is_dir() else Path(source)
+    folder = Path(source)
+    if source in EMBEDDED_FOLDERS and not folder.is_dir():
+        folder = EMBEDDED_FOLDERS[source]
     card = folder / "README.md"
     if not folder.exists():
         if find_release(source) is not None:
