@@ -448,7 +448,6 @@ def wrong(args: list[object], capsys) -> str:
             "--prompt a --guidance video=3",
             "--guidance has a weight for video, but the sound has no prompt of that kind",
         ),
-        ("--prompt a --negative-prompt b --guidance text=3", "--negative-prompt needs one number as --guidance"),
         ("--prompt a --guidance-interval 0.5", "--guidance-interval: must be START-END"),
         ("--prompt a --guidance-interval 0.5-2", "--guidance-interval: must be LOW-HIGH in 0 to 1, such as 0.2-0.8"),
         ("--prompt a --guidance-rescale 1.1", "--guidance-rescale: must be a number from 0 to 1, got '1.1'"),
@@ -611,7 +610,7 @@ def test_a_batch_from_standard_input(model, media, make_sound, out):
     ("words", "message"),
     [
         ("generate --prompt a --num 2 -o -", "--num 2 needs files as --output, got -"),
-        ("generate --video - --audio - -o a.wav", "only one of --video, --image and --audio"),
+        ("generate --video - --audio - -o a.wav", "only one file can be read from standard input"),
         ("generate --batch lines.jsonl -o -", "--batch needs a folder as --output, got -"),
     ],
 )

@@ -64,6 +64,17 @@ def test_frames_are_those_of_load_video(tmp_path, options, start):
         assert difference.mean() < 2 and difference.max() < 12
 
 
+@pytest.mark.parametrize("size", [(64, 96), (64, 64), (80, 60), (128, 128)], ids=str)
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_frames_that_are_not_reduced_are_those_of_load_video_to_the_bit(tmp_path, size, rotation):
+    """A small model learns from small pictures, where the error of FFmpeg's scaler would count."""
+    path = write_movie(tmp_path / "clip.mp4", rotation, count=20)
+    for fit in ("stretch", "crop"):
+        spec = FrameSpec(10, 5, size, fit)
+        (found,) = load_frames(path, [spec])
+        assert_equal(found.float(), expected(path, spec).round())
+
+
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 def test_skipped_frames_change_no_others(tmp_path, monkeypatch, codec, suffix):

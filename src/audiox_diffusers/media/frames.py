@@ -34,7 +34,8 @@ PLANES = {
 FLAGS = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 KERNELS = {"stretch": Interpolation.BILINEAR, "crop": Interpolation.BICUBIC}
 
-# FFmpeg's scaler reads a few pixels at a time. Pictures with a shorter side are resized as tensors.
+# FFmpeg's scaler reads a few pixels at a time. Pictures with a shorter side are resized as tensors, and so are those that
+# are not larger than the result: few pixels take little time, and the scaler's error counts in each of them.
 SHORTEST_SIDE = 16
 
 
@@ -62,9 +63,10 @@ def load_frames(
     """
     Read frames for several networks from one pass over a video.
 
-    The frames are those that [`load_video`] picks. FFmpeg resizes them in the decoder's own pixel format, with the same
-    kernels, which takes a fraction of the time. Values differ a little from those of `load_video`, because rows and
-    columns of the planes are resized before the conversion to RGB.
+    The frames are those that [`load_video`] picks. FFmpeg reduces large ones in the decoder's own pixel format, with the
+    same kernels, which takes a fraction of the time. Their values differ a little from those of `load_video`, because
+    rows and columns of the planes are resized before the conversion to RGB. Frames that are not larger than `size` have
+    the same values.
 
     Args:
         path (`str`, `os.PathLike` or [`MediaBytes`]): Video file or picture; "-" and pipes work too.
@@ -117,7 +119,7 @@ class _Resizer:
 
     def __call__(self, picture: Picture) -> torch.Tensor:
         if isinstance(picture, VideoFrame):
-            if min(picture.width, picture.height) >= SHORTEST_SIDE:
+            if min(picture.width, picture.height) > max(SHORTEST_SIDE - 1, *self.size):
                 try:
                     return self._resize(picture)
                 except (av.FFmpegError, ValueError):  # a format that FFmpeg's scaler does not take
