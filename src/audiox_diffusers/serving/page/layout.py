@@ -227,21 +227,24 @@ class Page:
 
     def _connect(self, examples: Path) -> None:
         form, private = self.form, {"api_visibility": "private", "show_progress": "hidden"}
+        # Quick events stay out of the queue: when one ends there, the browser closes the stream of news, and may miss
+        # those of a run that has just begun.
+        quick = {**private, "queue": False}
         visible = [self.hint, self.span_picture, *(form[name] for name in _TASK_FIELDS)]
-        form["task"].change(self.show_task, form["task"], visible, **private)
+        form["task"].change(self.show_task, form["task"], visible, **quick)
         form["level"].change(
             lambda level: gr.Number(visible=True if level == LUFS else HIDDEN),
             form["level"],
             form["loudness"],
-            **private,
+            **quick,
         )
-        form["audio"].change(show_sound, form["audio"], self.span_picture, **private)
-        form["video"].change(_video_length, [form["video"], form["length"]], form["length"], **private)
-        self.new_seed.click(lambda: secrets.randbelow(DRAWN_SEEDS), None, form["seed"], **private)
+        form["audio"].change(show_sound, form["audio"], self.span_picture, **quick)
+        form["video"].change(_video_length, [form["video"], form["length"]], form["length"], **quick)
+        self.new_seed.click(lambda: secrets.randbelow(DRAWN_SEEDS), None, form["seed"], **quick)
         for button, example in zip(self.examples, EXAMPLES, strict=True):
-            button.click(partial(self.show_example, example, examples), None, [*form.values()], **private)
+            button.click(partial(self.show_example, example, examples), None, [*form.values()], **quick)
         self.dropped.upload(
-            self.restore_dropped, self.dropped, [*form.values(), self.errors["dropped"], self.dropped], **private
+            self.restore_dropped, self.dropped, [*form.values(), self.errors["dropped"], self.dropped], **quick
         )
         shown = [*self._result_parts(), self.history, self.results]
         events = [self.generate.click, form["prompt"].submit]
@@ -255,12 +258,12 @@ class Page:
                 trigger_mode="once",
                 **private,
             )
-        self.cancel.click(self.cancel_run, None, None, queue=False, **private)
-        self.history.input(self.show_chosen, [self.history, self.results], self._result_parts(), **private)
-        self.restore.click(self.restore_chosen, [self.history, self.results], [*form.values()], **private)
+        self.cancel.click(self.cancel_run, None, None, **quick)
+        self.history.input(self.show_chosen, [self.history, self.results], self._result_parts(), **quick)
+        self.restore.click(self.restore_chosen, [self.history, self.results], [*form.values()], **quick)
         defaults = [form[name] for name in ("length", "steps", "guidance")]
-        form["model"].change(self.show_defaults, form["model"], defaults, **private)
-        self.blocks.load(self.show_model, form["model"], [self.title, *defaults, form["seed"]], **private)
+        form["model"].change(self.show_defaults, form["model"], defaults, **quick)
+        self.blocks.load(self.show_model, form["model"], [self.title, *defaults, form["seed"]], **quick)
         self.blocks.unload(self.leave)
         self.blocks.queue(max_size=256, default_concurrency_limit=8)
 
@@ -310,7 +313,7 @@ class Page:
             **{error: gr.HTML(visible=False) for error in self.errors.values()},
             self.generate: gr.Button(interactive=False),
         }
-        shown, new, failure = data[self.history] or 0, [], None
+        shown, new, failure, ended = data[self.history] or 0, [], None, {}
         try:
             values, files = form.request()
             values["preview_every"] = preview_interval(form.steps)
@@ -318,7 +321,8 @@ class Page:
             for progress in self.runs.run(request.session_hash, values, files):
                 failure = progress.error
                 new = write_results(form, progress.results, self.folder)
-                yield self._show_progress(progress, request)
+                ended = self._show_progress(progress, request)
+                yield ended
         except ServingError as error:
             failure = error.param, error.message
         if new:
@@ -326,6 +330,9 @@ class Page:
             # The newest is first, so the last of the new ones has the first seed.
             results, shown = [*reversed(new), *results][:MOST_RESULTS], len(new) - 1
         updates = self._stopped(results, shown, request)
+        if ended:
+            # The last news comes again with the result, in case a busy browser drops one of two updates in a row.
+            updates[self.progress] = ended[self.progress]
         if failure is not None:
             place, message = place_of(*failure)
             updates |= {self.progress: gr.HTML(visible=False), self.errors[place]: _error(message)}
