@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from functools import lru_cache
 from pathlib import Path
 
 from huggingface_hub import constants
@@ -9,6 +10,7 @@ from huggingface_hub.utils import WeakFileLock
 
 from ..atomic import replacing
 from ..embedded import EMBEDDED_FOLDERS, EMBEDDED_MODEL
+from .cache_errors import writing_to_cache
 
 
 def find_embedded(name: str, cache_dir: str | Path | None = None) -> Path:
@@ -29,12 +31,12 @@ def find_embedded(name: str, cache_dir: str | Path | None = None) -> Path:
     if name == EMBEDDED_MODEL:
         return folder
     cache = Path(cache_dir or constants.HF_HUB_CACHE)
-    commit = _digest([*teacher.rglob("*"), *folder.rglob("*")])
+    commit = _digest(teacher, folder)
     repository = cache / f"models--audiox_diffusers--{name}"
     model = repository / "snapshots" / commit
     if model.is_dir():
         return model
-    try:
+    with writing_to_cache(name, cache):
         lock = cache / ".locks" / repository.name / "copy.lock"
         for path in (lock, model, repository / "refs" / "main"):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,19 +44,14 @@ def find_embedded(name: str, cache_dir: str | Path | None = None) -> Path:
             shutil.copytree(teacher, copy)
             shutil.copytree(folder, copy, dirs_exist_ok=True)
             (repository / "refs" / "main").write_text(commit)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{name}: cannot be written to the cache {cache} ({error.strerror or error}). Set HF_HOME or `cache_dir` to"
-            " another folder",
-        ) from None
     return model
 
 
-def _digest(paths: list[Path]) -> str:
-    """Return a name for the contents of files."""
+@lru_cache
+def _digest(*folders: Path) -> str:
+    """Return a name for the contents of folders. They are read once a process."""
     digest = hashlib.sha1(usedforsecurity=False)
-    for path in sorted(path for path in paths if path.is_file()):
+    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
         digest.update(path.name.encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()

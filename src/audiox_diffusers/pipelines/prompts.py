@@ -187,7 +187,7 @@ class Prompts:
         }
 
     def for_each_sound(self, negatives: list) -> list:
-        """Return negative prompts, of which there are one or as many as prompts or sounds, one for each sound."""
+        """Return one negative prompt for each sound. There may be one of them, one for each prompt, or one for each sound."""
         if len(negatives) == 1:
             return negatives * len(self)
         return negatives if len(negatives) == len(self) else _repeat(negatives, self.num_waveforms_per_prompt)

@@ -21,6 +21,7 @@ from ..embedded import EMBEDDED_FOLDERS
 from ..loaders.original_checkpoint import DEFAULT_TEXT_ENCODER
 from ..loaders.original_files import HUB_ERRORS, hub_error, layout_on_hub, list_files
 from ..loaders.releases import LICENCE, Release, find_release, is_known
+from .cache_errors import writing_to_cache
 from .embedded_models import find_embedded
 from .load_original import load_original_checkpoint
 from .pipeline_audiox import AudioXPipeline
@@ -43,7 +44,8 @@ def find_model(name: str | os.PathLike, **hub_kwargs: Any) -> str:
     Return the folder of a model of this package, and every other name as it is.
 
     A folder of that name comes first. Then come `"audiox-tiny"` and `"audiox-tiny-turbo"`, which are part of the
-    package, and the releases: `"audiox"`, `"audiox-maf"`, `"audiox-maf-mmdit"`, `"audiox-turbo"`, `"audiox-base"`, and their Hub ids.
+    package, and the releases: `"audiox"`, `"audiox-maf"`, `"audiox-maf-mmdit"`, `"audiox-turbo"`, `"audiox-base"`, and
+    their Hub ids.
     A release is downloaded and converted on first use. The converted copy stays in the Hugging Face cache, where
     `hf cache ls` lists it as `audiox_diffusers/NAME`; what was downloaded for it is removed. It is used from then on
     without asking the Hub.
@@ -104,7 +106,7 @@ class _Conversion:
         """Return the folder of the converted model."""
         if (model := self.converted()) is not None and not self.force_download:
             return model
-        try:
+        with writing_to_cache(self.release.name, self.cache):
             lock = self.cache / ".locks" / self.folder.name / "convert.lock"
             lock.parent.mkdir(parents=True, exist_ok=True)
             with WeakFileLock(lock):
@@ -112,14 +114,6 @@ class _Conversion:
                 if (model := self.converted()) is None or self.force_download:
                     model = self.convert()
                 return model
-        except OSError as error:
-            if error.errno is None:
-                raise
-            raise OSError(
-                error.errno,
-                f"{self.release.name}: cannot be written to the cache {self.cache} ({error.strerror}). Set HF_HOME or"
-                " `cache_dir` to another folder",
-            ) from None
 
     def converted(self) -> Path | None:
         """Return the folder of the converted model, if it exists."""
