@@ -6,13 +6,12 @@ import time
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 
 from ..atomic import check_target
 from ..messages import describe
@@ -20,6 +19,7 @@ from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_lines
 from .guidance import Guidance
 from .loading import check_model, load_pipeline
+from .processes import connected_processes
 from .request import Request
 from .sounds import Settings, check_files, finish, length_in_s, sample
 from .terminal import error, say
@@ -33,7 +33,15 @@ def run(args: Namespace) -> int:
     All lines are checked before the model is loaded. A line that is wrong or fails leaves the others alone. Several
     processes, as `accelerate launch` starts them, share the lines; each has a GPU of its own.
     """
-    state, group = start_process()
+    with connected_processes() as state:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
+        if not state.is_main_process:
+            logging.getLogger("audiox_diffusers").setLevel(logging.ERROR)
+        return _run(args, state)
+
+
+def _run(args: Namespace, state: PartialState) -> int:
     settings = Settings.from_args(args)
     folder = Path(args.output)
     check_model(args.model)
@@ -65,7 +73,7 @@ def run(args: Namespace) -> int:
                     say(outcome)
 
     # The launcher ends all processes when one fails, so none may end before the others are done.
-    written, failed = sum_over_processes((written, failed), group)
+    written, failed = map(sum, zip(*gather_object([(written, failed)]), strict=True))
     if state.is_main_process:
         say(f"wrote {written}, skipped {len(requests) - len(missing)}, failed {failed}")
     return 2 if failed else 0
@@ -73,28 +81,6 @@ def run(args: Namespace) -> int:
 
 def _print_error(args: Namespace, number: int, exception: Exception) -> None:
     error(f"{args.batch}, line {number}: {describe(exception)}")
-
-
-def start_process() -> tuple[PartialState, torch.distributed.ProcessGroup | None]:
-    """Return the state of this process, and the group of all processes if there are several. They talk over the CPU."""
-    state = PartialState(cpu=True)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(state.local_process_index % torch.cuda.device_count())
-    if not state.is_main_process:
-        logging.getLogger("audiox_diffusers").setLevel(logging.ERROR)
-    if state.num_processes == 1:
-        return state, None
-    # Shares take different times, so waiting for the slowest process has no limit.
-    return state, torch.distributed.new_group(timeout=timedelta(days=365))
-
-
-def sum_over_processes(counts: tuple[int, ...], group: torch.distributed.ProcessGroup | None) -> tuple[int, ...]:
-    """Return the sums of the counts over all processes, once all processes have called it."""
-    if group is None:
-        return counts
-    gathered: list = [None] * group.size()
-    torch.distributed.all_gather_object(gathered, counts, group)
-    return tuple(map(sum, zip(*gathered, strict=True)))
 
 
 def make_all(

@@ -1,7 +1,6 @@
 """`audiox evaluate`."""
 
 from argparse import Namespace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,19 @@ from ..evaluation.config import EvaluationConfig
 from ..evaluation.run import run_evaluation
 from . import evaluate_set
 from .loading import read_placement
+from .processes import connected_processes
 from .quiet import quiet_libraries
 from .terminal import error, say
 
 
 def run(args: Namespace) -> int:
     """Run `audiox evaluate` and return the exit code."""
-    # Shares take different times, so waiting for the slowest process has no limit.
-    PartialState(cpu=True, timeout=timedelta(days=365))
-    try:
+    with connected_processes() as state:
         with quiet_libraries():
             code = _run(args)
         # The launcher ends all processes when one ends, so none may end before the first has written its report.
-        PartialState().wait_for_everyone()
+        state.wait_for_everyone()
         return code
-    finally:
-        PartialState().destroy_process_group()
 
 
 def _run(args: Namespace) -> int:
