@@ -27,6 +27,7 @@ import pytest
 from live_server import live_server
 from loopback_hub import loopback_hub
 from small_releases import write_repositories
+from warm_processes import warm_programs
 
 from audiox_diffusers.loaders import RELEASES
 from audiox_diffusers.testing import create_random_pipeline
@@ -217,8 +218,8 @@ def address_of_server(document, folder):
         yield server.url.removeprefix("http://")
 
 
-def run(command, folder, place, cache, environment):
-    env = {
+def environment_of_blocks(cache, more):
+    return {
         **os.environ,
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
         "HF_HUB_OFFLINE": "1",
@@ -226,12 +227,37 @@ def run(command, folder, place, cache, environment):
         "HF_HOME": str(cache),
         "MPLBACKEND": "Agg",
         "PYTHONIOENCODING": "utf-8",
-        **environment,
+        **more,
     }
+
+
+@contextlib.contextmanager
+def programs(document, folder, environment):
+    """
+    Yield the folder of `python` and `audiox`, which comes first in the PATH.
+
+    In documents with many commands, they are forks of a process that has imported the libraries. The others show
+    that new processes do the same.
+    """
+    count = sum(
+        1 if block.language == "python" else sum(words[0] in ("python", "audiox") for words in commands(block.source))
+        for block in blocks_of(document, "bash", "python")
+        if block.not_run is None
+    )
+    if document == "README.md" or count <= 5:
+        yield BIN
+        return
+    warm = folder / "programs"
+    environment["PATH"] = f"{warm}{os.pathsep}{environment['PATH']}"
+    with warm_programs(warm, environment):
+        yield warm
+
+
+def run(command, folder, place, environment):
     process = subprocess.Popen(
         command,
         cwd=folder,
-        env=env,
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -284,19 +310,56 @@ def replace_address(block, address):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_blocks_run(document, working_folder, tmp_path, tokenizer):
     with (
-        hub_of_releases(document, working_folder, tokenizer) as environment,
+        hub_of_releases(document, working_folder, tokenizer) as of_hub,
         address_of_server(document, working_folder) as address,
     ):
-        for block in blocks_of(document, "bash", "python"):
-            block = replace_address(block, address)
-            if block.not_run is not None:
-                continue
-            if block.language == "python":
-                command = [sys.executable, "-c", RUN_PYTHON, str(ROOT / document), as_in_document(block)]
-            else:
-                check_make(block)
-                command = ["bash", "-e", "-c", NO_MAKE + block.source]
-            run(command, working_folder, block.place, tmp_path, environment)
+        environment = environment_of_blocks(tmp_path / "cache", of_hub)
+        with programs(document, tmp_path, environment) as folder:
+            for block in blocks_of(document, "bash", "python"):
+                block = replace_address(block, address)
+                if block.not_run is not None:
+                    continue
+                if block.language == "python":
+                    command = [folder / "python", "-c", RUN_PYTHON, str(ROOT / document), as_in_document(block)]
+                else:
+                    check_make(block)
+                    command = ["bash", "-e", "-c", NO_MAKE + block.source]
+                run(command, working_folder, block.place, environment)
+
+
+WAYS_TO_END = """
+import sys
+print(sys.argv, sys.path[0], sys.stdin.read(), __name__, open(sys.argv[2]).read())
+sys.exit(sys.argv[1] if sys.argv[1].isalpha() else int(sys.argv[1]))
+"""
+COMMANDS = """
+(python -c "$SOURCE" 3 <(echo one) <<< two) || echo "code $?"
+(echo two | python -c "$SOURCE" words <(echo one) 2>&1) || echo "code $?"
+python way.py 0 way.py < /dev/null
+python -m way 0 way.py < /dev/null
+NEW=1 python -c 'import os; print(os.environ["NEW"])'
+python -B -c 'print(1)'
+(python -c 'import os; os.kill(os.getpid(), 9)' || test $? -gt 128) && echo killed
+(audiox generate --steps x 2>&1) || echo "code $?"
+python -c 'import audiox_diffusers, sys; print("torch" in sys.modules, file=sys.stderr)'
+"""
+
+
+def test_warm_programs_do_what_new_processes_do(tmp_path):
+    (tmp_path / "way.py").write_text(WAYS_TO_END)
+    warm = tmp_path / "programs"
+    environment = {**os.environ, "SOURCE": WAYS_TO_END, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+
+    def outcome(environment):
+        result = subprocess.run(
+            ["bash", "-c", COMMANDS], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+        )
+        return result.stdout, result.stderr, result.returncode
+
+    output, _, code = outcome(environment)
+    environment["PATH"] = f"{warm}{os.pathsep}{environment['PATH']}"
+    with warm_programs(warm, environment):
+        assert outcome(environment) == (output, "True\n", code)
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/releases.md"])

@@ -1,11 +1,16 @@
 """The package is imported lazily, and diffusers knows its classes all the same."""
 
+import gc
 import subprocess
 import sys
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 
 import audiox_diffusers
+from audiox_diffusers._imports import import_without_gc
+from audiox_diffusers.media import save_audio
 
 FOLDER = f"{audiox_diffusers.__path__[0]}/embedded/audiox-tiny"
 HEAVY = "[name for name in ('torch', 'numpy', 'av', 'PIL', 'diffusers', 'transformers') if name in sys.modules]"
@@ -22,6 +27,29 @@ def run(code: str) -> str:
 )
 def test_import_loads_nothing_heavy(module):
     assert run(f"import sys, {module}; print({HEAVY})") == "[]"
+
+
+def test_files_are_read_without_diffusers(tmp_path):
+    """Importing it takes longer than `audiox info`."""
+    file = tmp_path / "tone.wav"
+    save_audio(file, np.zeros((1, 1600)), 16000)
+    code = f"import sys; from audiox_diffusers.cli import main; main(['info', {str(file)!r}]); "
+    assert run(code + "print('diffusers' in sys.modules)").endswith("False")
+
+
+@pytest.mark.parametrize("collects", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_the_garbage_collector_pauses_only_for_an_import(tmp_path, monkeypatch, collects, fails):
+    (tmp_path / "new.py").write_text(f"import gc; collects = gc.isenabled(); {fails} and 1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    (gc.enable if collects else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            assert not import_without_gc("new").collects
+        assert gc.isenabled() == collects
+    finally:
+        gc.enable()
+        sys.modules.pop("new", None)
 
 
 @pytest.mark.parametrize(

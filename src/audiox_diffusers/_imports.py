@@ -1,5 +1,7 @@
 """Lazy imports: names that are imported when they are first used, and actions that wait for a module."""
 
+import atexit
+import gc
 import importlib
 import sys
 from collections.abc import Callable
@@ -23,9 +25,9 @@ def lazy_names(package: str, modules: dict[str, list[str]]) -> tuple[Callable, C
 
     def __getattr__(name: str) -> Any:
         if name in origin:
-            value = getattr(importlib.import_module(f"{package}.{origin[name]}"), name)
+            value = getattr(import_without_gc(f"{package}.{origin[name]}"), name)
         elif name in modules:
-            value = importlib.import_module(f"{package}.{name}")
+            value = import_without_gc(f"{package}.{name}")
         else:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         setattr(sys.modules[package], name, value)
@@ -33,6 +35,22 @@ def lazy_names(package: str, modules: dict[str, list[str]]) -> tuple[Callable, C
 
     exported = sorted(origin)
     return __getattr__, lambda: sorted({*vars(sys.modules[package]), *exported, *modules}), exported
+
+
+def import_without_gc(name: str) -> ModuleType:
+    """Import a module with the garbage collector paused: it would search the many new objects and find no garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def exit_quickly() -> None:
+    """Let this process end without a last garbage collection, which takes up to a second with torch and diffusers."""
+    atexit.register(gc.freeze)
 
 
 def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:

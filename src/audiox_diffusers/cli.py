@@ -3,8 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 
+from ._imports import exit_quickly, import_without_gc
 from .interruption import run_interruptible
 from .messages import describe
 
@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         `int`: The exit code: 0, 2 after an error, which one line on stderr explains, or 128 plus the number of the
         signal that stopped the command, such as 130 for Ctrl-C.
     """
+    exit_quickly()
     return run_interruptible(lambda: _run(argv))
 
 
@@ -29,7 +30,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
     try:
         args = parse_args(argv)
-        return import_module(f".commands.{args.command.replace('-', '_')}", __package__).run(args)
+        return import_without_gc(f"{__package__}.commands.{args.command.replace('-', '_')}").run(args)
     except Exception as exception:
         if os.environ.get("AUDIOX_TRACEBACK"):
             raise

@@ -1,6 +1,7 @@
 """Opening and decoding of sound and video files with FFmpeg."""
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +16,10 @@ from av.container import InputContainer
 from av.frame import Frame
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
-from diffusers.utils import logging
 
 from .files import MAX_SAMPLING_RATE, MIN_SAMPLING_RATE, MediaError, MediaSource, open_file
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 av.logging.set_level(None)
 

@@ -1,6 +1,7 @@
 """Reading of pictures with Pillow."""
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +9,11 @@ from fractions import Fraction
 
 import numpy as np
 import torch
-from diffusers.utils import logging
 from PIL import Image, ImageOps
 
 from .files import MediaError, MediaSource, check_positive, open_file
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 # Pillow's names of the formats that are read. Others may start programs, as EPS starts Ghostscript.
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP")

@@ -2,6 +2,7 @@
 
 import heapq
 import itertools
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,6 @@ import av
 import numpy as np
 import torch
 from av.container import OutputContainer
-from diffusers.utils import logging
 
 from ..atomic import check_target, replacing
 from .containers import open_media
@@ -24,7 +24,7 @@ from .resample import LAYOUTS
 from .tracks import BIT_RATES, add_copied_picture, add_encoded_picture, add_sound, does_not_fit
 from .video import is_picture, load_video
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 Waveform = torch.Tensor | np.ndarray
 

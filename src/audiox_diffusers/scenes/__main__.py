@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from .._imports import exit_quickly
 from ..interruption import run_interruptible
 from ..messages import describe
 from ..option_types import MAX_SEED, real, whole
@@ -38,4 +39,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_quickly()
     sys.exit(run_interruptible(main))

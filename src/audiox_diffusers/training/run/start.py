@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from ..._imports import exit_quickly
 from ...messages import one_line
 from .divergence import DivergenceError
 
@@ -14,6 +15,7 @@ class Trains(Protocol):
 
 def start(build: Callable[[], Trains]) -> None:
     """Build a trainer and train. Wrong options, unusable files and divergence end the process with one line."""
+    exit_quickly()
     try:
         trainer = build()
     except (ValueError, OSError) as error:
