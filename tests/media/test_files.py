@@ -7,7 +7,17 @@ import torch
 from helpers import tone
 from PIL import Image
 
-from audiox_diffusers.media import MediaBytes, MediaError, load_audio, load_image, load_video, save_audio, save_video
+from audiox_diffusers.media import (
+    MediaBytes,
+    MediaError,
+    containers,
+    load_audio,
+    load_image,
+    load_video,
+    media_duration,
+    save_audio,
+    save_video,
+)
 
 
 @pytest.fixture
@@ -105,3 +115,25 @@ def test_bytes_can_be_pickled(tmp_path):
     load_audio(source)
     copy = pickle.loads(pickle.dumps(source))
     assert copy == source and torch.equal(load_audio(copy)[0], load_audio(source)[0])
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4"])
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_opening_without_decoding_changes_nothing(tmp_path, monkeypatch, codec, suffix):
+    path = tmp_path / f"clip{suffix}"
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 6, 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    with av.open(str(path), "w") as target:
+        options = {"bf": "3", "x265-params": "log-level=none"} if codec != "mpeg4" else {}
+        stream = target.add_stream(codec, rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for picture in pictures:
+            target.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        target.mux(stream.encode(None))
+
+    def read():
+        return media_duration(path), load_video(path, fps=25, duration=None), load_video(path, fps=25, start=0.5)
+
+    found = read()
+    monkeypatch.setattr(containers, "_is_mp4", lambda file: False)
+    expected = read()
+    assert found[0] == expected[0] and all(map(torch.equal, found[1:], expected[1:]))

@@ -58,12 +58,14 @@ def open_media(source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> Itera
     # Decoders count rows and columns that are cropped later. `picture_stream` checks the exact size.
     options = {"max_pixels": str(2 * int(max_pixels) + 2**16)}
     with open_file(source) as file:
+        # FFmpeg decodes a frame of H.264 while it opens a file. Headers of MP4 files say what it looks for.
+        probing = {**options, "skip_frame": "all"} if _is_mp4(file) else options
         try:
             container = av.open(
                 _Input(file, Path(str(source)).suffix),
                 metadata_errors="replace",
                 container_options=container_options,
-                options=options,
+                options=probing,
             )
         except av.FFmpegError:
             raise MediaError(f"{source}: {_reason(file)}") from None
@@ -86,6 +88,12 @@ class _Input:
             return self._file.seek(offset, whence)
         except (OSError, ValueError):  # a damaged file points before its own start
             return -errno.EINVAL
+
+
+def _is_mp4(file: BinaryIO) -> bool:
+    start = file.read(8)
+    file.seek(0)
+    return start[4:] == b"ftyp"
 
 
 def _reason(file: BinaryIO) -> str:
@@ -153,7 +161,7 @@ def decode(
         source: Name of the file, for the warning.
         choose: Sets the decoder for each packet, for example to skip frames.
     """
-    warned, expected = False, None
+    warned, expected, time_base = False, None, stream.time_base
 
     def warn() -> None:
         nonlocal warned
@@ -181,9 +189,9 @@ def decode(
             continue
         for frame in frames:
             if isinstance(frame, AudioFrame) and frame.pts is not None:
-                if expected is not None and (frame.pts - expected) * stream.time_base > LONGEST_GAP:
+                if expected is not None and (frame.pts - expected) * time_base > LONGEST_GAP:
                     warn()
-                expected = frame.pts + frame.samples / frame.sample_rate / stream.time_base
+                expected = frame.pts + frame.samples / frame.sample_rate / time_base
             yield frame
 
 

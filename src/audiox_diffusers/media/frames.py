@@ -26,17 +26,15 @@ from .video import (
     timed_pictures,
 )
 
-# 8-bit YUV is resized in planes of full resolution, then converted: faster than in one step, and as exact.
-PLANES = {
-    **dict.fromkeys(("yuv420p", "yuv422p", "yuv444p"), "yuv444p"),
-    **dict.fromkeys(("yuvj420p", "yuvj422p", "yuvj444p"), "yuvj444p"),
-}
-FLAGS = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 KERNELS = {"stretch": Interpolation.BILINEAR, "crop": Interpolation.BICUBIC}
 
 # FFmpeg's scaler reads a few pixels at a time. Pictures with a shorter side are resized as tensors, and so are those that
 # are not larger than the result: few pixels take little time, and the scaler's error counts in each of them.
 SHORTEST_SIDE = 16
+
+# In pictures that shrink by this factor or more, decoders leave out the deblocking filter where that changes no other
+# frame. Such pictures lose the edges of blocks anyway.
+COARSE_FACTOR = 2
 
 
 @dataclass(frozen=True)
@@ -64,9 +62,9 @@ def load_frames(
     Read frames for several networks from one pass over a video.
 
     The frames are those that [`load_video`] picks. FFmpeg reduces large ones in the decoder's own pixel format, with the
-    same kernels, which takes a fraction of the time. Their values differ a little from those of `load_video`, because
-    rows and columns of the planes are resized before the conversion to RGB. Frames that are not larger than `size` have
-    the same values.
+    same kernels, which takes a fraction of the time. Their values differ a little from those of `load_video`: planes are
+    resized before the conversion to RGB. Frames that shrink to less than half also lack the deblocking filter if no other
+    frame refers to them. Frames that are not larger than `size` have the same values.
 
     Args:
         path (`str`, `os.PathLike` or [`MediaBytes`]): Video file or picture; "-" and pipes work too.
@@ -87,60 +85,70 @@ def load_frames(
         check_positive("fps", spec.fps)
         check_positive("count", spec.count)
         check_size(spec.size)
-    resizers = [_Resizer(spec) for spec in specs]
-    first, picked = exact(start), [[] for _ in specs]
-    periods = [1 / exact(spec.fps) for spec in specs]
-
-    def time_of_next(index: int) -> Fraction | None:
-        number = len(picked[index])
-        return None if number == specs[index].count else first + number * periods[index]
-
-    with closing(timed_pictures(path, first, max_pixels, periods)) as pictures:
+    first, periods = exact(start), [1 / exact(spec.fps) for spec in specs]
+    picked = [_Picked(spec, first, period) for spec, period in zip(specs, periods, strict=True)]
+    coarse_side = COARSE_FACTOR * max(side for spec in specs for side in spec.size)
+    with closing(timed_pictures(path, first, max_pixels, periods, coarse_side)) as pictures:
         for end, picture in spans(pictures):
-            for index, resizer in enumerate(resizers):
-                frame = None
-                while (time := time_of_next(index)) is not None and time < end:
-                    frame = resizer(picture) if frame is None else frame
-                    picked[index].append(frame)
-            if all(time_of_next(index) is None for index in range(len(specs))):
+            for frames in picked:
+                frames.add(end, picture)
+            if all(frames.complete for frames in picked):
                 break
-    if not all(picked):
+    if not all(frames.count for frames in picked):
         raise PastEndError(f"{path}: start={start} s is past the end of its picture")
-    return [torch.stack(frames) for frames in picked]
+    return [frames.tensor for frames in picked]
 
 
-class _Resizer:
-    """Resizes the pictures of one file to uint8 `[3, height, width]`."""
+class _Picked:
+    """The frames of one [`FrameSpec`], the first of them at `first` and one every `period` seconds."""
 
-    def __init__(self, spec: FrameSpec):
-        self.size, self.fit = spec.size, spec.fit
-        # Each keeps tables for its sizes and formats.
-        self._scale, self._convert = VideoReformatter(), VideoReformatter()
+    def __init__(self, spec: FrameSpec, first: Fraction, period: Fraction):
+        self.spec, self.next, self.period = spec, first, period
+        self.count = 0
+        self._frames = torch.empty((spec.count, 3, *spec.size), dtype=torch.uint8)
+        # It keeps tables for the sizes and formats.
+        self._reformatter = VideoReformatter()
 
-    def __call__(self, picture: Picture) -> torch.Tensor:
+    @property
+    def complete(self) -> bool:
+        return self.count == self.spec.count
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        return self._frames if self.complete else self._frames[: self.count].clone()
+
+    def add(self, end: Fraction, picture: Picture) -> None:
+        """Add a picture as often as it is wanted until it ends."""
+        resized = None
+        while self.next < end and not self.complete:
+            target = self._frames[self.count]
+            if resized is None:
+                self._resize(picture, target)
+            else:
+                target.copy_(resized)
+            resized = target
+            self.count, self.next = self.count + 1, self.next + self.period
+
+    def _resize(self, picture: Picture, target: torch.Tensor) -> None:
+        size, fit = self.spec.size, self.spec.fit
         if isinstance(picture, VideoFrame):
-            if min(picture.width, picture.height) > max(SHORTEST_SIDE - 1, *self.size):
+            if min(picture.width, picture.height) > max(SHORTEST_SIDE - 1, *size):
                 try:
-                    return self._resize(picture)
+                    return self._reduce(picture, target)
                 except (av.FFmpegError, ValueError):  # a format that FFmpeg's scaler does not take
                     pass
             picture = frame_tensor(picture)
-        frame = resize_frames(picture[None], self.size, self.fit)[0]
-        return (frame * 255).round().to(torch.uint8)
+        target.copy_((resize_frames(picture[None], size, fit)[0] * 255).round())
 
-    def _resize(self, frame: VideoFrame) -> torch.Tensor:
-        swapped = swaps_sides(frame)
+    def _reduce(self, frame: VideoFrame, target: torch.Tensor) -> None:
+        size, swapped = self.spec.size, swaps_sides(frame)
         sides = (frame.width, frame.height) if swapped else (frame.height, frame.width)
-        covering, top, left = (self.size, 0, 0) if self.fit == "stretch" else covering_crop(sides, self.size)
+        covering, top, left = (size, 0, 0) if self.spec.fit == "stretch" else covering_crop(sides, size)
         height, width = covering[::-1] if swapped else covering
-        scaled = self._scale.reformat(
-            frame,
-            width=width,
-            height=height,
-            format=PLANES.get(frame.format.name, "rgb24"),
-            interpolation=KERNELS[self.fit] | FLAGS,
-            threads=1,
+        # Planes of RGB, because FFmpeg has vector code for them, and none for interleaved RGB.
+        scaled = self._reformatter.reformat(
+            frame, width=width, height=height, format="gbrp", interpolation=KERNELS[self.spec.fit], threads=1
         )
-        pixels = self._convert.reformat(scaled, format="rgb24", threads=1).to_ndarray()
-        picture = oriented(torch.from_numpy(pixels).permute(2, 0, 1), frame)
-        return picture[:, top : top + self.size[0], left : left + self.size[1]].contiguous()
+        for plane, channel in zip(scaled.planes, (1, 2, 0), strict=True):
+            pixels = torch.frombuffer(plane, dtype=torch.uint8).view(height, plane.line_size)[:, :width]
+            target[channel] = oriented(pixels, frame)[top : top + size[0], left : left + size[1]]

@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
-from math import ceil
+from math import lcm
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -20,18 +21,31 @@ FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 AHEAD = 20
 
 
-class WantedTimes:
-    """
-    Moments `first + k * period` of a timeline, in seconds, for whole `k` from 0 and each of `periods`.
-    """
+class WantedTimes(NamedTuple):
+    """Moments `first + k * period` of a timeline, in seconds, for whole `k` from 0 and each of `periods`."""
 
-    def __init__(self, first: Fraction, periods: Sequence[Fraction]):
-        self.first = first
-        self.periods = periods
+    first: Fraction
+    periods: Sequence[Fraction]
 
-    def any_in(self, begin: Fraction, end: Fraction) -> bool:
-        """Tell whether a moment lies at `begin` or later, and before `end`."""
-        return any(self.first + max(0, ceil((begin - self.first) / period)) * period < end for period in self.periods)
+    def in_ticks(self, time_base: Fraction, zero: Fraction) -> "WantedTicks":
+        """Return the timestamps of the moments, in units of `time_base`. Moment 0 has a timestamp of `zero` seconds."""
+        exact = [(self.first + zero) / time_base, *(period / time_base for period in self.periods)]
+        unit = lcm(*(value.denominator for value in exact))
+        first, *periods = (value.numerator * (unit // value.denominator) for value in exact)
+        return WantedTicks(unit, first, periods)
+
+
+class WantedTicks(NamedTuple):
+    """[`WantedTimes`] as whole numbers, because fractions are slow. There are `unit` of them to a tick."""
+
+    unit: int
+    first: int
+    periods: list[int]
+
+    def any_in(self, begin: int, end: int) -> bool:
+        """Tell whether a moment lies at the timestamp `begin` or later, and before `end`."""
+        begin, end = begin * self.unit, end * self.unit
+        return any(self.first + max(0, -((self.first - begin) // period)) * period < end for period in self.periods)
 
 
 def skip_unwanted(
@@ -56,19 +70,16 @@ def skip_unwanted(
     if zero is None or context.name not in CODECS or container.format.name not in FORMATS:
         yield from packets
         return
-    ahead = deque(islice(packets, AHEAD))
+    ticks = wanted.in_ticks(stream.time_base, zero + slack)
+    ahead = deque((packet.pts, packet) for packet in islice(packets, AHEAD))
     behind = deque(maxlen=AHEAD)
     while ahead:
-        packet = ahead.popleft()
-        following = min(
-            (other.pts for other in (*behind, *ahead) if other.pts is not None and other.pts > (packet.pts or 0)),
-            default=None,
-        )
+        begin, packet = ahead.popleft()
         skip = False
-        if packet.pts is not None and following is not None and not packet.is_keyframe:
-            begin, end = (stamp * stream.time_base - zero - slack for stamp in (packet.pts, following))
-            skip = not wanted.any_in(begin, end)
+        if begin is not None and not packet.is_keyframe:
+            later = [pts for pts in (*behind, *(pts for pts, _ in ahead)) if pts is not None and pts > begin]
+            skip = bool(later) and not ticks.any_in(begin, min(later))
         context.skip_frame = "NONREF" if skip else "DEFAULT"
         yield packet
-        behind.append(packet)
-        ahead.extend(islice(packets, 1))
+        behind.append(begin)
+        ahead.extend((packet.pts, packet) for packet in islice(packets, 1))

@@ -54,6 +54,7 @@ def timed(
         the one before, and so does the first frame after the file's clock restarts.
     """
     zero = origin(container) if zero is None else zero
+    time_base = stream.time_base
     previous, following = None, Fraction(0)
     restartable = bool(container.format.flags & _TS_DISCONT)
     stamps = _Stamps()
@@ -61,14 +62,14 @@ def timed(
         stamp, time = stamps.of(frame), following
         if stamp is not None:
             if zero is None:
-                zero = stamp * stream.time_base
-            time = stamp * stream.time_base - zero
+                zero = stamp * time_base
+            time = stamp * time_base - zero
             back = previous is not None and time < previous - _RESTART_BACK
             ahead = previous is not None and restartable and time > following + _RESTART_AHEAD
             if back or ahead:
                 zero += time - following
                 time = following
-        duration = _duration(frame, stream)
+        duration = _duration(frame, stream, time_base)
         previous, following = time, time + duration
         yield time, duration, frame
 
@@ -96,9 +97,9 @@ class _Stamps:
         return frame.pts
 
 
-def _duration(frame: Frame, stream: Stream) -> Fraction:
+def _duration(frame: Frame, stream: Stream, time_base: Fraction) -> Fraction:
     if isinstance(frame, AudioFrame):
         return Fraction(frame.samples, frame.sample_rate)
     if frame.duration:
-        return frame.duration * stream.time_base
+        return frame.duration * time_base
     return 1 / (stream.average_rate or Fraction(25))

@@ -187,13 +187,22 @@ def spans(pictures: Iterable[tuple[Fraction, Fraction, Picture]]) -> Iterator[tu
 
 
 def timed_pictures(
-    path: MediaSource, first: Fraction, max_pixels: int, periods: Sequence[Fraction]
+    path: MediaSource, first: Fraction, max_pixels: int, periods: Sequence[Fraction], coarse_side: int | None = None
 ) -> Iterator[tuple[Fraction, Fraction, Picture]]:
     """
     Yield `(time, duration, picture)` in seconds, starting no later than with the picture on screen at `first`.
 
-    Pictures that are on screen at none of the moments `first + k * period` may be left out.
+    Pictures that are on screen at none of the moments `first + k * period` may be left out. In videos whose sides are
+    longer than `coarse_side`, frames that no other frame refers to may lack the deblocking filter.
     """
+
+    def open_stream(container: InputContainer) -> VideoStream:
+        stream = picture_stream(container, path, max_pixels)
+        context = stream.codec_context
+        if coarse_side is not None and min(context.width, context.height) > coarse_side:
+            context.options = {**context.options, "skip_loop_filter": "noref"}
+        return stream
+
     wanted = WantedTimes(first, periods)
     if is_picture(path):
         with open_image(path, max_pixels) as image:
@@ -201,7 +210,7 @@ def timed_pictures(
         return
     if first > SEEK_MARGIN:
         with open_media(path, max_pixels) as container:
-            stream = picture_stream(container, path, max_pixels)
+            stream = open_stream(container)
             if _seek(container, stream, first - SEEK_MARGIN):
                 frames = timed_frames(container, stream, path, wanted)
                 head = next(frames, None)
@@ -210,7 +219,7 @@ def timed_pictures(
                     yield from frames
                     return
     with open_media(path, max_pixels) as container:
-        frames = timed_frames(container, picture_stream(container, path, max_pixels), path, wanted)
+        frames = timed_frames(container, open_stream(container), path, wanted)
         head = next(frames, None)
         if head is None:
             raise MediaError(f"{path}: nothing in its video stream can be decoded")
@@ -266,14 +275,14 @@ def frame_tensor(frame: VideoFrame) -> torch.Tensor:
 
 
 def oriented(picture: torch.Tensor, frame: VideoFrame) -> torch.Tensor:
-    """Rotate and mirror the pixels of a frame, `[3, height, width]`, by its display matrix."""
+    """Rotate and mirror the pixels of a frame, `[..., height, width]`, by its display matrix."""
     matrix = _display_matrix(frame)
     if matrix is None:
         return picture
     across, down = matrix[:2, :2]
     if _swaps_sides(matrix):
-        picture, across, down = picture.transpose(1, 2), down, across
-    return picture.flip([dim for dim, factor in ((2, across[0]), (1, down[1])) if factor < 0])
+        picture, across, down = picture.transpose(-2, -1), down, across
+    return picture.flip([dim for dim, factor in ((-1, across[0]), (-2, down[1])) if factor < 0])
 
 
 def swaps_sides(frame: VideoFrame) -> bool:
