@@ -1,4 +1,4 @@
-"""A Hub on this machine: what huggingface_hub asks when it downloads models."""
+"""A Hub on this machine: what huggingface_hub and datasets ask when they read repositories."""
 
 import contextlib
 import hashlib
@@ -19,7 +19,7 @@ class LoopbackHub:
     Repositories, each with the branches `main` and `other` of the same commits.
 
     Attributes:
-        repositories (`dict`): Folder of each repository, by its id.
+        repositories (`dict`): Folder of each repository, by its id. The id of a dataset begins with "datasets/".
         requests (`list`): Method and path of every request.
         spans (`list`): Path and first byte of every file that was asked for.
         delay (`float`): Seconds that each 64 kB of a file takes.
@@ -84,7 +84,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self.fail(401, "RepoNotFound")
         for repo_id, folder in self.hub.repositories.items():
-            api = f"/api/models/{repo_id}"
+            api = f"/api/{repo_id}" if repo_id.startswith("datasets/") else f"/api/models/{repo_id}"
             if path.startswith(f"/{repo_id}/resolve/"):
                 revision, _, name = path.removeprefix(f"/{repo_id}/resolve/").partition("/")
                 return self.file(folder / name, revision)
@@ -96,15 +96,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def list(self, repo_id: str, folder: Path, kind: str, revision: str) -> None:
         if revision.split("/")[0] not in ("main", "other", COMMIT):
             return self.fail(404, "RevisionNotFound")
-        files = {
-            file.relative_to(folder).as_posix(): file.stat().st_size
-            for file in sorted(folder.rglob("*"))
-            if file.is_file()
-        }
+        below = folder / revision.partition("/")[2]
+        if kind == "tree" and not below.is_dir():
+            return self.fail(404, "EntryNotFound")
+        entries = [_entry(folder, path) for path in sorted(below.rglob("*"))]
         if kind == "tree":
-            tree = [{"type": "file", "path": name, "size": size, "oid": "0" * 40} for name, size in files.items()]
-            return self.send(json.dumps(tree).encode())
-        siblings = [{"rfilename": name, "size": size} for name, size in files.items()]
+            return self.send(json.dumps(entries).encode())
+        siblings = [
+            {"rfilename": entry["path"], "size": entry["size"]} for entry in entries if entry["type"] == "file"
+        ]
         info = {"id": repo_id, "modelId": repo_id, "sha": COMMIT, "siblings": siblings, "private": False, "tags": []}
         self.send(json.dumps(info).encode())
 
@@ -145,6 +145,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *args):
         pass
+
+
+def _entry(folder: Path, path: Path) -> dict:
+    name = path.relative_to(folder).as_posix()
+    if path.is_dir():
+        return {"type": "directory", "path": name, "oid": "0" * 40}
+    return {"type": "file", "path": name, "size": path.stat().st_size, "oid": "0" * 40}
 
 
 def clean_environment(home: Path, hub: LoopbackHub | None = None) -> dict[str, str]:

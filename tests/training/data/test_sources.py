@@ -1,11 +1,14 @@
 import io
 import json
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback_hub import clean_environment, loopback_hub
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -152,3 +155,20 @@ def test_datasets_that_cannot_be_opened(tmp_path, folder, what):
         name, options = folder, {"split": "validation"}
     with pytest.raises(ValueError, match="`--dataset .*(nowhere|data)`"):
         DatasetSource(str(name), **options)
+
+
+def test_parquet_on_the_hub_is_streamed(tmp_path, wav):
+    rows = [{"audio": {"bytes": wav, "path": "a.wav"}, "caption": caption} for caption in ("low", "high")]
+    (tmp_path / "repository/data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "repository/data/train-00000-of-00001.parquet")
+    code = (
+        "from audiox_diffusers.training.data.sources import DatasetSource\n"
+        "source = DatasetSource('user/sounds')\n"
+        "print([(row['caption'], len(row['audio']['bytes'])) for row in source.rows(0)])\n"
+        "print([row['caption'] for row in source.rows(0, 1)])"
+    )
+    with loopback_hub({"datasets/user/sounds": tmp_path / "repository"}) as hub:
+        environment = clean_environment(tmp_path / "home", hub)
+        output = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert output.splitlines() == [str([("low", len(wav)), ("high", len(wav))]), "['high']"]
+    assert not list((tmp_path / "home").rglob("*.parquet"))
