@@ -17,6 +17,8 @@ from .validation_metrics import read_last_metrics
 
 CARD = "README.md"
 EXAMPLE_PROMPT = "waves on a pebble beach"
+# Name of the held-out loss in reports.
+HELD_OUT = "held_out_loss"
 # Most rows in the table of losses.
 ROWS = 10
 
@@ -233,6 +235,7 @@ def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, A
         "task weights": plain(", ".join(args.task_weights)) or "equal",
         "masking": ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
         "seed": args.seed,
+        **_held_out(log),
         **({} if measured is None else {f"validation at step {measured[0]}": _figures(measured[1])}),
     }
 
@@ -259,11 +262,29 @@ def _lora_settings(args: TrainingArguments, config: dict[str, Any]) -> dict[str,
     }
 
 
+def _best(log: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the report with the lowest held-out loss, whose weights are kept. `None` without held-out clips."""
+    measured = [report for report in log if HELD_OUT in report]
+    return min(measured, key=lambda report: report[HELD_OUT], default=None)
+
+
 def _steps(log: list[dict[str, Any]]) -> str:
     """Return the number of steps. Early stopping keeps the weights of an earlier step."""
-    measured = [(report["held_out_loss"], report["step"]) for report in log if "held_out_loss" in report]
-    kept = f"; weights of step {min(measured)[1]}, the best on held-out clips" if measured else ""
+    best = _best(log)
+    kept = "" if best is None else f"; weights of step {best['step']}, the best on held-out clips"
     return f"{log[-1]['step']}{kept}"
+
+
+def _held_out(log: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the held-out losses of the kept weights."""
+    best = _best(log)
+    if best is None:
+        return {}
+    parts = {name.removeprefix(f"{HELD_OUT}/"): loss for name, loss in best.items() if name.startswith(f"{HELD_OUT}/")}
+    return {
+        "held-out loss": f"{best[HELD_OUT]:.4f}",
+        "held-out loss by timestep, from clean (0) to noise (1)": _figures(parts),
+    }
 
 
 def _mean_losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:

@@ -14,7 +14,7 @@ from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
     ProjectConfiguration,
-    broadcast,
+    broadcast_object_list,
     set_seed,
 )
 from diffusers.training_utils import EMAModel
@@ -37,6 +37,7 @@ from .data.sources import MixedDataset
 from .data.windows import WindowSpec
 from .export import check_repository
 from .lr_schedules import get_lr_scheduler
+from .methods.early_stopping import HELD_OUT_LOSS
 from .methods.full import FullTraining
 from .optimizers import WHOLE_WEIGHTS, build_optimizer
 from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
@@ -265,7 +266,7 @@ class Trainer:
                 report["samples_per_second"] = self._samples_of_step() / seconds
                 due = self.step == self.max_steps or self.step % args.validation_steps == 0
                 if self.early_stopping is not None and due:
-                    report["held_out_loss"] = self._measure_held_out()
+                    report |= self._measure_held_out()
                 self._report(report, progress)
                 last = self.step == self.max_steps or self.finished
                 self.guard.check_step(self.step, report["loss"], report.get("grad_norm"), last)
@@ -382,19 +383,18 @@ class Trainer:
                 self.model.train()
         self.accelerator.wait_for_everyone()
 
-    def _measure_held_out(self) -> float:
-        """Measure the held-out loss on the main process, with averaged weights if there are any."""
-        accelerator = self.accelerator
-        found = torch.zeros(2, device=accelerator.device)
-        if accelerator.is_main_process:
+    def _measure_held_out(self) -> dict[str, float]:
+        """Measure the held-out losses on the main process, with averaged weights if there are any."""
+        found: list[Any] = [None, False]
+        if self.accelerator.is_main_process:
             with self._averaged():
                 self.model.eval()
-                loss = self.early_stopping.measure(accelerator.unwrap_model(self.model, keep_torch_compile=False))
+                model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+                losses = self.early_stopping.measure(model)
                 self.model.train()
-                found[0], found[1] = loss, self.early_stopping.update(loss, self._trained_parameters())
-        found = broadcast(found)
-        self.finished = bool(found[1])
-        return found[0].item()
+                found = [losses, self.early_stopping.update(losses[HELD_OUT_LOSS], self._trained_parameters())]
+        losses, self.finished = broadcast_object_list(found)
+        return losses
 
     # Checkpoints and export
 

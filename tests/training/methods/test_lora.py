@@ -17,7 +17,7 @@ from audiox_diffusers.training import LoraTraining, Trainer, export, main, parse
 from audiox_diffusers.training.arguments import TrainingArguments, build_parser
 from audiox_diffusers.training.cards import lora_card
 from audiox_diffusers.training.methods import lora, quantization
-from audiox_diffusers.training.methods.early_stopping import EarlyStopping
+from audiox_diffusers.training.methods.early_stopping import HELD_OUT_LOSS, EarlyStopping
 from audiox_diffusers.training.methods.lora_arguments import LoraArguments
 
 FILE = "pytorch_lora_weights.safetensors"
@@ -308,7 +308,7 @@ def test_best_adapter_is_kept(train_lora, trainers, scenes, tmp_path, monkeypatc
 
     def measure(stopping, model):
         kept.append([parameter.detach().clone() for parameter in model.parameters() if parameter.requires_grad])
-        return next(found)
+        return {HELD_OUT_LOSS: next(found)}
 
     monkeypatch.setattr(EarlyStopping, "measure", measure)
     options = ["--held_out", scenes, "--early_stopping_patience", 2, "--validation_steps", 1, "--learning_rate", 0.01]
@@ -346,7 +346,7 @@ def test_held_out_loss(train_lora, trainers, scenes, tmp_path):
     batch = stopping.maker.make(stopping.samples[:8])
     assert batch.text_mask.all() and batch.video_mask.all()
     assert not torch.equal(batch.noise[0], batch.noise[7])  # the same clip in another draw
-    assert stopping.measure(trainers[0].model.eval()) == pytest.approx(found[-1], rel=1e-6)
+    assert stopping.measure(trainers[0].model.eval())[HELD_OUT_LOSS] == pytest.approx(found[-1], rel=1e-6)
 
     for step in (2, 3):
         shutil.rmtree(tmp_path / "out" / f"checkpoint-{step}")

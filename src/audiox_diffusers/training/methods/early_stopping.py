@@ -29,6 +29,8 @@ logger = logging.get_logger(__name__)
 
 # Most clips to use, and draws of noise and timestep for each clip.
 CLIPS, DRAWS = 16, 8
+# Name of the loss in reports, and parts of the timesteps 0..1 that have a loss of their own.
+HELD_OUT_LOSS, PARTS = "held_out_loss", 4
 
 
 class EarlyStopping:
@@ -54,15 +56,24 @@ class EarlyStopping:
         self.batch_size = batch_size
         self.patience = patience
         self.best, self.weights, self.waited = math.inf, None, 0
+        self.parts = (strategy.timesteps.sample(0, len(samples)) * PARTS).long()
 
     @torch.no_grad()
-    def measure(self, model: AudioXTrainingModel) -> float:
-        """Return the mean loss of the held-out clips."""
+    def measure(self, model: AudioXTrainingModel) -> dict[str, float]:
+        """
+        Measure the mean loss of the held-out clips.
+
+        Returns:
+            The mean over all draws as `held_out_loss`, and over each quarter of the timesteps with draws in it as
+            `held_out_loss/0-0.25` to `held_out_loss/0.75-1`. Timestep 0 is clean data and 1 is noise.
+        """
         losses = []
         for first in range(0, len(self.samples), self.batch_size):
             batch = self.maker.make(self.samples[first : first + self.batch_size])
             losses.append(self.strategy.loss(model, batch, first).cpu())
-        return torch.cat(losses).mean().item()
+        loss = torch.cat(losses)
+        by_part = {part: loss[self.parts == part].mean().item() for part in self.parts.unique().tolist()}
+        return {HELD_OUT_LOSS: loss.mean().item(), **{_name(part): mean for part, mean in by_part.items()}}
 
     def update(self, loss: float, parameters: list[torch.Tensor]) -> bool:
         """Keep the weights if the loss is the lowest so far. Returns whether to stop."""
@@ -92,6 +103,10 @@ class EarlyStopping:
         check_like(state, {"best": math.inf, "weights": weights, "waited": 0}, "early stopping")
         self.best, self.weights = state["best"], state["weights"]
         self.waited = check_count(state["waited"], "waited")
+
+
+def _name(part: int) -> str:
+    return f"{HELD_OUT_LOSS}/{part / PARTS:g}-{(part + 1) / PARTS:g}"
 
 
 def build_early_stopping(
