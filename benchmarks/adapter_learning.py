@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import create_parser, quiet, seeded
-from training_runs import Clip, create_trainer, distance_to_clips
+from common import create_parser, quiet
+from training_runs import BATCH, TARGETS, Clip, create_trainer, distance_to_clips, generate
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.codec import reconstruct
@@ -36,8 +36,6 @@ from audiox_diffusers.training import LoraTraining
 
 CAPTION = "a zorble"
 CLIPS, NEW, OWN = 6, 16, 48
-BATCH = 8
-TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
 
 
 def zorble(seed: int, seconds: float, rate: int) -> np.ndarray:
@@ -65,16 +63,6 @@ def write_zorbles(folder: Path, seconds: float, rate: int) -> Path:
         lines.append(f'{{"file_name": "{number}.wav", "caption": "{CAPTION}"}}\n')
     (folder / "metadata.jsonl").write_text("".join(lines))
     return folder
-
-
-def generate(pipe: AudioXPipeline, captions: list[str], seconds: float, **options) -> list[np.ndarray]:
-    """Return a sound for each caption, with fixed seeds."""
-    sounds = []
-    for first in range(0, len(captions), BATCH):
-        batch = captions[first : first + BATCH]
-        generator = seeded(range(first, first + len(batch)))
-        sounds += list(pipe(batch, audio_length_in_s=seconds, generator=generator, **options).audios)
-    return sounds
 
 
 def through_vae(pipe: AudioXPipeline, clips: list[Clip]) -> list[Clip]:

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import create_parser, quiet, seeded
-from training_runs import Clip, create_trainer, read_clips
+from training_runs import Clip, create_trainer, cut, distances, read_clips
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.codec import reconstruct
-from audiox_diffusers.media import log_mel_distance
 from audiox_diffusers.training.arguments import TASKS
 from audiox_diffusers.training.export import read_log
 from audiox_diffusers.training.run.log import LOG
@@ -65,22 +64,14 @@ def generate(pipe: AudioXPipeline, clips: list[Clip], text: bool) -> np.ndarray:
     return pipe(**prompts, generator=seeded(range(len(clips))), guidance_scale=1.0).audios
 
 
-def distances(sounds: Iterable[np.ndarray], right: list[Clip], clips: list[Clip], rate: int) -> torch.Tensor:
+def distance_matrix(sounds: Iterable[np.ndarray], right: list[Clip], clips: list[Clip], rate: int) -> torch.Tensor:
     """Return the log-mel distance of each sound to each clip, over the length of its right clip: `[sounds, clips]`."""
-    rows = []
-    for sound, target in zip(sounds, right, strict=True):
-        length = target.sound.shape[1]
-        rows.append([log_mel_distance(sound[:, :length], cut(clip.sound, length), rate) for clip in clips])
-    return torch.tensor(rows)
-
-
-def cut(sound: np.ndarray, length: int) -> np.ndarray:
-    """Cut or zero-pad a sound to `length` samples."""
-    return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
+    pairs = zip(sounds, right, strict=True)
+    return torch.tensor([distances(sound, clips, target.sound.shape[1], rate) for sound, target in pairs])
 
 
 def print_row(name: str, found: torch.Tensor, rows: list[int]) -> None:
-    """Print a summary of [`distances`], of which `found[i, rows[i]]` is that to the right clip."""
+    """Print a summary of a [`distance_matrix`], of which `found[i, rows[i]]` is that to the right clip."""
     right = torch.zeros_like(found, dtype=torch.bool)
     right[range(len(rows)), rows] = True
     nearest = int((found.argmin(1) == torch.tensor(rows)).sum())
@@ -115,9 +106,9 @@ def main() -> None:
             if rows:
                 right = [clips[row] for row in rows]
                 sounds = generate(pipe, right, what == "caption")
-                print_row(f"{what} alone, {when}", distances(sounds, right, clips, rate), rows)
+                print_row(f"{what} alone, {when}", distance_matrix(sounds, right, clips, rate), rows)
     reconstructed = [reconstruct(after.vae, cut(clip.sound, after.window_samples)) for clip in clips]
-    print_row("the clips, after the VAE", distances(reconstructed, clips, clips, rate), everything)
+    print_row("the clips, after the VAE", distance_matrix(reconstructed, clips, clips, rate), everything)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from common import seeded
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.media import load_audio, log_mel_distance
@@ -29,12 +30,38 @@ def create_trainer(options: dict[str, object], others: Sequence[str] = (), metho
     return Trainer(parse_args([*arguments, *others], method), method)
 
 
+BATCH = 8  # sounds that are generated together
+# Modules of the transformer that get LoRA layers.
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+
+
 class Clip(NamedTuple):
     """A clip with its prompts; `sound` is `[channels, samples]`."""
 
     caption: str
     sound: np.ndarray
     video: Path | None = None
+
+
+def cut(sound: np.ndarray, length: int) -> np.ndarray:
+    """Cut or zero-pad a sound to `length` samples."""
+    return np.pad(sound[:, :length], ((0, 0), (0, max(0, length - sound.shape[1]))))
+
+
+def distances(sound: np.ndarray, clips: Sequence[Clip], length: int, rate: int) -> list[float]:
+    """Return the log-mel distance between a sound and each clip, over the first `length` samples."""
+    sound = cut(sound, length)
+    return [log_mel_distance(sound, cut(clip.sound, length), rate) for clip in clips]
+
+
+def generate(pipe: AudioXPipeline, captions: Sequence[str], seconds: float, **options: object) -> list[np.ndarray]:
+    """Return a sound for each caption, with fixed seeds."""
+    sounds = []
+    for first in range(0, len(captions), BATCH):
+        batch = list(captions[first : first + BATCH])
+        generator = seeded(range(first, first + len(batch)))
+        sounds += list(pipe(batch, audio_length_in_s=seconds, generator=generator, **options).audios)
+    return sounds
 
 
 def distance_to_clips(sounds: Sequence[np.ndarray], clips: Sequence[Clip], rate: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """
 Runs of pipelines and of training on the CPU and on the software device.
 
-    python tests/devices/scenarios.py generation|editing|training|distillation STEPS STEPS
+    python tests/devices/scenarios.py generation|editing|training|distillation|offloading STEPS STEPS
 
 prints, as JSON by scenario, the largest difference between the devices relative to the largest value, and how often the
 host waited for the device with each number of steps.
@@ -27,7 +27,13 @@ from audiox_diffusers.testing import create_small_pipeline
 from audiox_diffusers.training import DistillTraining, FullTraining, LoraTraining, Trainer, parse_args
 
 Scenario = Callable[[torch.device, int], torch.Tensor]
-GROUPS: dict[str, dict[str, Scenario]] = {"generation": {}, "editing": {}, "training": {}, "distillation": {}}
+GROUPS: dict[str, dict[str, Scenario]] = {
+    "generation": {},
+    "editing": {},
+    "training": {},
+    "distillation": {},
+    "offloading": {},
+}
 
 
 def scenario(group: str) -> Callable[[Scenario], Scenario]:
@@ -161,6 +167,11 @@ def training_with_an_adapter(device, steps):
 @scenario("distillation")
 def distillation(device, steps):
     return train(DistillTraining, steps, *"--teacher_guidance_scale 3 --num_student_steps 2 --fake_updates 1".split())
+
+
+@scenario("offloading")
+def offloaded_activations_and_averages(device, steps):
+    return train(FullTraining, steps, "--activation_offloading", "--use_ema", "--post_hoc_ema", "--ema_device", "cpu")
 
 
 def train(method: type[FullTraining], steps: int, *options: str) -> torch.Tensor:

@@ -37,3 +37,9 @@ def test_a_training_step_waits_once(group, steps, waits_per_step):
         assert found["difference"] < 1e-4, name
         few, many = (sum(waits.values()) for waits in found["waits"])
         assert many - few == (steps - 1) * waits_per_step, (name, found["waits"])
+
+
+@pytest.mark.slow
+def test_activations_and_averages_on_the_cpu_change_nothing():
+    (found,) = run("offloading", 1, 3).values()
+    assert found["difference"] < 1e-4

@@ -91,6 +91,7 @@ BAD_VALUES = {
     "lr_power": [0, -1, *NAN_OR_INFINITE],
     "lr_inv_gamma": [0, -1, *NAN_OR_INFINITE],
     "lr_warmup_decay": [-0.1, 1, *NAN_OR_INFINITE],
+    "gradient_checkpointing_interval": [0, -1],
     "ema_decay": [-0.1, 1, *NAN_OR_INFINITE],
     "validation_guidance_scale": NAN_OR_INFINITE,
     "dataset_weights": [0, -1, *NAN_OR_INFINITE],

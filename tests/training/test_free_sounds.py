@@ -49,6 +49,14 @@ def test_every_sound_has_a_caption_and_a_free_licence(script):
     assert {row["licence"] for row in rows} == {"CC0-1.0", "MIT", "CC-BY-3.0", "CC-BY-SA-3.0"}
 
 
+def test_letters_are_of_one_kind_and_free(script):
+    with open(FOLDER / "letters.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == COLUMNS and all(all(row.values()) for row in rows)
+    assert len({row["path"] for row in rows}) == len(rows) == 44
+    assert {(row["caption"], row["licence"]) for row in rows} == {("a voice reads a letter", "GPL-2+")}
+
+
 def test_writes_a_folder_that_datasets_loads(script, packages, tmp_path):
     assert script.write_sounds(tmp_path / "sounds", packages, tmp_path / "table.csv") == 2
     first, second = (load_audio(tmp_path / "sounds" / name) for name in ("00000.wav", "00001.wav"))

@@ -198,7 +198,18 @@ def test_cached_latents_give_the_same_losses(train, scenes, tmp_path):
 
 
 def test_gradient_checkpointing_changes_nothing(train):
-    assert train("checkpointed", 3, "--gradient_checkpointing") == pytest.approx(train("plain", 3), rel=1e-5)
+    plain = train("plain", 3)
+    assert train("checkpointed", 3, "--gradient_checkpointing") == pytest.approx(plain, rel=1e-5)
+    options = ["--gradient_checkpointing", "--gradient_checkpointing_interval", 2]
+    assert train("some", 3, *options) == pytest.approx(plain, rel=1e-5)
+
+
+def test_activation_offloading_changes_nothing(train, tmp_path):
+    plain = train("plain", 3)
+    assert train("offloaded", 3, "--activation_offloading") == plain
+    assert_equal(weights(tmp_path / "offloaded"), weights(tmp_path / "plain"))
+    checkpointed = train("both", 3, "--activation_offloading", "--gradient_checkpointing")
+    assert checkpointed == pytest.approx(plain, rel=1e-5)
 
 
 def test_from_scratch_ignores_trained_weights(train, tmp_path):

@@ -3,11 +3,13 @@ Write free sounds with captions as a dataset folder:
 
     python training/free_sounds/make_sounds.py sounds
 
-This downloads three Debian packages with `apt-get`, unpacks them, and writes the sounds listed in `sounds.csv` as mono WAV
-files with 16 kHz, and `metadata.jsonl` with the caption, package, path, licence and copyright of each. With
-`--packages DIR` the packages are taken from folders of their names in DIR.
+This downloads Debian packages with `apt-get`, unpacks them, and writes the sounds listed in a table as mono WAV files with
+16 kHz, and `metadata.jsonl` with the caption, package, path, licence and copyright of each. With `--packages DIR` the
+packages are taken from folders of their names in DIR.
 
-The licences are CC0, MIT, CC-BY 3.0 and CC-BY-SA 3.0. The last one requires derived works to have the same licence.
+The default table is `sounds.csv`, which audiox-tiny was trained on. Its licences are CC0, MIT, CC-BY 3.0 and CC-BY-SA 3.0.
+The last one requires derived works to have the same licence. `--table training/free_sounds/letters.csv` has 44 recordings
+of one kind, the letters of the Hungarian alphabet read by a voice. Their licence is GPL 2 or later.
 """
 
 import argparse
@@ -82,10 +84,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder to write; it must not exist")
     parser.add_argument("--packages", type=Path, help="folder with unpacked packages")
+    parser.add_argument(
+        "--table", type=Path, default=TABLE, help="CSV file that lists the sounds (default: sounds.csv of audiox-tiny)"
+    )
     args = parser.parse_args()
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            count = write_sounds(args.folder, args.packages or Path(temporary))
+            count = write_sounds(args.folder, args.packages or Path(temporary), args.table)
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"error: {error}")
     print(f"wrote {count} sounds to {args.folder}")

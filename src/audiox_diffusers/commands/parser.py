@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_training(commands, "train", "train a model on all its tasks")
     _add_training(commands, "train-lora", "train a LoRA adapter")
     _add_training(commands, "distill", "distill a model into one that needs a few steps")
+    _add_training(commands, "reconstruct-ema", "average the weights of a training run")
     return parser
 
 

@@ -77,7 +77,18 @@ class ModelArguments(Arguments):
     revision: str | None = HfArg(default=None, help="Revision of the pipeline on the Hub.")
     variant: str | None = HfArg(default=None, help="Variant of the pipeline's weight files, such as fp16.")
     gradient_checkpointing: bool = HfArg(default=False, help="Use less memory and about a third more time.")
+    gradient_checkpointing_interval: Count = HfArg(
+        default=1, help="Checkpoint only every n-th block, which takes more memory and less time."
+    )
+    activation_offloading: bool = HfArg(
+        default=False, help="Move activations to the CPU until the backward pass needs them."
+    )
     enable_tiling: bool = HfArg(default=False, help="Encode audio in tiles, which uses less memory.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gradient_checkpointing_interval > 1 and not self.gradient_checkpointing:
+            raise ValueError("--gradient_checkpointing_interval has no effect without --gradient_checkpointing")
 
 
 @dataclass(kw_only=True)
@@ -352,6 +363,17 @@ class OptimizerArguments(Arguments):
     adam_epsilon: Positive = HfArg(default=1e-8, help="Epsilon of AdamW, and of others.")
     use_ema: bool = HfArg(default=False, help="Keep a moving average of the weights, and save the average.")
     ema_decay: Decay = HfArg(default=0.9999, help="Decay of the moving average.")
+    ema_device: Literal["accelerator", "cpu"] = HfArg(
+        default="accelerator", help="Device of the moving averages. cpu saves memory on the GPU and takes more time."
+    )
+    post_hoc_ema: bool = HfArg(
+        default=False,
+        help="Store two averages of the weights with each checkpoint, from which audiox reconstruct-ema computes averages"
+        " of other lengths after training.",
+    )
+    # Set by `audiox reconstruct-ema`.
+    ema_sigma_rel: float | None = field(default=None, init=False)
+
     allow_tf32: bool = HfArg(default=False, help="Allow TF32 matrix products, which are faster on Ampere and later.")
 
     def __post_init__(self) -> None:
@@ -366,8 +388,11 @@ class OptimizerArguments(Arguments):
                 raise ValueError(
                     f"--optimizer schedulefree needs no schedule; leave out --lr_scheduler {self.lr_scheduler}"
                 )
-            if self.use_ema:
-                raise ValueError("--optimizer schedulefree averages the weights itself; leave out --use_ema")
+            for name in ("use_ema", "post_hoc_ema"):
+                if getattr(self, name):
+                    raise ValueError(f"--optimizer schedulefree averages the weights itself; leave out --{name}")
+        if self.ema_device != "accelerator" and not self.use_ema and not self.post_hoc_ema:
+            raise ValueError(f"--ema_device {self.ema_device} has no effect without --use_ema or --post_hoc_ema")
 
 
 @dataclass(kw_only=True)

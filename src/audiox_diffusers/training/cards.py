@@ -231,13 +231,19 @@ def _settings(args: TrainingArguments, log: list[dict[str, Any]]) -> dict[str, A
         "steps": _steps(log) if log else args.max_train_steps,
         "batch size": f"{args.train_batch_size} per device, {args.gradient_accumulation_steps} accumulated",
         "learning rate": f"{args.learning_rate:g}, {args.lr_scheduler}",
-        "averaged weights": f"decay {args.ema_decay:g}" if args.use_ema else "no",
+        "averaged weights": _averaging(args),
         "task weights": plain(", ".join(args.task_weights)) or "equal",
         "masking": ", ".join(f"{name} {rate:g}" for name, rate in rates.items()),
         "seed": args.seed,
         **_held_out(log),
         **({} if measured is None else {f"validation at step {measured[0]}": _figures(measured[1])}),
     }
+
+
+def _averaging(args: TrainingArguments) -> str:
+    if args.ema_sigma_rel is not None:
+        return f"power function of relative length {args.ema_sigma_rel:g}"
+    return f"decay {args.ema_decay:g}" if args.use_ema else "no"
 
 
 def _figures(figures: dict[str, float]) -> str:

@@ -20,6 +20,7 @@ DATASETS = "datasets"
 LOCAL = {
     "cache_dir",
     "cache_latents",
+    "ema_sigma_rel",
     "hub_model_id",
     "logging_dir",
     "output_dir",

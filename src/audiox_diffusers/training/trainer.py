@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from .data.sources import MixedDataset
 from .data.windows import WindowSpec
 from .export import check_repository
 from .lr_schedules import get_lr_scheduler
+from .methods.activations import OffloadedActivations
 from .methods.early_stopping import HELD_OUT_LOSS
 from .methods.full import FullTraining
 from .optimizers import WHOLE_WEIGHTS, build_optimizer
@@ -48,6 +49,7 @@ from .run.length import steps_of_epochs
 from .run.lock import locked
 from .run.log import LOG, SKIPPED, cut_log, warned, write_report
 from .run.optimizer_state import local
+from .run.power_ema import POST_HOC_EMA, PowerFunctionAverages
 from .run.preflight import check_backend, check_processes
 from .run.state import RunState
 from .run.state_files import check_like, json_file, read_state, reading, write_state
@@ -86,6 +88,9 @@ class Trainer:
         self.method.check_devices(self.accelerator)
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED and args.use_ema:
             raise ValueError("--use_ema would average half-precision weights with DeepSpeed; leave it out or use FSDP")
+        for name in ("post_hoc_ema", "activation_offloading"):
+            if self.sharded and getattr(args, name):
+                raise ValueError(f"--{name} needs whole weights; leave it out with FSDP and DeepSpeed")
         if self.sharded and args.optimizer in WHOLE_WEIGHTS:
             raise ValueError(f"--optimizer {args.optimizer} needs whole weights; use another with FSDP and DeepSpeed")
         with ExitStack() as stack:
@@ -216,7 +221,9 @@ class Trainer:
         )
         self.state = RunState(accelerator, self.model, self.optimizer, self.lr_scheduler)
         self.guard = DivergenceGuard(accelerator, args.output_dir)
-        self.ema = EMAModel(self._local_parameters(), decay=args.ema_decay) if args.use_ema else None
+        self.ema = EMAModel(self._averaged_parameters(), decay=args.ema_decay) if args.use_ema else None
+        self.post_hoc_ema = PowerFunctionAverages(self._averaged_parameters()) if args.post_hoc_ema else None
+        self.offloading = OffloadedActivations(self.model) if args.activation_offloading else nullcontext()
 
     def _trained_parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -224,6 +231,14 @@ class Trainer:
     def _local_parameters(self) -> list[torch.Tensor]:
         """Return this process's part of the trained parameters. They share memory with the parameters."""
         return [local(parameter) for parameter in self._trained_parameters()]
+
+    def _averaged_parameters(self) -> list[torch.Tensor]:
+        """Return this process's part of the trained parameters on the device of the averages."""
+        parameters = self._local_parameters()
+        if self.args.ema_device == "cpu":
+            # `EMAModel` averages only what requires gradients.
+            parameters = [tensor.detach().cpu().requires_grad_(tensor.requires_grad) for tensor in parameters]
+        return parameters
 
     # Loop
 
@@ -287,7 +302,8 @@ class Trainer:
         for _ in range(args.gradient_accumulation_steps):
             batch, first_sample = self._next_batch(batches)
             with accelerator.accumulate(self.model):
-                loss = self.strategy.loss(self.model, batch, first_sample).mean()
+                with self.offloading:
+                    loss = self.strategy.loss(self.model, batch, first_sample).mean()
                 accelerator.backward(loss)
                 total += loss.detach() / args.gradient_accumulation_steps
                 if accelerator.sync_gradients:
@@ -301,8 +317,11 @@ class Trainer:
         report["lr"] = self.lr_scheduler.get_last_lr()[0]
         if finite and not self.optimizer.step_was_skipped:
             self.lr_scheduler.step()
-            if self.ema is not None:
-                self.ema.step(self._local_parameters())
+            if self.ema is not None or self.post_hoc_ema is not None:
+                parameters = self._averaged_parameters()
+                for average in (self.ema, self.post_hoc_ema):
+                    if average is not None:
+                        average.step(parameters)
         return report
 
     def _read_report(self, loss: torch.Tensor, norm: torch.Tensor | float | None) -> dict[str, float]:
@@ -428,7 +447,12 @@ class Trainer:
         return EMA_SHARD.format(self.accelerator.process_index) if fsdp else EMA
 
     def _kept_weights(self) -> list[torch.Tensor]:
-        return [*self._local_parameters(), *(self.ema.shadow_params if self.ema is not None else ())]
+        kept = self._local_parameters()
+        if self.ema is not None:
+            kept += self.ema.shadow_params
+        if self.post_hoc_ema is not None:
+            kept += [average for averages in self.post_hoc_ema.averages for average in averages]
+        return kept
 
     def _configs(self) -> dict[str, dict[str, Any]]:
         return {name: config_of(getattr(self.pipe, name)) for name in self.method.names}
@@ -442,6 +466,8 @@ class Trainer:
             write_run(folder, self.step, self.args, self._configs(), accelerator)
             if self.early_stopping is not None:
                 write_state(folder, EARLY_STOPPING, self.early_stopping.state_dict())
+            if self.post_hoc_ema is not None:
+                write_state(folder, POST_HOC_EMA, self.post_hoc_ema.state_dict())
             if strategy_state := self.strategy.state_dict():
                 write_state(folder, STRATEGY, strategy_state)
         if self.ema is not None and (accelerator.is_main_process or self._ema_name() != EMA):
@@ -469,6 +495,8 @@ class Trainer:
             self._load_part(folder, STRATEGY, self.strategy.load_state_dict)
         if self.ema is not None:
             self._load_part(folder, self._ema_name(), self._load_ema)
+        if self.post_hoc_ema is not None:
+            self._load_part(folder, POST_HOC_EMA, self.post_hoc_ema.load_state_dict)
         accelerator.print(f"resumed from {folder} at step {self.step}")
 
     @staticmethod
@@ -484,7 +512,7 @@ class Trainer:
     def _load_ema(self, state: dict[str, Any]) -> None:
         check_like(state, self.ema.state_dict(), EMA)
         self.ema.load_state_dict(state)
-        self.ema.to(self._local_parameters()[0].device)
+        self.ema.to(self._averaged_parameters()[0].device)
 
     def _save_model(self) -> None:
         """Export the model, with the best weights of early stopping or the averaged weights, if there are any."""

@@ -50,10 +50,10 @@ def malformed(path: Path, marker: Path) -> None:
 ATTACKS = [zipped, legacy, pickled, malformed]
 RANDOM = {"random-0.json", "random-0.safetensors"}
 FILES = {"training.json", "data-0.json", "model.safetensors", "optimizer.json", "optimizer.safetensors"} | RANDOM
-EMA = {"ema.json", "ema.safetensors"}
+EMA = {"ema.json", "ema.safetensors", "post-hoc-ema.json", "post-hoc-ema.safetensors"}
 STUDENT = ["--fake_updates", 1, "--teacher_guidance_scale", 2]
 RUNS = {
-    "full": ("train", ["--use_ema"], FILES | EMA),
+    "full": ("train", ["--use_ema", "--post_hoc_ema"], FILES | EMA),
     "adapter": ("train_lora", ["--held_out", "SCENES"], FILES | {"early-stopping.json", "early-stopping.safetensors"}),
     "student": ("train_student", STUDENT, FILES | {"strategy.json", "strategy.safetensors"}),
 }

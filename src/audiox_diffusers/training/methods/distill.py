@@ -27,8 +27,9 @@ from ..distillation.strategies import ConsistencyStrategy, DistillationStrategy,
 from ..export import export_pipeline, push_to_hub, read_log, upload
 from ..objective import TimestepSampler, objective_for
 from ..run.checkpoints import MAY_CHANGE
+from .activations import enable_gradient_checkpointing
 from .distill_arguments import DistillArguments
-from .full import FullTraining, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
+from .full import FullTraining, frozen_dtypes, open_pipeline
 from .lora import FILE, TARGETS, check_targets
 from .model import encode_conditions
 
@@ -72,7 +73,7 @@ class DistillTraining(FullTraining):
         if args.student == "adapter":
             check_targets(pipe.transformer, self._targets(pipe))
         if args.gradient_checkpointing:
-            enable_gradient_checkpointing(pipe.transformer)
+            enable_gradient_checkpointing(pipe.transformer, args.gradient_checkpointing_interval)
         if getattr(pipe.scheduler.config, "stochastic_sampling", False):
             raise ValueError(
                 f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path} is a few-step model already; give"

@@ -78,5 +78,7 @@ class DistillArguments(TrainingArguments, StudentArguments, DistillationArgument
         super().__post_init__()
         if self.mixed_precision == "fp16":
             raise ValueError("--mixed_precision fp16 does not support distillation, use bf16 or no")
+        if self.post_hoc_ema:
+            raise ValueError("--post_hoc_ema does not support distillation; leave it out")
         if self.snr_gamma is not None:
             raise ValueError("--snr_gamma does not apply to distillation; leave it out")

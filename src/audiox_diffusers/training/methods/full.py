@@ -8,7 +8,6 @@ import torch
 import torch.nn as nn
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from diffusers import ModelMixin
 from transformers.hf_argparser import HfArg
 
 from ...messages import first_line
@@ -19,6 +18,7 @@ from ..data.sources import MixedDataset, open_datasets
 from ..export import export_pipeline, push_to_hub
 from ..objective import TimestepSampler, objective_for
 from ..strategy import DiffusionStrategy
+from .activations import enable_gradient_checkpointing
 from .early_stopping import EarlyStopping, build_early_stopping
 from .held_out_arguments import HeldOutArguments
 from .model import AudioXTrainingModel
@@ -114,7 +114,7 @@ class FullTraining:
         for name in self.names:
             getattr(pipe, name).requires_grad_(True).train()
             if args.gradient_checkpointing:
-                enable_gradient_checkpointing(getattr(pipe, name))
+                enable_gradient_checkpointing(getattr(pipe, name), args.gradient_checkpointing_interval)
         return pipe
 
     def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:
@@ -195,11 +195,3 @@ def frozen_dtypes(trained: tuple[str, ...], dtype: torch.dtype) -> dict[str, tor
     Loading keeps layers that overflow in `dtype` in float32. So the dtype is set there, not afterwards.
     """
     return {"default": torch.float32, **{name: dtype for name in ENCODERS if name not in (*trained, "vae")}}
-
-
-def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Enable gradient checkpointing in a model of diffusers or transformers, if it supports it."""
-    if not isinstance(model, ModelMixin):
-        model.gradient_checkpointing_enable()
-    elif model._supports_gradient_checkpointing:
-        model.enable_gradient_checkpointing()

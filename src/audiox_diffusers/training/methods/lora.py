@@ -22,7 +22,8 @@ from ..data.sources import MixedDataset
 from ..export import read_log, upload
 from ..strategy import DiffusionStrategy
 from ..validation import write_samples
-from .full import FullTraining, enable_gradient_checkpointing, frozen_dtypes, open_pipeline
+from .activations import enable_gradient_checkpointing
+from .full import FullTraining, frozen_dtypes, open_pipeline
 from .lora_arguments import LoraArguments
 from .prior import PriorPreservationStrategy, open_prior_data, write_prior_data
 from .quantization import quantization_config
@@ -91,7 +92,7 @@ class LoraTraining(FullTraining):
             self._load_adapter(pipe)
             pipe.unload_lora_weights()
         if args.gradient_checkpointing:
-            enable_gradient_checkpointing(pipe.transformer)
+            enable_gradient_checkpointing(pipe.transformer, args.gradient_checkpointing_interval)
         return pipe
 
     def prepare_data(self, pipe: AudioXPipeline, accelerator: Accelerator) -> None:

@@ -45,6 +45,9 @@ MAY_CHANGE = {
     "max_bad_records",
     "cache_dir",
     "gradient_checkpointing",
+    "gradient_checkpointing_interval",
+    "activation_offloading",
+    "ema_device",
     "enable_tiling",
     "vae_config",  # its contents are compared as the config of the network
 }
@@ -174,7 +177,7 @@ def open_checkpoint(args: RunArguments, configs: dict[str, dict], accelerator: A
         accelerator.print(f"{args.output_dir} has no checkpoint yet: starting at step 0")
         return None, 0
     _refuse_pickles(folder)
-    state = _read_run(folder / STATE)
+    state = read_run(folder / STATE)
     _check_arguments(as_json(args), state["args"])
     _check_configs(configs, state["configs"])
     if accelerator.num_processes != state["num_processes"]:
@@ -195,7 +198,13 @@ def _refuse_pickles(folder: Path) -> None:
             )
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> dict[str, Any]:
+    """
+    Read what [`write_run`] wrote.
+
+    Raises:
+        CheckpointError: The file is missing or damaged.
+    """
     state = read_json(path)
     with reading(path):
         for name in ("step", "num_processes"):

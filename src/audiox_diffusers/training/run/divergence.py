@@ -54,7 +54,9 @@ class DivergenceGuard:
         Raises:
             DivergenceError: A weight is not finite.
         """
-        finite = torch.stack([torch.isfinite(tensor).all() for tensor in weights]).all()
+        # Averages may be on another device.
+        device = self.accelerator.device
+        finite = torch.stack([torch.isfinite(tensor).all().to(device) for tensor in weights]).all()
         if not self.accelerator.gather(finite[None]).all():
             raise self._error(f"the weights are not finite after step {step}")
 
