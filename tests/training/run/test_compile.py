@@ -7,10 +7,14 @@ from safetensors.torch import load_file
 from audiox_diffusers import AudioXPipeline
 
 
-@pytest.fixture
-def compiled(monkeypatch):
-    """Set what `accelerate launch --dynamo_backend aot_eager` sets. That backend needs no C++ compiler."""
+@pytest.fixture(params=["whole", "regional"])
+def compiled(request, monkeypatch):
+    """
+    Set what `accelerate launch --dynamo_backend aot_eager` sets, also with `--dynamo_use_regional_compilation`. That backend
+    needs no C++ compiler.
+    """
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "AOT_EAGER")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_USE_REGIONAL_COMPILATION", str(request.param == "regional"))
 
 
 def files(folder):

@@ -60,13 +60,13 @@ class AudioXTrainingModel(nn.Module):
     def _encode(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Encode the batch with the trained encoders, with gradients."""
         embeds, samples = {}, batch.samples
-        if "text_encoder" in self.encoders:
+        if "text_encoder" in self._encoder.trained:
             embeds["text_embeds"] = self._encoder.texts([self._text(sample.record) for sample in samples])
         for name, encoder, encode in (
             ("video_embeds", "image_encoder", self._encoder.frames),
             ("sync_embeds", "sync_encoder", self._encoder.sync_frames),
         ):
-            if encoder in self.encoders:
+            if encoder in self._encoder.trained:
                 pictures = [self._pictures(sample.record) for sample in samples]
                 rows = [
                     null if picture is None else encode(picture).to(null.dtype)
