@@ -1,9 +1,11 @@
 """Checks and inputs that tests share: `from helpers import assert_equal`."""
 
 import contextlib
+import importlib.util
 import io
 from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,14 @@ BAD_VALUES = [float("nan"), float("inf"), float("-inf")]
 def assert_equal(actual, expected) -> None:
     """Check that tensors or arrays, or dicts or lists of them, are equal to the bit and of the same dtype."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script that is not part of the package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextlib.contextmanager

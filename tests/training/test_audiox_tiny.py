@@ -1,6 +1,5 @@
 """The scripts that audiox-tiny is made with."""
 
-import importlib.util
 import json
 import math
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from helpers import load_script
 
 from audiox_diffusers import AudioXAutoencoderOobleck, AudioXPipeline
 from audiox_diffusers.bench.items import BENCH_SEED
@@ -25,13 +25,6 @@ def scripts_find_each_other():
         yield
 
 
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def run(script, monkeypatch, *args: object) -> None:
     monkeypatch.setattr(sys, "argv", [script.__name__, *map(str, args)])
     script.main()
@@ -39,17 +32,17 @@ def run(script, monkeypatch, *args: object) -> None:
 
 @pytest.fixture(scope="module")
 def make_data():
-    return load_script("make_data")
+    return load_script(FOLDER / "make_data.py")
 
 
 @pytest.fixture(scope="module")
 def make_vae():
-    return load_script("make_vae")
+    return load_script(FOLDER / "make_vae.py")
 
 
 @pytest.fixture(scope="module")
 def make_model():
-    return load_script("make_model")
+    return load_script(FOLDER / "make_model.py")
 
 
 @pytest.fixture(scope="module")
@@ -247,12 +240,12 @@ def test_positions_are_held_while_the_rest_is_trained(untrained, data, tmp_path,
     options += ["--lr_warmup_steps", 0, "--adam_weight_decay", 0, "--learning_rate", "1e-2"]
     options += ["--task_weights", "video=4"]
     monkeypatch.setattr(sys, "argv", ["train.py", *map(str, options)])
-    train = load_script("train")
+    train = load_script(FOLDER / "train.py")
     train.main(method=train.FrozenPositions)
     trained = AudioXPipeline.from_pretrained(tmp_path / "out")
 
     before, after = untrained.transformer.state_dict(), trained.transformer.state_dict()
-    here = load_script("positions").HERE
+    here = load_script(FOLDER / "positions.py").HERE
     for name in ("proj_in.weight", "transformer_blocks.0.ff.net.2.bias", "transformer_blocks.3.attn2.to_out.0.weight"):
         assert torch.equal(after[name][here:], before[name][here:])
         assert not torch.equal(after[name][:here], before[name][:here])

@@ -1,12 +1,11 @@
 """The script that writes free sounds as a dataset, and its table."""
 
 import csv
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import tone
+from helpers import load_script, tone
 
 from audiox_diffusers.media import MediaError, load_audio, save_audio
 from audiox_diffusers.training.data.sources import DatasetSource
@@ -17,10 +16,7 @@ COLUMNS = ["package", "path", "caption", "licence", "copyright"]
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("make_sounds", FOLDER / "make_sounds.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(FOLDER / "make_sounds.py")
 
 
 @pytest.fixture

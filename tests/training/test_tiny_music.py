@@ -1,11 +1,11 @@
 """Phrases of music for audiox-tiny, and the measures of music."""
 
-import importlib.util
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import load_script
 
 from audiox_diffusers.scenes.pictures import BACKGROUND
 
@@ -20,13 +20,6 @@ def scripts_find_each_other():
         yield
 
 
-def load_script(name: str):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def music():
     import music
@@ -36,7 +29,7 @@ def music():
 
 @pytest.fixture(scope="module")
 def measure():
-    return load_script("measure_music")
+    return load_script(FOLDER / "measure_music.py")
 
 
 @pytest.fixture(scope="module")

@@ -53,10 +53,10 @@ class OffloadedActivations(saved_tensors_hooks):
     """
 
     def __init__(self, model: nn.Module):
-        weights = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())}
+        weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
         def pack(tensor: torch.Tensor) -> tuple[torch.device, torch.Tensor]:
-            if _memory(tensor) in weights:
+            if _storage(tensor) in weights:
                 return tensor.device, tensor
             pinned = tensor.device.type == "cuda"
             copy = torch.empty(tensor.shape, dtype=tensor.dtype, layout=tensor.layout, pin_memory=pinned)
@@ -69,5 +69,6 @@ class OffloadedActivations(saved_tensors_hooks):
         super().__init__(pack, unpack)
 
 
-def _memory(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def _storage(tensor: torch.Tensor) -> int:
+    """Return the identity of the storage, which a tensor shares with its views."""
+    return tensor.untyped_storage()._cdata
