@@ -11,9 +11,9 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 
 from audiox_diffusers.cli import main
-from audiox_diffusers.commands.demo import VIDEO
-from audiox_diffusers.commands.pictures import sound_picture
 from audiox_diffusers.media import load_video, save_video
+from audiox_diffusers.media.sound_picture import sound_picture
+from audiox_diffusers.scenes.examples import VIDEO
 
 DOCS = Path(__file__).parent
 COMMANDS = (

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from audiox_diffusers.generation.loading import Placement
 from audiox_diffusers.media import MediaBytes
 from audiox_diffusers.serving.engine import Engine
 from audiox_diffusers.serving.limits import Limits
@@ -37,7 +38,7 @@ def best_device() -> str:
 
 def create_engine(device: str) -> Engine:
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    return Engine(Models([MODEL], [], torch.device(device), dtype, LIMITS), FOLDER, LIMITS)
+    return Engine(Models([MODEL], [], Placement(torch.device(device), dtype), LIMITS), FOLDER, LIMITS)
 
 
 def run_on_gpu(session: str, values: dict[str, Any], files: dict[str, MediaBytes]) -> Iterator[Progress]:

@@ -1,9 +1,12 @@
 """The package is imported lazily, and diffusers knows its classes all the same."""
 
+import ast
 import gc
 import subprocess
 import sys
 from contextlib import nullcontext
+from importlib.util import resolve_name
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,3 +85,22 @@ def test_an_unknown_name_is_an_attribute_error():
         audiox_diffusers.AudioY  # noqa: B018
     with pytest.raises(ImportError):
         from audiox_diffusers import AudioY  # noqa: F401
+
+
+# Each layer imports from itself and from those after it.
+LAYERS = ("commands", "serving", "generation", "pipelines", "loaders", "models")
+
+
+@pytest.mark.parametrize("layer", LAYERS[1:])
+def test_no_layer_imports_from_those_above_it(layer):
+    root = Path(audiox_diffusers.__path__[0])
+    above = [f"audiox_diffusers.{name}." for name in LAYERS[: LAYERS.index(layer)]]
+    files = sorted((root / layer).rglob("*.py"))
+    assert files
+    for file in files:
+        package = ".".join(file.parent.relative_to(root.parent).parts)
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                name = resolve_name("." * node.level + (node.module or ""), package)
+                for alias in node.names:
+                    assert not f"{name}.{alias.name}.".startswith(tuple(above)), f"{file}: {name}"

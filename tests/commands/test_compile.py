@@ -7,6 +7,7 @@ import torch
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import main
+from audiox_diffusers.generation.loading import Placement
 from audiox_diffusers.serving.limits import Limits
 from audiox_diffusers.serving.models import Models
 
@@ -36,7 +37,7 @@ def test_commands_compile_their_pipeline(compiled, monkeypatch, tmp_path):
 
 
 def test_a_server_compiles_the_models_that_it_loads(compiled):
-    models = Models(["audiox-tiny"], [], torch.device("cpu"), torch.float32, Limits(), compiled=True)
+    models = Models(["audiox-tiny"], [], Placement(torch.device("cpu"), compiled=True), Limits())
     models.get("audiox-tiny")
     assert len(compiled) == 1
 

@@ -17,8 +17,8 @@ from audiox_diffusers.cli import main
 from audiox_diffusers.commands import demo
 from audiox_diffusers.commands.checks import DEMO_MARK
 from audiox_diffusers.commands.demo_page import Example, Section
-from audiox_diffusers.commands.pictures import WAVEFORM_HEIGHT, sound_picture
 from audiox_diffusers.media import load_audio, load_video, save_audio, spectrogram_picture
+from audiox_diffusers.media.sound_picture import WAVEFORM_HEIGHT, sound_picture
 
 TEXTS = ("three-bell-strikes", "rain", "a-siren-then-two-drum-beats", "a-bird-singing")
 HEARD = {

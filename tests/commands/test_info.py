@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from audiox_diffusers.cli import main
-from audiox_diffusers.commands.reproduce import command_line, python_code, quote
+from audiox_diffusers.generation.reproduce import command_line, python_code, quote
 from audiox_diffusers.media import Recipe, load_audio, read_recipe, save_audio, save_video
 from audiox_diffusers.testing import SAMPLING_RATE, create_small_pipeline
 

@@ -9,8 +9,8 @@ from helpers import seeded
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.cli import main
-from audiox_diffusers.commands import loading
-from audiox_diffusers.commands.loading import MIXED, load_pipeline, read_placement
+from audiox_diffusers.generation import loading
+from audiox_diffusers.generation.loading import MIXED, Placement, load_pipeline, read_placement
 from audiox_diffusers.media import load_audio, read_recipe, save_audio
 
 GENERATE = ["generate", "--prompt", "rain", "--steps", "2", "--length", "0.5"]
@@ -40,14 +40,14 @@ def machine(monkeypatch):
 )
 def test_default_device_and_dtype(machine, has, device, dtype):
     machine(**has)
-    assert read_placement(Namespace(device=None, dtype=None)) == (torch.device(device), dtype)
-    assert read_placement(Namespace(device="cpu", dtype="float16")) == (torch.device("cpu"), torch.float16)
+    assert read_placement(Namespace(device=None, dtype=None)) == Placement(torch.device(device), dtype)
+    assert read_placement(Namespace(device="cpu", dtype="float16")) == Placement(torch.device("cpu"), torch.float16)
 
 
 def test_the_bench_is_precise_on_every_cpu(machine):
     machine(bfloat16=True)
-    assert read_placement(Namespace(device=None, dtype=None), precise_on_cpu=True)[1] == torch.float32
-    assert read_placement(Namespace(device=None, dtype="mixed"), precise_on_cpu=True)[1] == MIXED
+    assert read_placement(Namespace(device=None, dtype=None), precise_on_cpu=True).dtype == torch.float32
+    assert read_placement(Namespace(device=None, dtype="mixed"), precise_on_cpu=True).dtype == MIXED
 
 
 def test_precise_sounds_equal_those_of_the_library(tmp_path):
@@ -85,7 +85,7 @@ def test_mixed_is_another_sound_and_close(tmp_path):
 
 
 def test_mixed_keeps_all_but_the_transformer_in_float32():
-    pipe, _ = load_pipeline("audiox-tiny", torch.device("cpu"), MIXED)
+    pipe, _ = load_pipeline("audiox-tiny", Placement(torch.device("cpu"), MIXED))
     assert {name: component.dtype for name, component in pipe.components.items() if hasattr(component, "dtype")} == {
         "transformer": torch.bfloat16,
         **dict.fromkeys(("vae", "text_encoder", "image_encoder", "conditioner"), torch.float32),

@@ -11,6 +11,7 @@ import httpx2
 import torch
 import uvicorn
 
+from audiox_diffusers.generation.loading import Placement
 from audiox_diffusers.serving.app import create_app
 from audiox_diffusers.serving.engine import Engine
 from audiox_diffusers.serving.limits import Limits
@@ -37,7 +38,7 @@ def live_server(
 ) -> Iterator[LiveServer]:
     """Serve models until the end of the block. The first model is loaded at the start."""
     limits = limits or Limits()
-    engine = Engine(Models(list(models), list(loras), torch.device("cpu"), torch.float32, limits), folder, limits)
+    engine = Engine(Models(list(models), list(loras), Placement(torch.device("cpu")), limits), folder, limits)
     config = uvicorn.Config(create_app(engine, token), port=0, log_level="warning", timeout_keep_alive=1)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -12,6 +12,7 @@ from lora_pipelines import add_adapter, save_adapter
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.embedded import EMBEDDED_FOLDERS
+from audiox_diffusers.generation.loading import Placement
 from audiox_diffusers.media import load_audio
 from audiox_diffusers.serving.engine import Engine
 from audiox_diffusers.serving.errors import ServingError
@@ -25,9 +26,8 @@ ENDLESS = {"input": "rain", "num_inference_steps": 1000}
 
 def build(folder: Path, models=("audiox-tiny",), loras=(), **limits) -> Engine:
     limits = Limits(**limits)
-    loaded = Models(
-        [str(model) for model in models], list(map(str, loras)), torch.device("cpu"), torch.float32, limits
-    )
+    placement = Placement(torch.device("cpu"))
+    loaded = Models([str(model) for model in models], [str(lora) for lora in loras], placement, limits)
     return Engine(loaded, folder, limits)
 
 

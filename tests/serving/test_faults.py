@@ -172,7 +172,9 @@ def test_routes_and_methods_that_do_not_exist(server):
     ]:  # fmt: skip
         check_error(server.client.request(method, path), 404)
     assert server.client.get("/../../etc/passwd").status_code == 404
-    check_error(server.client.get("/v1/jobs/job-1/content?index=x"), 422)
+    for index in ("x", "-1", "1.5"):
+        error = check_error(server.client.get(f"/v1/jobs/job-1/content?index={index}"), 400)
+        assert error["param"] == "index" and error["message"].startswith("index: ")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import refused
 
-from audiox_diffusers.commands.reproduce import curl_line
+from audiox_diffusers.generation.reproduce import curl_line
 from audiox_diffusers.media import Recipe
 from audiox_diffusers.serving.errors import ServingError
 from audiox_diffusers.serving.page.results import set_loudness

@@ -14,14 +14,14 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
 from ..atomic import check_target
+from ..generation.guidance import Guidance
+from ..generation.loading import check_model, load_pipeline
+from ..generation.request import Request
+from ..generation.sounds import Settings, check_files, finish, length_in_s, sample
 from ..messages import describe
 from ..pipelines import AudioXPipeline
 from ..pipelines.prompt_files import read_lines
-from .guidance import Guidance
-from .loading import check_model, load_pipeline
 from .processes import connected_processes
-from .request import Request
-from .sounds import Settings, check_files, finish, length_in_s, sample
 from .terminal import error, say
 from .vocabulary import note_unknown_words
 
@@ -62,7 +62,7 @@ def _run(args: Namespace, state: PartialState) -> int:
         folder.mkdir(exist_ok=True)
         if state.is_main_process:
             note_unknown_words(args.model, [requests[number].prompt for number in missing])
-        pipe, _ = load_pipeline(args.model, settings.device, settings.dtype, compiled=settings.compile)
+        pipe, _ = load_pipeline(args.model, settings.placement)
         for number, outcome in make_all(pipe, share, settings, args.batch_size or 1):
             if isinstance(outcome, Exception):
                 _print_error(args, number, outcome)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..atomic import replacing
 from ..bench import run_bench, run_sweep
-from .loading import check_model, load_pipeline, read_placement
+from ..generation.loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
 from .terminal import log, say
 
@@ -19,12 +19,12 @@ def run(args: Namespace) -> int:
     seeds = args.seeds or (SWEEP_SEEDS if args.sweep else SEEDS)
     count = args.count or (SWEEP_COUNT if args.sweep else COUNT)
     # Scores are compared between machines.
-    device, dtype = read_placement(args, precise_on_cpu=True)
+    placement = read_placement(args, precise_on_cpu=True)
     check_model(args.model)
 
     options = {"seeds": seeds, "count": count, "batch_size": args.batch_size, "sounds": args.sounds, "log": log}
     with quiet_libraries():
-        pipe, _ = load_pipeline(args.model, device, dtype)
+        pipe, _ = load_pipeline(args.model, placement)
         pipe.set_progress_bar_config(disable=True)
         if args.sweep:
             report = run_sweep(pipe, tasks, **options)

@@ -8,10 +8,10 @@ from ..atomic import check_target
 from ..bench.options import VAE, check_tasks
 from ..embedded import EMBEDDED_FOLDERS
 from ..evaluation.metrics import choose, networks_to_save
+from ..generation.guidance import Guidance
+from ..generation.request import STDOUT, Request, read_request
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
-from .guidance import Guidance
-from .request import STDOUT, Request, read_request
 
 # The page of a demo, and what marks it as such.
 DEMO_PAGE, DEMO_MARK = "index.html", '<meta name="generator" content="audiox demo">'

@@ -8,28 +8,20 @@ from pathlib import Path
 from PIL import Image
 
 from ..atomic import check_target, filling
+from ..generation.loading import load_pipeline, read_placement
+from ..generation.request import read_request
+from ..generation.sounds import Settings, make, make_edit
 from ..media import save_audio, save_video
+from ..media.sound_picture import sound_picture
 from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
-from ..scenes import Event, Scene
+from ..scenes.examples import FPS, PICTURE, SIZE, VIDEO, sound_with_gap
 from .checks import DEMO_PAGE
 from .demo_page import Example, Section, draw_page, picture_path
-from .edit import make_edit, read_edit
-from .loading import load_pipeline, read_placement
-from .pictures import sound_picture
+from .edit import read_edit
 from .quiet import quiet_libraries
-from .request import read_request
-from .sounds import Settings, make
 from .terminal import say
 
 INDEX = Path(DEMO_PAGE)
-
-VIDEO = Scene(
-    [Event("drum", 0.4, 0.4), Event("drum", 1.2, 0.4), Event("bell", 2.0, 1.0), Event("bell", 3.0, 1.0)], 4.0, seed=1
-)
-PICTURE = Scene([Event("siren", 0.0, 4.0)], 4.0, seed=2)
-SOUND = Scene([Event("engine", 0.0, 4.0)], 4.0, seed=3)
-GAP = (1.5, 2.5)
-FPS, SIZE = 25, 192
 
 # The commands run as the page shows them, but in one process, with one model, and in the folder of the page.
 SECTIONS = (
@@ -98,7 +90,7 @@ def make_files(folder: Path) -> Iterator[Path]:
     """Write all files to the folder, and yield the name of each."""
     examples = [example for section in SECTIONS for example in section.examples]
     args = examples[0].args()
-    pipe, _ = load_pipeline(args.model, *read_placement(args))
+    pipe, _ = load_pipeline(args.model, read_placement(args))
     pipe.set_progress_bar_config(disable=True)
     draw_inputs(folder, pipe)
     for example in examples:
@@ -112,11 +104,8 @@ def draw_inputs(folder: Path, pipe: AudioXPipeline) -> None:
     """Write the inputs of the commands: a silent video, a picture, and a sound with a gap."""
     save_video(folder / "scene.mp4", VIDEO.frames(FPS, SIZE), fps=FPS)
     Image.fromarray(PICTURE.picture(SIZE)).save(folder / "picture.png")
-    rate = pipe.vae.config.sampling_rate
-    sound = SOUND.audio(rate, pipe.vae.config.audio_channels)
-    first, last = (round(second * rate) for second in GAP)
-    sound[:, first:last] = 0
-    save_audio(folder / "gap.wav", sound, rate)
+    rate, channels = pipe.vae.config.sampling_rate, pipe.vae.config.audio_channels
+    save_audio(folder / "gap.wav", sound_with_gap(rate, channels), rate)
 
 
 def make_example(folder: Path, pipe: AudioXPipeline, example: Example) -> None:

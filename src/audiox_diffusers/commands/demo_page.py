@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from ..embedded import EMBEDDED_MODEL
+from ..generation.request import read_request
 from .parser import build_parser
-from .request import read_request
 
 PAGE = """\
 <!DOCTYPE html>

@@ -13,8 +13,8 @@ from ..atomic import replacing
 from ..evaluation.clips import read_set
 from ..evaluation.config import EvaluationConfig
 from ..evaluation.run import run_evaluation
+from ..generation.loading import read_placement
 from . import evaluate_set
-from .loading import read_placement
 from .processes import connected_processes
 from .quiet import quiet_libraries
 from .terminal import error, say
@@ -85,7 +85,7 @@ def _device(args: Namespace) -> torch.device:
     """Return `--device`. By default each process has its own GPU. `mps` is not chosen, so that figures are comparable."""
     if args.device is None and not torch.cuda.is_available():
         return torch.device("cpu")
-    device, _ = read_placement(args)
+    device = read_placement(args).device
     if device.type == "cuda" and device.index is None:
         return torch.device("cuda", PartialState().local_process_index % torch.cuda.device_count())
     return device

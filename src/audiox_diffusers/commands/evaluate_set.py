@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.clips import EvaluationSet, some
+from ..generation.request import Request
 from ..media.files import MediaError
 from ..media.recipe import Recipe, model_name, read_recipe
 from ..pipelines.requests import FILE_KEYS
 from . import batch
 from .parser import parse_args
-from .request import Request
 
 # What differs from sound to sound of a set.
 PER_SOUND = ("seed", "prompt", "negative_prompt", *FILE_KEYS, "length")

@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 
 from ..atomic import filling
+from ..generation.loading import check_model
 from ..loaders.original_export import SUFFIXES, export_original, file_layout, published_layout, release_of
 from ..pipelines import AudioXPipeline, load_original_checkpoint
 from .convert import new_folder
-from .loading import check_model
 from .quiet import quiet_libraries
 from .terminal import say
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from ..atomic import check_target
+from ..generation.loading import check_model, load_pipeline, read_placement
 from ..media import load_video
 from ..messages import describe
 from ..pipelines import AudioXPipeline, save_features
 from .checks import feature_files
-from .loading import check_model, load_pipeline, read_placement
 from .quiet import quiet_libraries
 from .terminal import error, say
 
@@ -29,11 +29,11 @@ def run(args: Namespace) -> int:
 
 
 def _run_single(video: Path, output: Path, args: Namespace) -> int:
-    device, dtype = read_placement(args)
+    placement = read_placement(args)
     check_model(args.model)
     load_video(video, duration=0.1)
 
-    pipe, loading = load_pipeline(args.model, device, dtype, **UNUSED)
+    pipe, loading = load_pipeline(args.model, placement, **UNUSED)
     line, _, seconds = write(pipe, video, output)
     say(f"{line}; loaded in {loading:.1f} s, encoded in {seconds:.1f} s")
     return 0
@@ -41,7 +41,7 @@ def _run_single(video: Path, output: Path, args: Namespace) -> int:
 
 def _run_folder(videos: list[Path], folder: Path, args: Namespace) -> int:
     """Encode the videos whose files are missing. One that fails leaves the others alone."""
-    device, dtype = read_placement(args)
+    placement = read_placement(args)
     check_model(args.model)
     files = feature_files(videos, folder)
     missing = {file: video for file, video in files.items() if not file.is_file()}
@@ -59,7 +59,7 @@ def _run_folder(videos: list[Path], folder: Path, args: Namespace) -> int:
     loading = encoding = 0.0
     if readable:
         folder.mkdir(exist_ok=True)
-        pipe, loading = load_pipeline(args.model, device, dtype, **UNUSED)
+        pipe, loading = load_pipeline(args.model, placement, **UNUSED)
     for file, video in readable.items():
         try:
             line, count, seconds = write(pipe, video, file)

@@ -10,13 +10,13 @@ from pathlib import Path
 from tempfile import gettempdir
 
 from ..atomic import scratch
+from ..generation.loading import check_model, load_pipeline
+from ..generation.request import STDOUT, Request, read_request
+from ..generation.sounds import Settings, check_files, make
 from ..pipelines import AudioXPipeline
 from . import batch
 from .checks import numbered
-from .loading import check_model, load_pipeline
 from .quiet import quiet_libraries
-from .request import STDOUT, Request, read_request
-from .sounds import Settings, check_files, make
 from .terminal import say
 from .vocabulary import note_unknown_words
 
@@ -59,7 +59,7 @@ def _run(args: Namespace, request: Request, make: Make, pipeline_class: type[Aud
     check_files(request)
     note_unknown_words(args.model, [request.prompt])
 
-    pipe, loading = load_pipeline(args.model, settings.device, settings.dtype, pipeline_class, settings.compile)
+    pipe, loading = load_pipeline(args.model, settings.placement, pipeline_class)
     outputs = numbered(request.output, args.num or 1)
     generating = 0.0
     # One at a time rather than as a batch: each sound is then the same, to the bit, as when it is generated alone.

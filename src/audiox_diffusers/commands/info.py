@@ -4,11 +4,11 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from ..generation.reproduce import command_line, python_code
 from ..media.containers import open_media, picture_streams
 from ..media.duration import media_duration
 from ..media.files import MediaError
 from ..media.recipe import recipe_of
-from .reproduce import command_line, python_code
 from .terminal import say, show
 
 

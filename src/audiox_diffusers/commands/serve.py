@@ -10,7 +10,7 @@ from tempfile import gettempdir
 from typing import Any
 
 from ..atomic import scratch
-from .loading import check_model, read_placement
+from ..generation.loading import check_model, read_placement
 from .quiet import quiet_libraries
 from .terminal import say
 
@@ -50,7 +50,7 @@ def run(args: Namespace) -> int:
             idle_unload_s=args.idle_unload,
             max_memory_bytes=None if args.max_memory is None else round(args.max_memory * 1e9),
         )
-        models = Models(args.model, args.lora or [], *read_placement(args), limits, compiled=args.compile)
+        models = Models(args.model, args.lora or [], read_placement(args), limits)
         engine = Engine(models, folder, limits)
         app = create_app(engine, args.token or os.environ.get("AUDIOX_TOKEN") or None, hosts=(args.host,))
 

@@ -206,18 +206,10 @@ class AudioXMMTransformer2DModel(
         self, encoder_hidden_states: torch.Tensor, attention_kwargs: dict[str, Any] | None = None
     ) -> AudioXContext:
         """
-        Compute what depends on the context alone, to reuse it over many steps.
-
-        Args:
-            encoder_hidden_states (`torch.Tensor` of shape `[B, num_context_tokens, cross_attention_input_dim]`):
-                Context.
-            attention_kwargs (`dict`, *optional*): As for `forward`.
-
-        Returns:
-            `AudioXContext`: The context for `forward`.
+        See [`AudioXTransformer2DModel.project_context`]. The context has a row for each row of the latents.
 
         Raises:
-            ValueError: If the context does not have `num_context_tokens` tokens.
+            ValueError: The context does not have `num_context_tokens` tokens.
         """
         self._check_tokens(encoder_hidden_states)
         tokens = self._condition_tokens(encoder_hidden_states)

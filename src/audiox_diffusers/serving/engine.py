@@ -4,7 +4,7 @@ One thread that owns the models, and a bounded queue before it.
 A request is a dict of the fields of `serving.fields.AudioFields`, and its files as `MediaBytes`:
 
 ```py
-models = Models(["audiox-tiny"], loras=[], device=torch.device("cpu"), dtype=torch.float32, limits=limits)
+models = Models(["audiox-tiny"], [], Placement(torch.device("cpu")), limits)
 engine = Engine(models, folder, limits).start()
 job = engine.submit({"input": "rain", "audio_length": 2, "preview_every": 4}, {"video": MediaBytes(data, "clip.mp4")})
 for state in job.events():
@@ -33,8 +33,7 @@ from uuid import uuid4
 import psutil
 import torch
 
-from ..commands.edit import make_edit
-from ..commands.sounds import finish, length_in_s, sample
+from ..generation.sounds import finish, length_in_s, make_edit, sample
 from ..media import MediaBytes
 from ..messages import describe
 from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
@@ -288,7 +287,7 @@ class Engine:
         except Cancelled:
             pass
         except Exception as error:
-            if self.models.device.type == "cuda":
+            if self.models.placement.device.type == "cuda":
                 torch.cuda.empty_cache()
             unfinished = [job for job in jobs if not job.is_finished and not job.cancel_requested]
             if len(jobs) > 1:

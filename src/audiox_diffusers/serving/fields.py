@@ -148,6 +148,15 @@ class AudioFields(BaseModel):
     stream_format: Literal["audio"] = Field("audio", description="Only audio.")
 
 
+def body_schema() -> dict[str, Any]:
+    """Return the OpenAPI description of a request's body, as JSON and as a form."""
+    schema = AudioFields.model_json_schema(by_alias=False)
+    files = {name: {"type": "string", "format": "binary"} for name in MEDIA}
+    form = {**schema, "properties": {**schema["properties"], **files}}
+    content = {"application/json": {"schema": schema}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"content": content, "required": True}}
+
+
 # All names of fields in requests.
 NAMES = {*AudioFields.model_fields, "prompt", "seconds"}
 

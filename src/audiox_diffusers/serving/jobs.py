@@ -9,8 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 from ..atomic import remove
-from ..commands.request import Request
-from ..commands.sounds import Settings
+from ..generation.request import Request
+from ..generation.sounds import Settings
 from .errors import ServingError
 
 FINISHED = ("succeeded", "failed", "cancelled")

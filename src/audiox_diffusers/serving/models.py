@@ -10,8 +10,8 @@ import torch
 from huggingface_hub import ModelCard, try_to_load_from_cache
 from yaml import YAMLError
 
-from ..commands.loading import Dtype, load_pipeline
 from ..embedded import EMBEDDED_FOLDERS
+from ..generation.loading import Placement, load_pipeline
 from ..loaders.releases import LICENCE, find_release
 from ..messages import describe, shortened
 from ..pipelines import AudioXPipeline
@@ -36,20 +36,11 @@ class Models:
     Args:
         sources (`list[str]`): Models, as for `--model`. Clients call a folder by its name.
         loras (`list[str]`): LoRA adapters, as paths or Hub ids. Clients call a folder or file by its name.
-        device, dtype: Where to put the models, in which dtype.
+        placement (`Placement`): Device and precision of all models.
         limits (`Limits`): Limits of the server.
-        compiled (`bool`): Whether to compile the transformers.
     """
 
-    def __init__(
-        self,
-        sources: list[str],
-        loras: list[str],
-        device: torch.device,
-        dtype: Dtype,
-        limits: Limits,
-        compiled: bool = False,
-    ) -> None:
+    def __init__(self, sources: list[str], loras: list[str], placement: Placement, limits: Limits) -> None:
         self.sources = {_public(source): source for source in sources}
         self.loras = {_public(source): source for source in loras}
         for kind, given, names in (("--model", sources, self.sources), ("--lora", loras, self.loras)):
@@ -58,7 +49,7 @@ class Models:
         for source in loras:
             if not Path(source).exists() and source.count("/") != 1:
                 raise FileNotFoundError(f"--lora {source}: no such file or folder")
-        self.device, self.dtype, self.limits, self.compiled = device, dtype, limits, compiled
+        self.placement, self.limits = placement, limits
         self.loaded: dict[str, Loaded] = {}
         self._sizes: dict[str, int] = {}
 
@@ -109,7 +100,7 @@ class Models:
         """Remove a model from memory."""
         del self.loaded[name]
         gc.collect()
-        if self.device.type == "cuda":
+        if self.placement.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def describe(self) -> list[dict[str, Any]]:
@@ -132,7 +123,7 @@ class Models:
         if most is not None:
             # A model whose size is not known yet gets all the memory.
             self._make_room(most - self._sizes.get(name, most))
-        pipe, _ = load_pipeline(self.sources[name], self.device, self.dtype, compiled=self.compiled)
+        pipe, _ = load_pipeline(self.sources[name], self.placement)
         size = _size(pipe)
         self._sizes[name] = size
         if most is not None and size > most:

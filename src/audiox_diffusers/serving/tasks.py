@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..atomic import remove
-from ..commands.guidance import Guidance, GuidanceError
-from ..commands.request import Request
-from ..commands.sounds import Settings, check_files
+from ..generation.guidance import Guidance, GuidanceError
+from ..generation.request import Request
+from ..generation.sounds import Settings, check_files
 from ..media import MediaBytes, load_audio, load_image, load_video
 from ..messages import one_line
 from ..option_types import MAX_SEED
@@ -78,8 +78,7 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
         window_overlap=None,
         window_batch=4,
         normalize=fields.normalize,
-        device=engine.models.device,
-        dtype=engine.models.dtype,
+        placement=engine.models.placement,
         model=model,
         metadata=fields.metadata,
         lora=adapters,

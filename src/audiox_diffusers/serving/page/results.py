@@ -7,10 +7,10 @@ from uuid import uuid4
 import numpy as np
 import torch
 
-from ...commands.pictures import sound_picture
-from ...commands.reproduce import command_line, curl_line, python_code
+from ...generation.reproduce import command_line, curl_line, python_code
 from ...media import MediaBytes, Recipe, load_audio, read_recipe, save_audio, save_video
 from ...media.recipe import file_name
+from ...media.sound_picture import sound_picture
 from ..errors import ServingError, bad_field
 from .tasks import LUFS, Form
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ...commands.pictures import sound_picture
 from ...media import media_duration
+from ...media.sound_picture import sound_picture
 
 TEMPLATE = """
 <div class="audiox-spans" data-duration="${value.duration}" aria-hidden="true">

@@ -12,10 +12,10 @@ import torch
 from ..atomic import scratch
 from ..media import Recipe, media_duration, save_audio, save_video
 from ..media.recipe import input_name, model_name
-from ..pipelines import AudioXPipeline
+from ..pipelines import AudioXInpaintPipeline, AudioXPipeline
 from ..pipelines.requests import check_request_files
 from .guidance import Guidance
-from .loading import Dtype, dtype_name, read_placement
+from .loading import Placement, dtype_name, read_placement
 from .request import Request
 
 CHANNELS = {1: "mono", 2: "stereo"}
@@ -31,20 +31,17 @@ class Settings:
     window_overlap: float | None
     window_batch: int
     normalize: bool
-    device: torch.device
-    dtype: Dtype
+    placement: Placement
     model: str
     metadata: bool = True
-    compile: bool = False
     lora: tuple[tuple[str, float], ...] = ()
 
     @classmethod
     def from_args(cls, args: Namespace) -> "Settings":
         """Return the settings of a command line; `ValueError` if there is no such device."""
-        device, dtype = read_placement(args)
-        names = cls.__dataclass_fields__.keys() - {"guidance", "device", "dtype", "lora"}
+        names = cls.__dataclass_fields__.keys() - {"guidance", "placement", "lora"}
         values = {name: getattr(args, name) for name in names}
-        return cls(guidance=Guidance.from_args(args), device=device, dtype=dtype, **values)
+        return cls(guidance=Guidance.from_args(args), placement=read_placement(args), **values)
 
     def options(self, pipe: AudioXPipeline, requests: list[Request]) -> dict[str, Any]:
         """Return the pipeline's arguments for some requests."""
@@ -80,7 +77,7 @@ class Settings:
             window_overlap=self.window_overlap,
             window_batch=self.window_batch,
             normalize=self.normalize,
-            dtype=dtype_name(self.dtype),
+            dtype=dtype_name(self.placement.dtype),
             lora=self.lora,
         )
 
@@ -146,6 +143,23 @@ def finish(pipe: AudioXPipeline, request: Request, latents: torch.Tensor, length
 
     peak = max(float(np.abs(piece).max()) for piece in decode()) if settings.normalize else 1.0
     return write(request, decode(), rate, settings.recipe(pipe, request, length), peak or 1.0)
+
+
+def make_edit(
+    pipe: AudioXInpaintPipeline, request: Request, settings: Settings, edit: dict[str, Any]
+) -> tuple[str, float]:
+    """Edit a sound and write the result; return a line about it, and the seconds it took."""
+    start = time.perf_counter()
+    pieces = pipe(
+        **request.conditions(),
+        generator=[torch.Generator().manual_seed(request.seed)],
+        output_type="stream",
+        **edit,
+        **settings.options(pipe, [request]),
+    ).audios
+    recipe = settings.recipe(pipe, request, edit=edit)
+    line = write(request, (piece[0] for piece in pieces), pipe.vae.config.sampling_rate, recipe)
+    return line, time.perf_counter() - start
 
 
 @dataclass

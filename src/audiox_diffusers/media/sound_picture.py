@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..media import load_audio, spectrogram_picture
+from .audio import load_audio
+from .spectrogram import spectrogram_picture
 
 WAVEFORM_HEIGHT = 96
 BACKGROUND, FOREGROUND = (0, 0, 0), (251, 180, 92)

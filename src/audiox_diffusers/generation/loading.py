@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -22,9 +23,25 @@ Dtype = torch.dtype | dict[str, torch.dtype]
 MIXED = {"transformer": torch.bfloat16, "default": torch.float32}
 
 
-def read_placement(args: Namespace, precise_on_cpu: bool = False) -> tuple[torch.device, Dtype]:
+@dataclass(frozen=True)
+class Placement:
     """
-    Return the device and dtype of a command.
+    The device and precision of a pipeline.
+
+    Args:
+        device (`torch.device`): Device of all networks.
+        dtype (`torch.dtype` or `dict[str, torch.dtype]`): One dtype, or one for each component.
+        compiled (`bool`): Whether the transformer is compiled.
+    """
+
+    device: torch.device
+    dtype: Dtype = torch.float32
+    compiled: bool = False
+
+
+def read_placement(args: Namespace, precise_on_cpu: bool = False) -> Placement:
+    """
+    Return the placement of a command's pipeline.
 
     Args:
         args (`Namespace`): Arguments of the command.
@@ -34,11 +51,16 @@ def read_placement(args: Namespace, precise_on_cpu: bool = False) -> tuple[torch
         ValueError: The device is not available.
     """
     device = _device(args.device)
-    if args.dtype is not None:
-        return device, MIXED if args.dtype == "mixed" else getattr(torch, args.dtype)
-    if device.type == "cpu" and has_bfloat16() and not precise_on_cpu:
-        return device, MIXED
-    return device, torch.bfloat16 if device.type == "cuda" else torch.float32
+    if args.dtype == "mixed":
+        dtype = MIXED
+    elif args.dtype is not None:
+        dtype = getattr(torch, args.dtype)
+    elif device.type == "cpu" and has_bfloat16() and not precise_on_cpu:
+        dtype = MIXED
+    else:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    # Some commands have no --compile.
+    return Placement(device, dtype, compiled=getattr(args, "compile", False))
 
 
 def dtype_name(dtype: Dtype) -> str:
@@ -97,21 +119,18 @@ def _check_class(index: Path, model: str) -> None:
 
 def load_pipeline(
     model: str,
-    device: torch.device,
-    dtype: Dtype,
+    placement: Placement,
     pipeline_class: type[AudioXPipeline] = AudioXPipeline,
-    compiled: bool = False,
     **components: None,
 ) -> tuple[AudioXPipeline, float]:
     """
     Load the pipeline of a command.
 
     Args:
-        model: A folder, a released checkpoint, a name or a Hub id.
-        device, dtype: Where to put it, in which dtype.
-        pipeline_class: Class of the pipeline.
-        compiled: Whether to compile its transformer.
-        components: Components to leave out, each as `None`.
+        model (`str`): A folder, a released checkpoint, a name or a Hub id.
+        placement (`Placement`): Its device and precision.
+        pipeline_class (`type`): Class of the pipeline.
+        components (`None`): Components to leave out, each as `None`.
 
     Returns:
         The pipeline, and the seconds that loading took.
@@ -120,11 +139,11 @@ def load_pipeline(
         ValueError, OSError: The model does not exist, is damaged or cannot be downloaded, or there is no compiler.
     """
     start = time.perf_counter()
-    if compiled:
-        check_compiler("--compile", device)
+    if placement.compiled:
+        check_compiler("--compile", placement.device)
     try:
-        pipe = _load(model, dtype, pipeline_class, components)
-        pipe.to(device)
+        pipe = _load(model, placement.dtype, pipeline_class, components)
+        pipe.to(placement.device)
     except (OSError, ValueError) as error:
         if Path(model).exists() or find_release(model) is not None:
             if model in str(error):
@@ -139,7 +158,7 @@ def load_pipeline(
         raise ValueError(
             f"--model {model}: damaged, or its configs contradict its weights ({first_line(error)})"
         ) from None
-    if compiled:
+    if placement.compiled:
         pipe.compile()
     return pipe, time.perf_counter() - start
 
