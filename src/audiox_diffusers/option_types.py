@@ -106,17 +106,27 @@ def guider_arguments(text: str) -> tuple[str, dict[str, float]]:
 
 def interval(text: str) -> tuple[float, float]:
     """Parse LOW-HIGH, two times in 0..1."""
-    low, high = span(text)
-    if high > 1:
-        raise argparse.ArgumentTypeError(f"must be LOW-HIGH in 0 to 1, such as 0.2-0.8, got {shortened(text)}")
-    return low, high
+    found = _range(text)
+    if found is None or found[1] > 1:
+        raise argparse.ArgumentTypeError(
+            f"must be LOW-HIGH with 0 <= LOW < HIGH <= 1, such as 0.2-0.8, got {shortened(text)}"
+        )
+    return found
 
 
 def span(text: str) -> tuple[float, float]:
     """Parse START-END in seconds."""
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{0,9})?)-(\d{1,9}(?:\.\d{0,9})?)", text)
-    if match is None or float(match[2]) <= float(match[1]):
+    found = _range(text)
+    if found is None:
         raise argparse.ArgumentTypeError(
             f"must be START-END in seconds with END after START, such as 2.5-7.5, got {shortened(text)}"
         )
+    return found
+
+
+def _range(text: str) -> tuple[float, float] | None:
+    """Return two numbers joined by a dash, the second above the first. `None` for other texts."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{0,9})?)-(\d{1,9}(?:\.\d{0,9})?)", text)
+    if match is None or float(match[2]) <= float(match[1]):
+        return None
     return float(match[1]), float(match[2])

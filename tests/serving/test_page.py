@@ -123,6 +123,39 @@ def test_a_sound_from_text(visit, server, tmp_path, size):
     assert read_recipe(result(page, "WAV", tmp_path / "first.wav")) == recipe
 
 
+def test_advanced_settings(visit, tmp_path):
+    """They are used, kept in the file, restored from it, and emptied by an example."""
+    save_audio(tmp_path / "noise.wav", TONE, RATE)
+    page = visit(PHONE)
+    expect(page.get_by_label("Text weight")).to_be_hidden()
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Prompt", exact=True).fill("rain")
+    page.get_by_label("Negative prompt").fill("a bell")
+    page.locator("#negative-audio input[type=file]").set_input_files(tmp_path / "noise.wav")
+    expect(page.locator("#negative-audio")).to_contain_text("0:02")
+    page.get_by_label("Guidance interval").fill("half")
+    weights = {"Text weight": 4, "Sound weight": 2}
+    generate(page, Steps=2, Seed=1, **{"Length (s)": 1}, **weights)
+    alert = page.locator("#error-settings").get_by_role("alert")
+    expect(alert).to_contain_text("Guidance interval: must be LOW-HIGH")
+    page.get_by_label("Guidance interval").fill("0.2 - 0.9")
+    generate(page)
+    recipe = read_recipe(result(page, "WAV", tmp_path / "rain.wav"))
+    assert recipe.guidance_weights == (("text", 4.0), ("audio", 2.0)) and recipe.guidance_interval == ((0.2, 0.9),)
+    assert (recipe.negative_prompt, recipe.negative_audio) == ("a bell", "noise.wav")
+
+    advanced = ("Text weight", "Sound weight", "Guidance interval", "Negative prompt")
+    page.get_by_role("button", name="A siren, then two drum beats").click()
+    for label in advanced:
+        expect(page.get_by_label(label)).to_have_value("")
+    page.get_by_role("button", name="More settings").click()
+    page.locator("#dropped input[type=file]").set_input_files(tmp_path / "rain.wav")
+    expect(page.locator("#error-dropped")).to_have_text("Settings restored. Choose noise.wav again.")
+    expect(page.get_by_role("radio", name="Text")).to_be_checked()
+    for label, value in {**weights, "Guidance interval": "0.2-0.9", "Negative prompt": "a bell"}.items():
+        expect(page.get_by_label(label)).to_have_value(str(value))
+
+
 def test_settings_of_a_dropped_sound(visit, tmp_path):
     recipe = Recipe(
         model="audiox-tiny",

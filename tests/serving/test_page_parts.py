@@ -68,6 +68,25 @@ def test_requests_of_the_tasks(tmp_path):
     assert values == {"input": "rain", "model": "m", "normalize": False, "num_inference_steps": 4, "seed": 0}
 
 
+def test_requests_with_advanced_settings(tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"noise")
+    given = {"prompt": "rain", "guidance": 3.0, "negative_audio": str(tmp_path / "noise.wav")}
+    values, files = form(**given, text_weight=4.0, audio_weight=2.0, guidance_interval="0.2 \u2013 0.8").request()
+    assert values["guidance_scale"] == {"text": 4.0, "audio": 2.0} and values["guidance_interval"] == "0.2-0.8"
+    assert files["negative_audio"].data == b"noise"
+    values, _ = form(**given, guider="apg:eta=1").request()
+    assert values["guidance_scale"] == 3.0 and values["guider"] == "apg:eta=1"
+    # Weights of 0 are weights.
+    assert form(**given, video_weight=0.0).request()[0]["guidance_scale"] == {"video": 0.0}
+
+
+@pytest.mark.parametrize("task", [Task.VIDEO, Task.IMAGE, Task.INPAINT])
+def test_media_to_avoid_do_not_replace_those_of_the_task(task, tmp_path):
+    (tmp_path / "noise.wav").write_bytes(b"noise")
+    with refused("choose a ", error=ServingError):
+        form(task=task, negative_audio=str(tmp_path / "noise.wav")).request()
+
+
 @pytest.mark.parametrize("task", [task for task in TASKS])
 def test_each_task_says_what_is_missing(task):
     with pytest.raises(ServingError) as caught:

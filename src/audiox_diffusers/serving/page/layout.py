@@ -23,7 +23,7 @@ from .results import Result, dropped_recipe, write_results
 from .runs import Progress, Runs, preview_interval, progress_bar
 from .spans import data_uri, show_sound, span_picture
 from .style import STOP_SOUNDS
-from .tasks import AS_GENERATED, LUFS, PEAK, TASKS, Form, Task, place_of
+from .tasks import AS_GENERATED, LUFS, NEGATIVES, PEAK, TASKS, Form, Task, place_of
 
 DOWNLOADS = (".wav", ".flac", ".mp3", ".mp4")
 # Results that a session keeps.
@@ -108,17 +108,7 @@ class Page:
                 buttons=[],
             )
         )
-        form["audio"] = self._uploaded(
-            gr.Audio(
-                label="Sound",
-                type="filepath",
-                sources=["upload"],
-                visible=HIDDEN,
-                elem_id="audio",
-                editable=False,
-                buttons=[],
-            )
-        )
+        form["audio"] = self._uploaded_sound("Sound", elem_id="audio", visible=HIDDEN)
         self._add_error("media")
         self.span_picture = span_picture()
         form["spans"] = gr.Textbox(
@@ -156,9 +146,9 @@ class Page:
                 1, engine.limits.max_sounds, 1, step=1, label="Number of sounds", elem_id="number", min_width=170
             )
         self._add_error("settings")
+        with gr.Accordion("Advanced", open=False, elem_id="advanced"):
+            self._add_advanced()
         with gr.Accordion("More settings", open=False, elem_id="more"):
-            form["negative_prompt"] = gr.Textbox(label="Negative prompt", info="What to avoid", elem_id="negative")
-            form["guidance_rescale"] = gr.Slider(0, 1, 0, step=0.05, label="Guidance rescale", elem_id="rescale")
             with gr.Row():
                 form["level"] = gr.Radio(
                     [AS_GENERATED, PEAK, LUFS], value=AS_GENERATED, label="Level", elem_id="level"
@@ -178,6 +168,40 @@ class Page:
                 gr.File(label="Drop a sound from AudioX here to restore its settings", elem_id="dropped", height=170)
             )
             self._add_error("dropped")
+
+    def _add_advanced(self) -> None:
+        form = self.form
+        form["negative_prompt"] = gr.Textbox(label="Negative prompt", info="What to avoid", elem_id="negative")
+        with gr.Row():
+            form["negative_video"] = self._uploaded(
+                gr.Video(label="Video to avoid", sources=["upload"], height=170, buttons=[], elem_id="negative-video")
+            )
+            form["negative_audio"] = self._uploaded_sound("Sound to avoid", elem_id="negative-audio")
+        gr.Markdown("Weights guide each kind of prompt on its own. They replace **Guidance**; an empty one is 1.")
+        with gr.Row():
+            for kind, label in (("text", "Text weight"), ("video", "Picture weight"), ("audio", "Sound weight")):
+                form[f"{kind}_weight"] = gr.Number(
+                    label=label, placeholder="1", elem_id=f"{kind}-weight", min_width=90
+                )
+        with gr.Row():
+            form["guidance_interval"] = gr.Textbox(
+                label="Guidance interval",
+                info="Times with guidance, from 0 (clean) to 1 (noise)",
+                placeholder="0.2-0.8",
+                max_lines=1,
+                elem_id="interval",
+            )
+            form["guidance_rescale"] = gr.Slider(
+                0, 1, 0, step=0.05, label="Guidance rescale", info="0 is off", elem_id="rescale"
+            )
+        form["guider"] = gr.Dropdown(
+            [("None", ""), ("APG", "apg"), ("CFG-Zero*", "cfg-zero-star")],
+            value="",
+            allow_custom_value=True,
+            label="Guider",
+            info="Replaces plain guidance. You can type options, such as apg:eta=0.5",
+            elem_id="guider",
+        )
 
     def _add_run(self) -> None:
         with gr.Row(elem_id="runs"):
@@ -219,6 +243,11 @@ class Page:
 
     def _uploaded(self, component: Any) -> Any:
         return _uploaded(component, self.folder)
+
+    def _uploaded_sound(self, label: str, **options: Any) -> Any:
+        return self._uploaded(
+            gr.Audio(label=label, type="filepath", sources=["upload"], editable=False, buttons=[], **options)
+        )
 
     def _add_error(self, place: str) -> None:
         self.errors[place] = gr.HTML(visible=False, elem_id=f"error-{place}")
@@ -263,7 +292,8 @@ class Page:
         self.restore.click(self.restore_chosen, [self.history, self.results], [*form.values()], **quick)
         defaults = [form[name] for name in ("length", "steps", "guidance")]
         form["model"].change(self.show_defaults, form["model"], defaults, **quick)
-        self.blocks.load(self.show_model, form["model"], [self.title, *defaults, form["seed"]], **quick)
+        empty = [form[name] for name in ("seed", *_WEIGHTS)]
+        self.blocks.load(self.show_model, form["model"], [self.title, *defaults, *empty], **quick)
         self.blocks.unload(self.leave)
         self.blocks.queue(max_size=256, default_concurrency_limit=8)
 
@@ -291,16 +321,18 @@ class Page:
         return {self.form[name]: value for name, value in zip(names, values, strict=True)}
 
     def show_model(self, model: str) -> Updates:
-        """Fill in what depends on the model when the page is opened. An empty seed cannot be set before."""
-        return {self.title: self._describe_models(), self.form["seed"]: None, **self.show_defaults(model)}
+        """Fill in the defaults of the model when the page is opened. Gradio cannot empty numbers earlier."""
+        empty = {self.form[name]: None for name in ("seed", *_WEIGHTS)}
+        return {self.title: self._describe_models(), **empty, **self.show_defaults(model)}
 
     def show_example(self, example: Example, folder: Path) -> Updates:
-        """Fill in an example."""
+        """Fill in an example, and empty the advanced settings."""
         media = {name: getattr(example, name) for name in ("video", "image", "audio")}
         return {
             self.form["task"]: example.task,
             self.form["prompt"]: example.prompt,
             self.form["spans"]: example.spans,
+            **{self.form[name]: value for name, value in _ADVANCED.items()},
             **self.show_defaults(self.engine.models.default),
             **{self.form[name]: file and str(folder / file) for name, file in media.items()},
         }
@@ -387,7 +419,7 @@ class Page:
     def restore_chosen(self, index: int, results: list[Result]) -> Updates:
         """Fill in the settings of an earlier result, with its files."""
         result = results[index]
-        media = {name: str(path) for name, path in result.form.media.items() if path.exists()}
+        media = {name: str(path) for name, path in result.form.files.items() if path.exists()}
         return {**self._fill_in(result.recipe), **{self.form[name]: path for name, path in media.items()}}
 
     def restore_dropped(self, path: str | None) -> Updates:
@@ -407,9 +439,13 @@ class Page:
         models, adapters = self.engine.models.sources, self.engine.models.loras
         level = LUFS if recipe.loudness is not None else PEAK if recipe.normalize else AS_GENERATED
         values = {
+            **_ADVANCED,
             "task": _task_of(recipe),
             "prompt": recipe.prompt or "",
             "negative_prompt": recipe.negative_prompt or "",
+            **{f"{kind}_weight": weight for kind, weight in recipe.guidance_weights},
+            "guidance_interval": ", ".join(f"{low:g}-{high:g}" for low, high in recipe.guidance_interval),
+            "guider": recipe.guider or "",
             "spans": ", ".join(f"{start:g}-{end:g}" for start, end in recipe.inpaint),
             "extend": recipe.extend or 2,
             "strength": recipe.strength or 0.6,
@@ -462,6 +498,15 @@ class Page:
 
 
 _TASK_FIELDS = ("video", "image", "audio", "spans", "extend", "strength", "length")
+_WEIGHTS = ("text_weight", "video_weight", "audio_weight")
+# The advanced settings, as they are when the page is opened.
+_ADVANCED = {
+    "negative_prompt": "",
+    **dict.fromkeys((*NEGATIVES, *_WEIGHTS)),
+    "guidance_interval": "",
+    "guidance_rescale": 0,
+    "guider": "",
+}
 # An edit keeps the length of its sound, or adds to it.
 _TASK_EDITS = {Task.INPAINT: ("spans",), Task.EXTEND: ("extend",), Task.VARY: ("strength",)}
 
@@ -474,7 +519,7 @@ def _task_of(recipe: Recipe) -> Task:
     if recipe.strength is not None:
         return Task.VARY
     alone = {(): Task.TEXT, ("video",): Task.VIDEO, ("image",): Task.IMAGE}
-    return alone.get(tuple(recipe.inputs), Task.MIX)
+    return alone.get(tuple(name for name in recipe.inputs if name not in NEGATIVES), Task.MIX)
 
 
 def _choices(results: list[Result]) -> list[tuple[str, int]]:

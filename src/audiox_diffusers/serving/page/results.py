@@ -59,7 +59,7 @@ def write_results(form: Form, sounds: tuple[Path, ...], folder: Path) -> list[Re
 def _write_result(form: Form, sound: Path, folder: Path) -> Result:
     folder.mkdir(mode=0o700)
     recipe = read_recipe(sound)
-    names = {name: file_name(path) for name, path in form.media.items()}
+    names = {name: file_name(path) for name, path in form.files.items()}
     recipe = replace(recipe, **names)
     waveform, rate = load_audio(sound, max_channels=8)
     note = ""

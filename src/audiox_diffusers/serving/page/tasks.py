@@ -34,6 +34,8 @@ TASKS: dict[Task, tuple[tuple[str, ...], str]] = {
     Task.EXTEND: (("audio",), "Make a sound longer."),
     Task.VARY: (("audio",), "Generate a variation of a sound."),
 }
+# Media to avoid, for every task.
+NEGATIVES = ("negative_video", "negative_audio")
 # Fields of a request, as the page calls them, and the part of the page that shows their errors.
 FIELDS = {
     "input": ("Prompt", "prompt"),
@@ -47,7 +49,11 @@ FIELDS = {
     "num_inference_steps": ("Steps", "settings"),
     "guidance_scale": ("Guidance", "settings"),
     "guidance_rescale": ("Guidance rescale", "settings"),
+    "guidance_interval": ("Guidance interval", "settings"),
+    "guider": ("Guider", "settings"),
     "negative_prompt": ("Negative prompt", "settings"),
+    "negative_video": ("Video to avoid", "settings"),
+    "negative_audio": ("Sound to avoid", "settings"),
     "seed": ("Seed", "settings"),
     "n": ("Number of sounds", "settings"),
     "normalize": ("Level", "settings"),
@@ -59,7 +65,7 @@ FIELDS = {
 
 @dataclass(frozen=True)
 class Form:
-    """What the visitor entered. Empty fields are `None` or empty."""
+    """Input of a visitor. Empty fields are `None` or empty."""
 
     task: str
     prompt: str | None
@@ -75,7 +81,14 @@ class Form:
     seed: float | None
     number: float | None
     negative_prompt: str | None
+    negative_video: str | None
+    negative_audio: str | None
+    text_weight: float | None
+    video_weight: float | None
+    audio_weight: float | None
+    guidance_interval: str | None
     guidance_rescale: float | None
+    guider: str | None
     level: str
     loudness: float | None
     model: str
@@ -86,7 +99,21 @@ class Form:
     def media(self) -> dict[str, Path]:
         """Uploaded files that the task takes."""
         names, _ = TASKS[Task(self.task)]
+        return self._paths(names)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Uploaded files that the task takes, and those to avoid."""
+        return {**self.media, **self._paths(NEGATIVES)}
+
+    def _paths(self, names: tuple[str, ...]) -> dict[str, Path]:
         return {name: Path(path) for name in names if (path := getattr(self, name))}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Guidance weights by kind of prompt. They replace the guidance scale."""
+        given = {"text": self.text_weight, "video": self.video_weight, "audio": self.audio_weight}
+        return {kind: weight for kind, weight in given.items() if weight is not None}
 
     @property
     def is_edit(self) -> bool:
@@ -99,25 +126,26 @@ class Form:
         Raises:
             ServingError: Something is missing.
         """
-        media = self.media
-        self._check(media)
+        self._check(self.media)
         values = {
             "input": self.prompt or None,
             "negative_prompt": self.negative_prompt or None,
             "model": self.model,
             "num_inference_steps": _whole(self.steps) or None,
-            "guidance_scale": self.guidance,
+            "guidance_scale": self.weights or self.guidance,
             "guidance_rescale": self.guidance_rescale,
+            "guidance_interval": _ranges(self.guidance_interval),
+            "guider": self.guider or None,
             "seed": _whole(self.seed),
             "n": _whole(self.number),
             "normalize": self.level == PEAK,
             "lora": {self.lora: 1.0 if self.lora_scale is None else self.lora_scale} if self.lora else None,
             "audio_length": None if self.is_edit else self.length or None,
-            "inpaint_spans": _spans(self.spans) if self.task == Task.INPAINT else None,
+            "inpaint_spans": _ranges(self.spans) if self.task == Task.INPAINT else None,
             "extend_by": self.extend if self.task == Task.EXTEND else None,
             "strength": self.strength if self.task == Task.VARY else None,
         }
-        files = {name: MediaBytes(path.read_bytes(), path.name) for name, path in media.items()}
+        files = {name: MediaBytes(path.read_bytes(), path.name) for name, path in self.files.items()}
         return {name: value for name, value in values.items() if value is not None}, files
 
     def _check(self, media: dict[str, Path]) -> None:
@@ -148,8 +176,8 @@ def place_of(param: str | None, message: str) -> tuple[str, str]:
     return "status", message
 
 
-def _spans(text: str | None) -> str | None:
-    """Return spans as the API takes them. People put spaces around the dash, and type longer dashes."""
+def _ranges(text: str | None) -> str | None:
+    """Return spans or an interval as the API takes them. People put spaces around the dash, and type longer dashes."""
     return None if not text else re.sub(r"\s*[-\u2013\u2014]\s*", "-", text.strip().rstrip(","))
 
 
