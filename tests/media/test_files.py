@@ -134,6 +134,32 @@ def test_opening_without_decoding_changes_nothing(tmp_path, monkeypatch, codec, 
         return media_duration(path), load_video(path, fps=25, duration=None), load_video(path, fps=25, start=0.5)
 
     found = read()
-    monkeypatch.setattr(containers, "_is_mp4", lambda file: False)
+    monkeypatch.setattr(containers, "_shortcuts", lambda file: ({}, {}))
+    expected = read()
+    assert found[0] == expected[0] and all(map(torch.equal, found[1:], expected[1:]))
+
+
+@pytest.mark.parametrize("codec", ["pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_f32le", "pcm_mulaw", "adpcm_ms"])
+@pytest.mark.parametrize("junk", [0, 300_000], ids=["plain", "long header"])
+def test_opening_wav_without_reading_much_changes_nothing(tmp_path, monkeypatch, codec, junk):
+    path = tmp_path / "sound.wav"
+    samples = np.round(8000 * np.sin(np.arange(200_000) / 20)).astype(np.int16)[None]
+    with av.open(str(path), "w") as target:
+        stream = target.add_stream(codec, rate=48000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+        frame.sample_rate = 48000
+        for part in av.AudioResampler(stream.format.name, "mono", 48000, stream.frame_size or 1024).resample(frame):
+            target.mux(stream.encode(part))
+        target.mux(stream.encode(None))
+    if junk:
+        data = path.read_bytes()
+        path.write_bytes(data[:12] + b"JUNK" + junk.to_bytes(4, "little") + bytes(junk) + data[12:])
+
+    def read():
+        return media_duration(path), load_audio(path)[0], load_audio(path, start=2.0, duration=0.5)[0]
+
+    found = read()
+    assert found[1].shape[1] >= 199_000
+    monkeypatch.setattr(containers, "_shortcuts", lambda file: ({}, {}))
     expected = read()
     assert found[0] == expected[0] and all(map(torch.equal, found[1:], expected[1:]))

@@ -34,6 +34,9 @@ DEMUXERS = (
 # Largest video frame that is decoded by default, in pixels: twice 8K.
 MAX_FRAME_PIXELS = 2**26
 
+# Bytes of a WAV file that FFmpeg reads while it opens it.
+WAV_PROBE = "65536"
+
 # Seconds missing between two frames of sound that are reported as a gap.
 LONGEST_GAP = 0.1
 
@@ -58,14 +61,13 @@ def open_media(source: MediaSource, max_pixels: int = MAX_FRAME_PIXELS) -> Itera
     # Decoders count rows and columns that are cropped later. `picture_stream` checks the exact size.
     options = {"max_pixels": str(2 * int(max_pixels) + 2**16)}
     with open_file(source) as file:
-        # FFmpeg decodes a frame of H.264 while it opens a file. Headers of MP4 files say what it looks for.
-        probing = {**options, "skip_frame": "all"} if _is_mp4(file) else options
+        for_container, for_decoders = _shortcuts(file)
         try:
             container = av.open(
                 _Input(file, Path(str(source)).suffix),
                 metadata_errors="replace",
-                container_options=container_options,
-                options=probing,
+                container_options=container_options | for_container,
+                options=options | for_decoders,
             )
         except av.FFmpegError:
             raise MediaError(f"{source}: {_reason(file)}") from None
@@ -90,10 +92,19 @@ class _Input:
             return -errno.EINVAL
 
 
-def _is_mp4(file: BinaryIO) -> bool:
-    start = file.read(8)
+def _shortcuts(file: BinaryIO) -> tuple[dict[str, str], dict[str, str]]:
+    """
+    Return options for the container and its decoders while FFmpeg opens a file.
+
+    FFmpeg would decode a frame of H.264, or read 5 MB of PCM, to find what the headers of MP4 and WAV files say.
+    """
+    start = file.read(12)
     file.seek(0)
-    return start[4:] == b"ftyp"
+    if start[4:8] == b"ftyp":
+        return {}, {"skip_frame": "all"}
+    if start[:4] in (b"RIFF", b"RF64") and start[8:] == b"WAVE":
+        return {"probesize": WAV_PROBE}, {}
+    return {}, {}
 
 
 def _reason(file: BinaryIO) -> str:
