@@ -323,3 +323,14 @@ def test_command(tmp_path, capsys):
         assert run(*words) == 2
         said = capsys.readouterr()
         assert named in said.err and len(said.err.splitlines()) == 1 and not said.out
+
+
+@pytest.mark.parametrize("count", [2, 5, 8, 12, 40])
+def test_continued_sounds_have_the_class_of_the_prompt_and_are_other_sounds(pipe, count):
+    bench = Bench.for_pipeline(pipe, count)
+    wanted = [bench.preprocess(bench.render(item.scene)) for item in bench.completions]
+    for item, sound in zip(bench.completions, wanted, strict=True):
+        prompt = bench.preprocess(item.audio[0])
+        assert bench.classifier.classify(prompt) == item.scene.events[0].sound
+        assert not any(np.array_equal(prompt, other) for other in wanted)
+        assert bench.classifier.classify(sound) == item.scene.events[0].sound

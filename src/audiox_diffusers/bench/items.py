@@ -1,5 +1,6 @@
 """Scenes with known answers, as prompts for a model."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -211,9 +212,11 @@ class Bench:
     def completions(self) -> list[Item]:
         """Audio prompts to continue, of one class each."""
         before = replace(self, seconds=self.prompt_seconds)
+        # Scenes that the model should not generate, of the same classes.
+        first = math.ceil(self.count / len(CLASSES)) * len(CLASSES)
         items = []
         for index in range(self.half):
-            prompt = before.one_class(self.count + index)  # not those that the model should generate
+            prompt = before.one_class(first + index)
             items.append(Item(self.one_class(index), index, audio=(self.render(prompt), self.sampling_rate)))
         return items
 
