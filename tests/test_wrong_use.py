@@ -38,6 +38,14 @@ WRONG = {
         "--model other",
         "a StableDiffusionPipeline, not an AudioX model",
     ],
+    "generate -o out.wav --prompt rain --model audiox-tinny": ["--model audiox-tinny: no such folder", "audiox-tiny,"],
+    "features video.mp4 -o out.safetensors --model ./a/b": [
+        "--model ./a/b: no such folder, and no model of that name"
+    ],
+    "bench --model audiox_turbo": ["--model audiox_turbo: no such folder", "audiox-turbo"],
+    "serve --port 0 --model audiox-tiny nosuch": ["--model nosuch: no such folder", "a Hub id such as OWNER/NAME"],
+    "serve --port 0 --lora nosuch": ["--lora nosuch: no such file or folder"],
+    "export nosuch out": ["--model nosuch: no such folder, and no model of that name"],
     "export other out": ["a StableDiffusionPipeline, not an AudioX model"],
     "export audiox-tiny out --like nosuch": ["--like nosuch: no such file or folder"],
     "export audiox-tiny out --fuse-lora nosuch": ["--fuse-lora nosuch: no such file or folder"],

@@ -142,6 +142,35 @@ def test_wrong_values_name_their_field(server, name):
 
 
 @pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({"input": None}, "input", "required; describe the sound, or give a video, an image or audio"),
+        ({"input": " \n"}, "input", r"is blank, got ' \n'; describe the sound, or give a video, an image or audio"),
+        ({"input": "x" * 10_000}, "input", "must have at most 4096 characters, got 10000"),
+        ({"input": 5}, "input", "must be text, got 5"),
+        ({"prompt": "rain"}, "prompt", "is given under two names, got 'rain'"),
+        ({"audio_lenght": 3}, "audio_lenght", "unknown field; did you mean audio_length?"),
+        ({"negativ_prompt": "a"}, "negativ_prompt", "unknown field; did you mean negative_prompt?"),
+        ({"zzz": 3}, "zzz", "unknown field"),
+        ({"audio_length": -3}, "audio_length", "must be above 0, got -3"),
+        ({"audio_length": "ten"}, "audio_length", "must be a number, got 'ten'"),
+        ({"audio_length": 21}, "audio_length", "must be at most 20 s, got 21 s"),
+        ({"num_inference_steps": 1.5}, "num_inference_steps", "must be a whole number, got 1.5"),
+        ({"num_inference_steps": 1001}, "num_inference_steps", "must be at most 1000, got 1001"),
+        ({"seed": 2**64}, "seed", f"must be at most {2**64 - 1}, got {2**64}"),
+        ({"stream": "perhaps"}, "stream", "must be true or false, got 'perhaps'"),
+        ({"inpaint_spans": [[0, "a"]]}, "inpaint_spans", "must be a number, got 'a'"),
+        ({"inpaint_spans": [[0]]}, "inpaint_spans", "must be a list of pairs of start and end, got [0]"),
+        ({"lora": 5}, "lora", "must be a name, or names with scales, got 5"),
+        ({"response_format": "{0}"}, "response_format", "must be 'wav', 'pcm', 'flac', 'mp3', 'aac', 'opus' or 'mp4', got '{0}'"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_was_given_and_what_is_allowed(server, fields, param, message):
+    error = check_error(server.client.post("/v1/audio/generate", json={**BODY, "audio_length": None, **fields}), 400)
+    assert (error["param"], error["message"]) == (param, f"{param}: {message}")
+
+
+@pytest.mark.parametrize(
     "body",
     [
         b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe{}", b"[" * 100_000, b'{"a":' * 50_000, b'{"seed": NaN}',
@@ -450,8 +479,27 @@ def test_sigterm_under_load(tmp_path, monkeypatch):
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "audiox_diffusers.commands.server", raising=False)
     assert main(["serve", "--port", "0"]) == 2
     assert "audiox serve needs `pip install audiox-diffusers[serve]`: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--model", "damaged"], "--model damaged: "),
+        (
+            ["--max-memory", "0.001", "--precise"],
+            "model audiox-tiny: its weights take 0.039 GB, more than --max-memory allows (0.001 GB)",
+        ),
+    ],
+)
+def test_a_first_model_that_cannot_be_loaded_ends_the_server(tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "model_index.json").write_text(json.dumps({"_class_name": "AudioXPipeline"}))
+    assert main(["serve", "--port", "0", *options]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"audiox: error: {message}")
 
 
 @pytest.mark.parametrize(
@@ -464,7 +512,8 @@ def test_a_missing_extra_is_named(monkeypatch, capsys):
         ),
         (["--host", "no.such.host.invalid", "--token", "x"], "--host no.such.host.invalid: "),
         (["--token", "two words"], "--token: must be printable ASCII characters without spaces"),
-        (["--model", "audiox-tiny", "audiox-tiny"], "--model: two have the same name"),
+        (["--host", "h" * 100, "--token", "x"], f"--host {'h' * 100}: not a host name"),
+        (["--model", "audiox-tiny", "audiox-tiny"], "--model: two have the same name, audiox-tiny"),
         (["--lora", "missing"], "--lora missing: no such file or folder"),
         (["--max-queue", "0"], "argument --max-queue: must be a whole number from 1 to 100000, got '0'"),
     ],

@@ -255,7 +255,7 @@ def test_errors_are_shown_where_they_belong(visit, tmp_path, size):
     expect(page.locator("#error-prompt").get_by_role("alert")).to_have_text("Prompt: describe the sound")
     page.get_by_label("Prompt", exact=True).fill("rain")
     generate(page, Steps=5000)
-    expect(page.locator("#error-settings").get_by_role("alert")).to_have_text("Steps: must be at most 1000")
+    expect(page.locator("#error-settings").get_by_role("alert")).to_have_text("Steps: must be at most 1000, got 5000")
     expect(page.locator("#error-prompt")).to_be_hidden()
     page.get_by_role("radio", name="Inpaint").click()
     generate(page, Steps=2)

@@ -114,7 +114,7 @@ def make_all(
 def make_batch(
     pipe: AudioXPipeline, requests: dict[int, Request], length: float, settings: Settings
 ) -> Iterator[tuple[int, str | Exception]]:
-    """Do the same for lines that are denoised together. If one of them fails, each is tried alone."""
+    """Generate and write lines in one batch, and yield as `make_all`. If the batch fails, each line is tried alone."""
     start = time.perf_counter()
     first, *others = requests
     name = f"line {first} and {len(others)} more" if others else f"line {first}"

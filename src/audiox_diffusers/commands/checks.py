@@ -10,6 +10,7 @@ from ..embedded import EMBEDDED_FOLDERS
 from ..evaluation.metrics import choose, networks_to_save
 from ..generation.guidance import Guidance
 from ..generation.request import STDOUT, Request, read_request
+from ..loaders.releases import RELEASES, is_known
 from ..option_types import MAX_SEED
 from ..pipelines.requests import check_request_paths
 
@@ -34,6 +35,7 @@ def check_generate(args: Namespace) -> None:
             raise ValueError(f"--{name} does not go with --batch")
     if args.output == str(STDOUT):
         raise ValueError("--batch needs a folder as --output, got -")
+    check_model_name(args.model)
     Guidance.from_args(args).check()
     if args.batch != "-" and not Path(args.batch).exists():
         raise FileNotFoundError(f"{args.batch}: no such file")
@@ -51,6 +53,7 @@ def check_edit(args: Namespace) -> None:
 
 def check_single(args: Namespace, request: Request) -> None:
     """Check a request for one sound, or for `--num` sounds."""
+    check_model_name(args.model)
     request.check()
     guidance = Guidance.from_args(args)
     guidance.check()
@@ -83,6 +86,7 @@ def check_info(args: Namespace) -> None:
 
 def check_features(args: Namespace) -> None:
     """Check the arguments of `audiox features`."""
+    check_model_name(args.model)
     videos, output = [Path(video) for video in args.videos], Path(args.output)
     if len(videos) == 1 and not output.is_dir():
         if output.suffix != ".safetensors":
@@ -121,6 +125,7 @@ def check_demo(args: Namespace) -> None:
 
 def check_bench(args: Namespace) -> None:
     """Check the arguments of `audiox bench`."""
+    check_model_name(args.model)
     if args.sweep:
         for name in ("steps", "guidance", "guidance_interval", "guider", "eta", "clips"):
             if getattr(args, name) is not None:
@@ -143,6 +148,8 @@ def check_evaluate(args: Namespace) -> None:
     """Check the arguments of `audiox evaluate`."""
     if (args.set is None) != (args.model is None):
         raise ValueError("--set and --model go together")
+    if args.model is not None:
+        check_model_name(args.model)
     for name in ("steps", "guidance", "seed"):
         if args.set is None and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for the sounds that --set generates")
@@ -187,6 +194,29 @@ def check_serve(args: Namespace) -> None:
         raise ValueError(f"--host {args.host}: other machines could use the server; give a --token, or AUDIOX_TOKEN")
     if token is not None and (not token.isascii() or not token.isprintable() or " " in token or not token):
         raise ValueError("--token: must be printable ASCII characters without spaces")
+    for model in args.model:
+        check_model_name(model)
+    for lora in args.lora or []:
+        _check_adapter("--lora", lora)
+
+
+def check_model_name(model: str) -> None:
+    """Raise `FileNotFoundError` unless a model exists on this machine, has a known name, or can be a Hub id."""
+    if not is_known(model) and not Path(model).exists() and not _can_be_hub_id(model):
+        known = ", ".join([*EMBEDDED_FOLDERS, *RELEASES])
+        raise FileNotFoundError(
+            f"--model {model}: no such folder, and no model of that name. Use a folder, a Hub id such as OWNER/NAME, or"
+            f" one of {known}"
+        )
+
+
+def _check_adapter(option: str, adapter: str) -> None:
+    if not Path(adapter).exists() and not _can_be_hub_id(adapter):
+        raise FileNotFoundError(f"{option} {adapter}: no such file or folder")
+
+
+def _can_be_hub_id(name: str) -> bool:
+    return name.count("/") == 1 and not name.startswith(("/", "."))
 
 
 def check_folder(folder: Path) -> None:
@@ -221,10 +251,9 @@ def check_export(args: Namespace) -> None:
         check_new_folder(target)
     if args.like is not None and not Path(args.like).exists():
         raise FileNotFoundError(f"--like {args.like}: no such file or folder")
-    lora = args.fuse_lora
-    # Names on the Hub have one slash.
-    if lora is not None and not Path(lora).exists() and (os.path.isabs(lora) or lora.count("/") != 1):
-        raise FileNotFoundError(f"--fuse-lora {lora}: no such file or folder")
+    check_model_name(args.model)
+    if args.fuse_lora is not None:
+        _check_adapter("--fuse-lora", args.fuse_lora)
 
 
 def check_new_folder(target: Path) -> None:

@@ -13,7 +13,7 @@ from ..pipelines.requests import FILE_KEYS
 from . import batch
 from .parser import parse_args
 
-# What differs from sound to sound of a set.
+# Fields of a recipe that differ between the sounds of a set.
 PER_SOUND = ("seed", "prompt", "negative_prompt", *FILE_KEYS, "length")
 
 

@@ -57,7 +57,7 @@ def _load(model: str) -> AudioXPipeline:
 
 
 def _stored_dtype(file: Path) -> torch.dtype:
-    """Return the smallest dtype in a file. What a component keeps in float32 beside it stays so."""
+    """Return the smallest dtype in a file. Layers that their component keeps in float32 stay in float32."""
     names = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
     with safe_open(file, "pt") as tensors:
         found = {names.get(tensors.get_slice(key).get_dtype(), torch.float32) for key in tensors.keys()}

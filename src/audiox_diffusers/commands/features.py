@@ -80,7 +80,7 @@ def write(pipe: AudioXPipeline, video: Path, output: Path) -> tuple[str, int, fl
     start = time.perf_counter()
     video_embeds = pipe.encode_video(video)
     if video_embeds is None:
-        raise ValueError(f"{video}: black throughout, which AudioX takes for no video")
+        raise ValueError(f"{video}: the video is black throughout, which AudioX treats as no video")
     sync_embeds = pipe.encode_sync(video)
 
     counts = {"video": video_embeds[0, ..., 0].numel()}

@@ -210,7 +210,7 @@ def _add_sampling(options: Any) -> None:
         "--guidance-rescale",
         type=real(0, 1),
         metavar="PHI",
-        help="rescaling against overexposed guidance, 0 to 1 (default: 0)",
+        help="how much to rescale guided predictions, 0 to 1, against distortion by high guidance (default: 0)",
     )
     options.add_argument(
         "--seed",
@@ -396,7 +396,7 @@ def _add_export(commands: Any) -> None:
     parser.add_argument(
         "--like",
         metavar="FILE",
-        help="released checkpoint that gives the tensors that nothing uses, and the dtypes (default: zeros)",
+        help="released checkpoint to copy dtypes and unused tensors from (default: unused tensors are zeros)",
     )
     parser.add_argument("--fuse-lora", metavar="DIR_OR_ID", help="LoRA adapter to add to the weights")
 
@@ -551,13 +551,25 @@ def _add_serve(commands: Any) -> None:
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
-        "--max-queue", type=whole(1, 100_000), default=16, metavar="N", help="requests that may wait (default: 16)"
+        "--max-queue",
+        type=whole(1, 100_000),
+        default=16,
+        metavar="N",
+        help="number of requests that may wait (default: 16)",
     )
     limits.add_argument(
-        "--max-batch", type=whole(1, 1024), default=8, metavar="N", help="sounds to generate at once (default: 8)"
+        "--max-batch",
+        type=whole(1, 1024),
+        default=8,
+        metavar="N",
+        help="number of sounds to generate at once (default: 8)",
     )
     limits.add_argument(
-        "--max-upload", type=real(0, 1e6, above=True), default=64.0, metavar="MB", help="size of a body (default: 64)"
+        "--max-upload",
+        type=real(0, 1e6, above=True),
+        default=64.0,
+        metavar="MB",
+        help="size of a request (default: 64)",
     )
     limits.add_argument(
         "--max-length",
@@ -567,13 +579,17 @@ def _add_serve(commands: Any) -> None:
         help="duration of all sounds of a request together (default: 300)",
     )
     limits.add_argument(
-        "--max-steps", type=whole(1, 10000), default=1000, metavar="N", help="denoising steps (default: 1000)"
+        "--max-steps",
+        type=whole(1, 10000),
+        default=1000,
+        metavar="N",
+        help="number of denoising steps (default: 1000)",
     )
     limits.add_argument(
         "--max-memory",
         type=real(0, 1e6, above=True),
         metavar="GB",
-        help="weights in memory; models that were not used for longest are unloaded (default: no limit)",
+        help="size of the weights in memory; the least recently used models are unloaded (default: no limit)",
     )
     limits.add_argument(
         "--idle-unload",

@@ -1,4 +1,4 @@
-"""All that commands print, one line each, safe for the terminal."""
+"""Output of the commands: one line each, safe for the terminal."""
 
 import sys
 from typing import TextIO

@@ -1,4 +1,4 @@
-"""A hint for prompts that the model of the package does not know."""
+"""A hint about words that the models of the package do not know."""
 
 import csv
 import re

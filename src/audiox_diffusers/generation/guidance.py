@@ -1,4 +1,4 @@
-"""The guidance of a command, from its options to the arguments of a pipeline."""
+"""Guidance of a sound, from options to the arguments of a pipeline."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from .request import Request
 @dataclass(frozen=True)
 class Guidance:
     """
-    How sounds are guided.
+    Guidance settings of a sound.
 
     Args:
         scale (`float` or `dict[str, float]`, *optional*): Scale, or weights by kind of prompt. Defaults to the model's

@@ -1,4 +1,4 @@
-"""The `--model`, `--device` and `--dtype` of a command."""
+"""Models by path or name, on a device and in a precision."""
 
 import json
 import time

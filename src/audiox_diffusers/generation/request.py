@@ -1,4 +1,4 @@
-"""One sound to generate, as the command line or a line of a batch asks for it."""
+"""A request for one sound, from the command line, a line of a batch, or a client of the server."""
 
 from argparse import Namespace
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ STDOUT = Path("-")
 
 @dataclass
 class Request:
-    """What to generate a sound from, and where to write it."""
+    """Inputs, seed and output of a sound."""
 
     output: Path
     seed: int

@@ -11,6 +11,7 @@ from ..messages import one_line
 from ..version import __version__
 from .engine import Engine
 from .errors import ServingError, bad_field
+from .fields import message_of
 from .guard import Guard
 from .routes.audio import audio_routes
 from .routes.jobs import job_routes
@@ -68,7 +69,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def wrong_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        wrong = bad_field(str(first["loc"][-1]), one_line(first["msg"]))
+        wrong = bad_field(str(first["loc"][-1]), message_of(first))
         return JSONResponse(wrong.body(), wrong.status)
 
     @app.exception_handler(Exception)

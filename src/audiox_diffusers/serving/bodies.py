@@ -12,15 +12,15 @@ from starlette.requests import ClientDisconnect, Request
 
 from ..media import MediaBytes
 from ..messages import one_line, shortened
-from .errors import ServingError, bad_field
-from .fields import MEDIA, parse_json
+from .errors import ServingError, bad_field, unknown_field
+from .fields import MEDIA, NAMES, parse_json
 from .limits import Limits
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 2**20
-# Bytes of JSON that are parsed at once, and not in another thread.
+# Larger JSON is parsed in another thread, in bytes.
 SHORT = 2**16
-# Seconds for which the rest of a body that is too large is read.
+# Seconds for which the rest of an oversized body is read.
 DRAIN_S = 10.0
 
 
@@ -43,7 +43,7 @@ async def read_values(request: Request, limits: Limits) -> tuple[dict[str, Any],
         `tuple`: The values of the fields, and the files by field.
 
     Raises:
-        ServingError: As `read_json`; also if a file part has another name than a medium.
+        ServingError: As `read_json`; or a field is given twice, or takes no file (400).
     """
     if _check_type(request, "application/json", "multipart/form-data") == "application/json":
         return await read_json(request, limits), {}
@@ -68,11 +68,11 @@ async def _in_time(reading: Any, limits: Limits) -> Any:
             408, f"the upload took more than {limits.upload_timeout_s:g} s", code="upload_timeout"
         ) from None
     except ClientDisconnect:
-        raise ServingError(400, "the client went away", code="disconnected") from None
+        raise ServingError(400, "the client disconnected", code="disconnected") from None
 
 
 async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """Yield the body. The size is counted while it arrives, whatever the headers say."""
+    """Yield the body piece by piece. Raise status 413 as soon as its size exceeds the limit, declared or received."""
     declared = request.headers.get("content-length", "")
     declared_size = int(declared) if declared.isdecimal() and len(declared) < 20 else 0
     size, stream = 0, request.stream()
@@ -131,8 +131,10 @@ async def _read_form(request: Request, limits: Limits) -> tuple[dict[str, Any], 
                 raise bad_field(one_line(name)[:100], "given twice")
             if not isinstance(value, UploadFile):
                 values[name] = value
+            elif name not in NAMES:
+                raise unknown_field(name, NAMES)
             elif name not in MEDIA:
-                raise bad_field(one_line(name)[:100], f"must not be a file; files are {', '.join(MEDIA)}")
+                raise bad_field(one_line(name)[:100], f"takes no file; only {', '.join(MEDIA)} do")
             else:
                 # The name of the upload is never used.
                 files[name] = MediaBytes(await value.read(), name)

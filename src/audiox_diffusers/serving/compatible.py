@@ -4,10 +4,10 @@ import time
 from base64 import b64encode
 from typing import Any
 
-from .errors import ServingError, bad_field
+from .errors import bad_field, unknown_field
 from .jobs import Job
 
-# What the OpenAI SDKs send for speech, and no sound effect has.
+# Fields that OpenAI's clients send, and that have no meaning for sounds other than speech.
 IGNORED_OF_SPEECH = ("voice", "instructions")
 # Parameters of vLLM-Omni's chat requests for AudioX: our names.
 CHAT_FIELDS = {
@@ -31,8 +31,10 @@ def from_speech(values: dict[str, Any]) -> dict[str, Any]:
 
 def from_hugging_face(values: dict[str, Any]) -> dict[str, Any]:
     """Return the fields of a payload with `inputs` and `parameters`. `duration` is the length in seconds."""
-    if unknown := set(values) - {"inputs", "parameters", "model"}:
-        raise ServingError(400, f"{min(unknown)}: unknown field", param=min(unknown), code="unknown_field")
+    known = ("inputs", "parameters", "model")
+    for name in values:
+        if name not in known:
+            raise unknown_field(name, known)
     parameters = values.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise bad_field("parameters", "must be an object")
@@ -43,7 +45,7 @@ def from_hugging_face(values: dict[str, Any]) -> dict[str, Any]:
 
 def from_chat(values: dict[str, Any]) -> dict[str, Any]:
     """
-    Return the fields of a chat request for AudioX, as vLLM-Omni took it.
+    Return the fields of a chat request for AudioX, as vLLM-Omni takes it.
 
     All text becomes the prompt, and the first item of each medium is used. The parameters are at the top level or in
     `extra_body`.

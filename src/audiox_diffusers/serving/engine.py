@@ -1,5 +1,5 @@
 """
-One thread that owns the models, and a bounded queue before it.
+One thread that owns the models, and a bounded queue in front of it.
 
 A request is a dict of the fields of `serving.fields.AudioFields`, and its files as `MediaBytes`:
 
@@ -48,7 +48,7 @@ from .tasks import build_body, build_task
 
 logger = logging.getLogger(__name__)
 
-# Seconds between two looks at results and models that have become too old.
+# Seconds between two checks for old results and idle models.
 CLEANUP_INTERVAL = 1.0
 # Finished jobs that are kept.
 MAX_FINISHED = 1000
@@ -72,6 +72,7 @@ class Engine:
         self.models, self.folder, self.limits = models, folder, limits
         self.metrics = Metrics()
         self.ready = False
+        self.startup_error: Exception | None = None
         self._changed = threading.Condition()
         self._queue: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}
@@ -82,7 +83,11 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="audiox-engine", daemon=True)
 
     def start(self) -> Self:
-        """Start the thread. It loads the first model and runs one step, and then `ready` is true."""
+        """
+        Start the thread. It loads the first model and runs one step.
+
+        After that `ready` is true. If it fails, `startup_error` says why, and requests load the model again.
+        """
         self._thread.start()
         return self
 
@@ -124,7 +129,7 @@ class Engine:
 
         Args:
             values (`dict`): Fields of the request, as for `POST /v1/jobs`.
-            files (`dict[str, MediaBytes]`, *optional*): Files by field: `"video"`, `"image"` or `"audio"`.
+            files (`dict[str, MediaBytes]`, *optional*): Files by field, such as `"video"`.
 
         Returns:
             `Job`: The job, which waits in the queue.
@@ -224,8 +229,9 @@ class Engine:
     def _work(self) -> None:
         try:
             self._warm_up()
-        except Exception:
-            logger.exception("The first model could not be loaded; requests will try again.")
+        except Exception as error:
+            logger.exception("The first model could not be loaded.")
+            self.startup_error = error
         while (jobs := self._next_batch()) is not None:
             if jobs:
                 self._run(jobs)
@@ -238,7 +244,7 @@ class Engine:
         self.ready = True
 
     def _next_batch(self) -> list[Job] | None:
-        """Wait for jobs that can be generated together. Return none after a while, and `None` at the end."""
+        """Wait for jobs that fit into one batch. Return an empty list if none comes for a while, and `None` at the end."""
         with self._changed:
             if not self._queue and not self._closing:
                 self._changed.wait(CLEANUP_INTERVAL)
@@ -337,7 +343,7 @@ class Engine:
             self.metrics.jobs.labels(values["status"]).inc()
 
     def _clean_up(self) -> None:
-        """Forget jobs that are too old or too many, and unload idle models."""
+        """Delete finished jobs that are too old, too many or too large, and unload idle models."""
         oldest = time.time() - self.limits.result_lifetime_s
         with self._changed:
             finished = sorted((job for job in self._jobs.values() if job.finished), key=lambda job: job.finished)
@@ -353,7 +359,7 @@ class Engine:
 
 
 def _for_client(error: Exception, task: Task) -> ServingError:
-    """Return what a client is told. Paths of the server are left out."""
+    """Return an error for the client, without paths of the server."""
     if isinstance(error, ServingError):
         return error
     message = describe(error).replace(f"{task.folder}/", "").replace(str(task.folder), "")

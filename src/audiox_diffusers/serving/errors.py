@@ -1,6 +1,10 @@
 """Errors that clients see, in the format of OpenAI."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
+
+from ..messages import one_line
 
 TYPES = {
     400: "invalid_request_error",
@@ -52,3 +56,11 @@ class ServingError(Exception):
 def bad_field(param: str, message: str) -> ServingError:
     """Return the error for a field with a wrong value."""
     return ServingError(400, f"{param}: {message}", param=param, code="invalid_value")
+
+
+def unknown_field(name: str, known: Iterable[str]) -> ServingError:
+    """Return the error for a field that does not exist, with the name that was probably meant."""
+    name = one_line(name)[:100]
+    similar = get_close_matches(name, sorted(known), n=1)
+    hint = f"; did you mean {similar[0]}?" if similar else ""
+    return ServingError(400, f"{name}: unknown field{hint}", param=name, code="unknown_field")

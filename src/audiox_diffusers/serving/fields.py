@@ -7,14 +7,23 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote_to_bytes
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+)
 
 from ..media import MediaBytes
 from ..messages import one_line, shortened
 from ..option_types import MAX_SEED, guidance, guider, interval, span
 from ..pipelines.checks import MAX_GUIDANCE, MAX_STEPS
 from ..pipelines.requests import FILE_KEYS
-from .errors import ServingError, bad_field
+from .errors import bad_field, unknown_field
 
 MEDIA = FILE_KEYS
 # response format: extension of the file that is written, media type of the response
@@ -29,9 +38,33 @@ FORMATS = {
 }
 
 
+# Messages for pydantic's errors. pydantic's own follow for all other errors.
+MESSAGES = {
+    "greater_than": "must be above {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "extra_forbidden": "is given under two names",
+    "dict_type": "must be a name, or names with scales",
+    "string_type": "must be text",
+    "finite_number": "must be a finite number",
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("list_type", "tuple_type", "too_long", "missing"), "must be a list of pairs of start and end"),
+}
+
+
 def _number(value: Any) -> Any:
     if isinstance(value, bool):
-        raise ValueError("must be a number")
+        raise ValueError(f"must be a number, got {str(value).lower()}")
+    return value
+
+
+def _seed(value: int | None) -> int | None:
+    # pydantic rounds a limit as large as this.
+    if value is not None and value > MAX_SEED:
+        raise ValueError(f"must be at most {MAX_SEED}, got {shortened(value)}")
     return value
 
 
@@ -110,14 +143,21 @@ class AudioFields(BaseModel):
         description="Guidance scale; 1 turns guidance off. An object or text such as text=3,video=7 weights each kind of"
         " prompt on its own. Defaults to the model's own.",
     )
-    guidance_rescale: Real = Field(0.0, ge=0, le=1, description="Rescaling against overexposed guidance.")
+    guidance_rescale: Real = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="How much to rescale guided predictions, 0 to 1, against distortion by high guidance.",
+    )
     guidance_interval: Annotated[
         Any, PlainValidator(_interval, json_schema_input_type=tuple[float, float] | str | None)
     ] = Field(None, description="Times between which guidance is on, such as 0.2-0.8, from 0 (clean) to 1 (noise).")
     guider: Annotated[str | None, BeforeValidator(lambda value: _parse(guider, str(value)))] = Field(
         None, description="apg or cfg-zero-star instead of plain guidance, with options as in apg:eta=0.5."
     )
-    seed: Whole | None = Field(None, ge=0, le=MAX_SEED, description="Seed of the first sound. Defaults to a new one.")
+    seed: Annotated[Whole | None, AfterValidator(_seed)] = Field(
+        None, ge=0, description="Seed of the first sound. Defaults to a new one."
+    )
     n: Whole = Field(1, ge=1, description="Number of sounds. More than 1 only for jobs.")
     inpaint_spans: Annotated[list[tuple[Real, Real]] | None, BeforeValidator(_spans)] = Field(
         None, description="Spans of `audio` to regenerate: pairs of start and end in seconds, or text like 2.5-7.5."
@@ -170,16 +210,23 @@ def parse_fields(values: dict[str, Any]) -> AudioFields:
     """
     for name in values:
         if name not in NAMES:
-            name = one_line(name)[:100]
-            raise ServingError(400, f"{name}: unknown field", param=name, code="unknown_field")
+            raise unknown_field(name, NAMES)
     try:
         # Clients send null for what they leave to the server.
         return AudioFields.model_validate({name: value for name, value in values.items() if value is not None})
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = one_line(".".join(map(str, first["loc"])))
-        message = first["msg"].removeprefix("Value error, ")
-        raise bad_field(name, one_line(message[0].lower() + message[1:])) from None
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        raise bad_field(name, message_of(first)) from None
+
+
+def message_of(error: Any) -> str:
+    """Return the message for an error of pydantic. Those of our own validators are complete."""
+    if error["type"] == "value_error":
+        return one_line(error["msg"].removeprefix("Value error, "))
+    template = MESSAGES.get(error["type"])
+    message = error["msg"] if template is None else template.format(**error.get("ctx", {}))
+    return one_line(f"{message}, got {shortened(error['input'])}")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -11,10 +11,11 @@ from uuid import uuid4
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from ..messages import shortened
 from .errors import ServingError
 from .metrics import Metrics
 
-# Routes for load balancers. They reveal nothing.
+# Routes for load balancers, which send no token.
 OPEN = ("/health", "/ready")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -23,15 +24,16 @@ class Guard:
     """
     ASGI middleware that checks the token and the origin, and counts requests.
 
-    Programs send the token as `Authorization: Bearer TOKEN`. Browsers ask for a password, which is the token. Browsers
-    also send requests that a page of another site makes, with the password, and to a server without a token that only
-    this machine can reach. So those are refused, by their `Origin`, and without a token by their `Host` too.
+    Programs send the token as `Authorization: Bearer TOKEN`. Browsers ask for a password, which is the token.
+
+    Pages of other sites can make a browser send requests to this server, even with its password, and even if only this
+    machine can reach the server. Their `Origin` gives them away, and on a server without a token also their `Host`.
 
     Args:
         app (`Callable`): The application.
         token (`str`, *optional*): The token.
         hosts (`tuple[str, ...]`): Names of a server without a token, besides those of the loopback interface.
-        metrics (`Metrics`): Where to count.
+        metrics (`Metrics`): Metrics that count the requests.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Guard:
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.token is not None:
             scheme, given = _credentials(headers.get("authorization", ""))
-            # The time of this comparison does not depend on how much of the token is right.
+            # The duration of this comparison does not reveal how much of the token is right.
             if not hmac.compare_digest(given, self.token.encode()):
                 is_browser = "text/html" in headers.get("accept", "")
                 raise ServingError(
@@ -82,7 +84,9 @@ class Guard:
             if scheme == "bearer":
                 return
         elif urlsplit(f"//{host}").hostname not in (*LOOPBACK, *self.hosts):
-            raise ServingError(403, "a server without a token answers only to its own address", code="wrong_host")
+            raise ServingError(
+                403, f"Host must be this server's own address, got {shortened(host)}", code="wrong_host"
+            )
         if origin is not None and urlsplit(origin).netloc != host:
             raise ServingError(403, "requests from pages of other sites are refused", code="wrong_origin")
 

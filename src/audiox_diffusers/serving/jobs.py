@@ -116,7 +116,7 @@ class Job:
         return True
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call a function after each change, in any thread. Return a function that ends that."""
+        """Call a function after each change, in the thread of that change. Return a function that stops this."""
         with self._changed:
             self._listeners.append(listener)
 
@@ -147,7 +147,7 @@ class Job:
             stop()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until the job is finished. Return whether it is."""
+        """Wait until the job is finished, and return `True`. Return `False` after the timeout."""
         done = threading.Event()
         stop = self.listen(lambda: self.is_finished and done.set())
         try:

@@ -12,7 +12,7 @@ from .jobs import Job
 
 @asynccontextmanager
 async def listening(job: Job, condition: Callable[[], bool] = lambda: True) -> AsyncIterator[asyncio.Event]:
-    """Yield an event that is set after each change of a job that makes a condition true."""
+    """Yield an event that is set after each change of a job, if a condition then holds."""
     changed, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def notify() -> None:
@@ -29,7 +29,7 @@ async def listening(job: Job, condition: Callable[[], bool] = lambda: True) -> A
 
 
 async def until(request: Request, job: Job, condition: Callable[[], bool]) -> None:
-    """Wait until a job fulfils a condition. Raise status 499 if the client goes away before."""
+    """Wait until a job fulfils a condition. Raise status 499 if the client disconnects first."""
 
     async def gone() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -44,7 +44,7 @@ async def until(request: Request, job: Job, condition: Callable[[], bool]) -> No
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not condition():
-            raise ServingError(499, "the client went away", code="disconnected")
+            raise ServingError(499, "the client disconnected", code="disconnected")
     finally:
         for task in waiting:
             task.cancel()

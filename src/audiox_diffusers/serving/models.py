@@ -45,10 +45,9 @@ class Models:
         self.loras = {_public(source): source for source in loras}
         for kind, given, names in (("--model", sources, self.sources), ("--lora", loras, self.loras)):
             if len(given) != len(names):
-                raise ValueError(f"{kind}: two have the same name; clients could not tell them apart")
-        for source in loras:
-            if not Path(source).exists() and source.count("/") != 1:
-                raise FileNotFoundError(f"--lora {source}: no such file or folder")
+                public = [_public(source) for source in given]
+                twice = next(name for name in public if public.count(name) > 1)
+                raise ValueError(f"{kind}: two have the same name, {twice}; clients could not tell them apart")
         self.placement, self.limits = placement, limits
         self.loaded: dict[str, Loaded] = {}
         self._sizes: dict[str, int] = {}
@@ -129,8 +128,8 @@ class Models:
         if most is not None and size > most:
             raise ServingError(
                 503,
-                f"model {name}: its weights take {size / 1e9:.2f} GB, more than --max-memory allows"
-                f" ({most / 1e9:.2f} GB)",
+                f"model {name}: its weights take {size / 1e9:.2g} GB, more than --max-memory allows"
+                f" ({most / 1e9:g} GB)",
                 code="model_too_large",
             )
         self.loaded[name] = Loaded(pipe, size, time.monotonic())

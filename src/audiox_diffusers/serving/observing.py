@@ -117,6 +117,6 @@ def _save_preview(pipe: AudioXPipeline, job: Job, latents: torch.Tensor) -> None
         path = job.task.folder / f"preview-{job.step + 1}.wav"
         save_audio(path, np.clip(np.concatenate(pieces, axis=-1), -1, 1), rate)
     except Exception:
-        logger.exception("A preview could not be made.")
+        logger.exception("A preview could not be decoded.")
         return
     job.show_preview(path)

@@ -17,7 +17,7 @@ from .errors import ServingError, bad_field
 from .fields import FORMATS, MEDIA
 from .jobs import Job
 from .listening import until
-from .sounds import Temporary, follow, headers_of, in_memory, samples_of
+from .responses import Temporary, follow, headers_of, in_memory, samples_of
 from .tasks import build_body, build_task
 
 # Requests whose files are checked at the same time, which bounds memory.

@@ -11,10 +11,10 @@ from ..generation.guidance import Guidance, GuidanceError
 from ..generation.request import Request
 from ..generation.sounds import Settings, check_files
 from ..media import MediaBytes, load_audio, load_image, load_video
-from ..messages import one_line
+from ..messages import one_line, shortened
 from ..option_types import MAX_SEED
-from ..pipelines.requests import check_request, check_text
-from .errors import ServingError, bad_field
+from ..pipelines.requests import check_text
+from .errors import bad_field
 from .fields import FORMATS, MEDIA, AudioFields, decode_data_uri, parse_fields
 from .jobs import Task
 from .limits import Limits
@@ -60,13 +60,10 @@ def build_task(body: Body, engine: "Engine", most_sounds: int | None = None) -> 
     model = engine.models.resolve(fields.model)
     adapters = engine.models.check_adapters(fields.lora or {})
     edit = _edit(fields)
-    _check(fields, limits, most_sounds)
+    _check_values(fields, limits, most_sounds)
+    _check_prompts(fields, body.media)
     _check_media(body.media, edit, fields.n, limits)
     values = {"prompt": fields.input, "negative_prompt": fields.negative_prompt, "length": fields.audio_length}
-    try:
-        check_request({**values, **body.media})
-    except ValueError as error:
-        raise ServingError(400, one_line(error), code="invalid_value") from None
     if fields.response_format == "mp4" and "video" not in body.media:
         raise bad_field("response_format", "mp4 needs a video to take the picture from")
 
@@ -154,27 +151,39 @@ def _edit(fields: AudioFields) -> dict[str, Any] | None:
     return edit or None
 
 
-def _check(fields: AudioFields, limits: Limits, most_sounds: int | None) -> None:
+def _check_values(fields: AudioFields, limits: Limits, most_sounds: int | None) -> None:
     if fields.audio_start != 0:
-        raise bad_field("audio_start", "only 0 is supported; cut the sound after it was generated")
+        raise bad_field("audio_start", f"must be 0, got {fields.audio_start:g}; cut the sound after it was generated")
     if fields.speed != 1:
-        raise bad_field("speed", "only 1 is supported; set audio_length for another duration")
+        raise bad_field("speed", f"must be 1, got {fields.speed:g}; set audio_length for another duration")
     if (fields.num_inference_steps or 1) > limits.max_steps:
-        raise bad_field("num_inference_steps", f"must be at most {limits.max_steps}")
+        raise bad_field("num_inference_steps", f"must be at most {limits.max_steps}, got {fields.num_inference_steps}")
     most = limits.max_sounds if most_sounds is None else most_sounds
     if fields.n > most:
         raise bad_field(
-            "n", f"must be at most {most}" + (" here; use /v1/jobs for several sounds" if most == 1 else "")
+            "n",
+            f"must be at most {most}, got {shortened(fields.n)}"
+            + ("; use /v1/jobs for several sounds" if most == 1 else ""),
         )
-    if (fields.audio_length or 0) * fields.n > limits.max_length_s:
-        raise bad_field("audio_length", f"all sounds together must have at most {limits.max_length_s:g} s")
+    total = (fields.audio_length or 0) * fields.n
+    if total > limits.max_length_s:
+        together = f" for {fields.n} sounds together" if fields.n > 1 else ""
+        raise bad_field("audio_length", f"must be at most {limits.max_length_s:g} s{together}, got {total:g} s")
     for name, text in (("input", fields.input), ("negative_prompt", fields.negative_prompt)):
         if len(text or "") > limits.max_prompt:
-            raise bad_field(name, f"must have at most {limits.max_prompt} characters")
+            raise bad_field(name, f"must have at most {limits.max_prompt} characters, got {len(text)}")
         try:
             check_text(name, text)
         except ValueError as error:
             raise bad_field(name, one_line(error)) from None
+
+
+def _check_prompts(fields: AudioFields, media: dict[str, MediaBytes]) -> None:
+    if not media.keys() & {"video", "image", "audio"} and not (fields.input or "").strip():
+        what = "required" if fields.input is None else f"is blank, got {shortened(fields.input)}"
+        raise bad_field("input", f"{what}; describe the sound, or give a video, an image or audio")
+    if "video" in media and "image" in media:
+        raise bad_field("image", "does not go with video; give one of them")
 
 
 def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, count: int, limits: Limits) -> None:
@@ -193,6 +202,9 @@ def _check_media(media: dict[str, MediaBytes], edit: dict[str, Any] | None, coun
                 waveform, rate = load_audio(item, max_duration=limits.max_length_s, max_channels=8)
                 seconds = waveform.shape[1] / rate + math.fabs(edit.get("extend_by_s", 0))
                 if seconds * count > limits.max_length_s:
-                    raise bad_field("audio", f"all results together must have at most {limits.max_length_s:g} s")
+                    raise bad_field(
+                        "audio",
+                        f"the results must have at most {limits.max_length_s:g} s together, got {seconds * count:g} s",
+                    )
         except (ValueError, OSError) as error:
             raise bad_field(name, one_line(error).removeprefix(f"{name}: ")) from None

@@ -53,7 +53,7 @@ def build_page(engine: Engine, runs: Runs | None = None) -> gr.Blocks:
 
 class Page:
     """
-    The page.
+    The components of the page, their events, and the state of its sessions.
 
     Args:
         engine (`Engine`): The engine.
@@ -174,12 +174,15 @@ class Page:
         form["negative_prompt"] = gr.Textbox(label="Negative prompt", info="What to avoid", elem_id="negative")
         with gr.Row():
             form["negative_video"] = self._uploaded(
-                gr.Video(label="Video to avoid", sources=["upload"], height=170, buttons=[], elem_id="negative-video")
+                gr.Video(label="Video to avoid", sources=["upload"], height=240, buttons=[], elem_id="negative-video")
             )
             form["negative_audio"] = self._uploaded_sound("Sound to avoid", elem_id="negative-audio")
-        gr.Markdown("Weights guide each kind of prompt on its own. They replace **Guidance**; an empty one is 1.")
+        gr.Markdown(
+            "Weights guide text, video (or picture) and sound separately, and replace **Guidance**. An empty weight is 1,"
+            " which is neutral."
+        )
         with gr.Row():
-            for kind, label in (("text", "Text weight"), ("video", "Picture weight"), ("audio", "Sound weight")):
+            for kind, label in (("text", "Text weight"), ("video", "Video weight"), ("audio", "Sound weight")):
                 form[f"{kind}_weight"] = gr.Number(
                     label=label, placeholder="1", elem_id=f"{kind}-weight", min_width=90
                 )
@@ -199,7 +202,7 @@ class Page:
             value="",
             allow_custom_value=True,
             label="Guider",
-            info="Replaces plain guidance. You can type options, such as apg:eta=0.5",
+            info="Replaces plain guidance, with the scale of Guidance. You can type options, as in apg:eta=0.5",
             elem_id="guider",
         )
 
@@ -363,7 +366,7 @@ class Page:
             results, shown = [*reversed(new), *results][:MOST_RESULTS], len(new) - 1
         updates = self._stopped(results, shown, request)
         if ended:
-            # The last news comes again with the result, in case a busy browser drops one of two updates in a row.
+            # The last update comes again with the result, in case a busy browser drops one of two updates in a row.
             updates[self.progress] = ended[self.progress]
         if failure is not None:
             place, message = place_of(*failure)

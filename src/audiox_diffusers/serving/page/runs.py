@@ -24,12 +24,12 @@ STAGES = {
 @dataclass(frozen=True)
 class Progress:
     """
-    News of a run.
+    An update on a run.
 
     Args:
         state (`dict`): State of the job, as `Job.describe` returns it.
         preview (`bytes`, *optional*): A new preview, as a WAV file.
-        results (`tuple[Path, ...]`): Files of the sounds, at the end. They are removed when the next news is asked for.
+        results (`tuple[Path, ...]`): Files of the sounds, at the end. They are removed with the next update.
         error (`tuple[str | None, str]`, *optional*): Field and message of an error, at the end.
     """
 
@@ -54,7 +54,7 @@ class Runs:
 
     def run(self, session: str, values: dict[str, Any], files: dict[str, MediaBytes]) -> Iterator[Progress]:
         """
-        Run a job, and cancel the session's earlier one. Without a change, there is news every half second.
+        Cancel the session's earlier job, run a new one, and yield updates, at least every half second.
 
         Raises:
             ServingError: `Engine.submit` refuses the request.

@@ -1,4 +1,4 @@
-"""Tasks of the page, and the request that each of them makes of what the visitor entered."""
+"""Tasks of the page, and how the input of a visitor becomes a request."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ AS_GENERATED, PEAK, LUFS = "As generated", "Peak 1.0", "Loudness"
 
 
 class Task(StrEnum):
-    """What the page can do, as it is called there."""
+    """Tasks of the page, by their labels."""
 
     TEXT = "Text"
     VIDEO = "Video"
@@ -24,7 +24,7 @@ class Task(StrEnum):
     VARY = "Vary"
 
 
-# task: (media it takes, what to do)
+# task: (media that it takes, hint)
 TASKS: dict[Task, tuple[tuple[str, ...], str]] = {
     Task.TEXT: ((), "Describe a sound."),
     Task.VIDEO: (("video",), "Add sound to a video. A description is optional."),
@@ -36,7 +36,7 @@ TASKS: dict[Task, tuple[tuple[str, ...], str]] = {
 }
 # Media to avoid, for every task.
 NEGATIVES = ("negative_video", "negative_audio")
-# Fields of a request, as the page calls them, and the part of the page that shows their errors.
+# field of a request: (its label, the part of the page that shows its errors)
 FIELDS = {
     "input": ("Prompt", "prompt"),
     "video": ("Video", "media"),

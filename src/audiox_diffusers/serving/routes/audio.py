@@ -7,8 +7,8 @@ from starlette.responses import JSONResponse, Response
 from .. import compatible
 from ..fields import body_schema
 from ..listening import until
+from ..responses import read_sound
 from ..service import Service
-from ..sounds import read_sound
 
 
 def audio_routes(service: Service) -> APIRouter:

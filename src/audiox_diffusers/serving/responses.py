@@ -1,4 +1,4 @@
-"""Sounds as responses."""
+"""Sounds as the bodies of responses."""
 
 import asyncio
 import os
@@ -14,13 +14,13 @@ from .jobs import FINISHED, Job
 from .listening import listening
 
 CHUNK = 2**16
-# Bytes from which a file is sent piece by piece.
+# Larger files are sent piece by piece, in bytes.
 LARGE = 2**21
 
 
 class Temporary(Response):
     """
-    A response with something to clean up once it was sent, or the client has gone, or takes too long to read it.
+    A response that cleans up when it was sent, when its client disconnects, or when sending takes too long.
 
     Args:
         response (`Response`): The response.
@@ -54,7 +54,7 @@ async def samples_of(path: Path) -> AsyncIterator[bytes]:
 
 
 def in_memory(response: Response) -> Response:
-    """Return a response with the contents of a small file, which is sent sooner than from the file."""
+    """Read the file of a response if it is small, because it is then sent sooner."""
     if not isinstance(response, FileResponse) or os.stat(response.path).st_size > LARGE:
         return response
     data = Path(response.path).read_bytes()
