@@ -30,7 +30,7 @@ TASKS: dict[Task, tuple[tuple[str, ...], str]] = {
     Task.VIDEO: (("video",), "Add sound to a video. A description is optional."),
     Task.IMAGE: (("image",), "Generate the sound of a picture. A description is optional."),
     Task.MIX: (("video", "image", "audio"), "Combine a description, a video or a picture, and a sound to continue."),
-    Task.INPAINT: (("audio",), "Regenerate parts of a sound: drag over its picture, or type the seconds."),
+    Task.INPAINT: (("audio",), "Regenerate parts of a sound: drag over its spectrogram, or type the seconds."),
     Task.EXTEND: (("audio",), "Make a sound longer."),
     Task.VARY: (("audio",), "Generate a variation of a sound."),
 }
