@@ -131,6 +131,38 @@ class KeptContexts:
         self._contexts.clear()
 
 
+@dataclass
+class DenoisingRun:
+    """
+    State of one run of the denoising loop.
+
+    Args:
+        conditions (`Conditions`): Current conditions. A callback may replace them.
+        sampling (`Sampling`): How to sample.
+        batches (`list[list[Window]]`): Windows that the transformer takes at once.
+        contexts (`KeptContexts`): Projected contexts of the batches.
+        guided_steps (`list[bool]`): Whether the time of each step is in the guidance interval.
+        guider_run (`GuiderRun` or `None`): Guider that replaces the guidance scale.
+        cache_context (`Callable`): Context manager that names a batch for the transformer's caches.
+        device, dtype (`torch.device` and `torch.dtype`): Those of the transformer's input.
+    """
+
+    conditions: Conditions
+    sampling: Sampling
+    batches: list[list[Window]]
+    contexts: KeptContexts
+    guided_steps: list[bool]
+    guider_run: GuiderRun | None
+    cache_context: Callable
+    device: torch.device
+    dtype: torch.dtype
+
+
+def _cut(latents: torch.Tensor, windows: list[Window]) -> torch.Tensor:
+    """Return the frames of each window, `[windows, C, window]`, from latents `[B, C, L]`."""
+    return torch.stack([latents[window.sound, :, window.frames] for window in windows])
+
+
 class AudioXDenoisingMixin:
     """
     Denoising, for pipelines with the components `transformer` and `scheduler`.
@@ -258,16 +290,32 @@ class AudioXDenoisingMixin:
         Returns:
             `torch.Tensor`: Denoised latents, `[B, C, L]`.
         """
-        windows, condition_embeds = conditions.windows, conditions.condition_embeds
-        negative_condition_embeds = conditions.negative_condition_embeds
-        size = windows[0].weight.shape[0]
-        count = sampling.window_batch_size * latents.shape[0]
-        batches = [windows[i : i + count] for i in range(0, len(windows), count)]
-        weights = {id(window): window.weight.to(latents.device) for window in windows}
+        run = self._start_run(latents, timesteps, conditions, sampling)
         step_kwargs = {}
         if "generator" in inspect.signature(self.scheduler.step).parameters:
             step_kwargs["generator"] = sampling.generator
-        contexts = KeptContexts(self.max_context_bytes)
+
+        with self.progress_bar(total=len(timesteps)) as progress_bar:
+            for i, t in enumerate(timesteps):
+                if self.interrupt:
+                    continue
+
+                self._current_timestep = t
+                velocity = self._average_velocity(run, latents, i, t)
+                if known is not None:
+                    holding = (known.steps > i)[:, None].to(latents.device)
+                    velocity = torch.where(holding, self.scheduler.velocity(known.latents, latents, t), velocity)
+                latents = self.scheduler.step(velocity, t, latents, **step_kwargs, return_dict=False)[0]
+                if sampling.callback_on_step_end is not None:
+                    latents = self._end_step(run, latents, i, t)
+                progress_bar.update()
+        return latents
+
+    def _start_run(
+        self, latents: torch.Tensor, timesteps: torch.Tensor, conditions: Conditions, sampling: Sampling
+    ) -> DenoisingRun:
+        windows = [replace(window, weight=window.weight.to(latents.device)) for window in conditions.windows]
+        count = sampling.window_batch_size * latents.shape[0]
         guided_steps = [True] * len(timesteps)
         if sampling.guidance_interval is not None:
             low, high = sampling.guidance_interval
@@ -277,76 +325,75 @@ class AudioXDenoisingMixin:
             num_steps = len(self.scheduler.timesteps)
             guider_run = GuiderRun(sampling.guider, self.scheduler, num_steps, num_steps - len(timesteps))
         # Hooks and parameters are looked for once, because it takes as long as some layers of a small model.
-        dtype = self.transformer.dtype
         cache_context = nullcontext
         if any(hasattr(module, "_diffusers_hook") for module in self.transformer.modules()):
             cache_context = self.transformer.cache_context
             # A call that did not finish may have left its activations in the transformer's caches.
             self.transformer._reset_stateful_cache()
+        return DenoisingRun(
+            conditions=conditions,
+            sampling=sampling,
+            batches=[windows[i : i + count] for i in range(0, len(windows), count)],
+            contexts=KeptContexts(self.max_context_bytes),
+            guided_steps=guided_steps,
+            guider_run=guider_run,
+            cache_context=cache_context,
+            device=latents.device,
+            dtype=self.transformer.dtype,
+        )
 
-        with self.progress_bar(total=len(timesteps)) as progress_bar:
-            for i, t in enumerate(timesteps):
-                if self.interrupt:
-                    continue
+    def _average_velocity(self, run: DenoisingRun, latents: torch.Tensor, i: int, t: torch.Tensor) -> torch.Tensor:
+        """Return the weighted average of the velocities of all windows at step `i`, float32 `[B, C, L]`."""
+        model_input = self.scheduler.scale_model_input(latents, t)
+        velocity = torch.zeros_like(latents)
+        for number, batch in enumerate(run.batches):
+            guider = None if run.guider_run is None else run.guider_run.at(number, i, t)
+            if guider is None:
+                guided = run.guided_steps[i] and self.do_classifier_free_guidance
+            else:
+                guided = guider.num_conditions > 1
+            context = self._context(run, number, guided)
+            inputs = _cut(model_input, batch).to(run.dtype)
+            # The transformer's caches remember the last step of each batch of windows by its name.
+            name = "cond_uncond" if guided else "cond"
+            with run.cache_context(name if number == 0 else f"{name}_{number}"):
+                velocities = self._predict(inputs, t, context, guided, run.sampling)
+            if guider is not None:
+                predicted = run.guider_run.combine(guider, velocities, _cut(latents, batch), t)
+            else:
+                predicted = self._guide(velocities, run.sampling) if guided else velocities[0]
+            for window, values in zip(batch, predicted, strict=True):
+                velocity[window.sound, :, window.frames] += window.weight * values
+        return velocity
 
-                self._current_timestep = t
-                model_input = self.scheduler.scale_model_input(latents, t)
-                velocity = torch.zeros_like(latents)
-                for number, batch in enumerate(batches):
-                    guider = None if guider_run is None else guider_run.at(number, i, t)
-                    if guider is None:
-                        guided = guided_steps[i] and self.do_classifier_free_guidance
-                    else:
-                        guided = guider.num_conditions > 1
-                    context = contexts.get((number, guided))
-                    if context is None:
-                        part = replace(conditions, windows=batch)
-                        embeds = self._context_embeds(part, guided).to(latents.device, dtype)
-                        context = self.transformer.project_context(embeds, attention_kwargs=sampling.attention_kwargs)
-                        contexts.keep((number, guided), context)
-                    inputs = torch.stack([model_input[w.sound, :, w.start : w.start + size] for w in batch]).to(dtype)
-                    # The transformer's caches remember the last step of each batch of windows by its name.
-                    name = "cond_uncond" if guided else "cond"
-                    with cache_context(name if number == 0 else f"{name}_{number}"):
-                        velocities = self._predict(inputs, t, context, guided, sampling)
-                    if guider is not None:
-                        sample = torch.stack([latents[w.sound, :, w.start : w.start + size] for w in batch])
-                        predicted = guider_run.combine(guider, velocities, sample, t)
-                    else:
-                        predicted = self._guide(velocities, sampling) if guided else velocities[0]
-                    for window, values in zip(batch, predicted, strict=True):
-                        frames = slice(window.start, window.start + size)
-                        velocity[window.sound, :, frames] += weights[id(window)] * values
-                if known is not None:
-                    holding = (known.steps > i)[:, None].to(latents.device)
-                    velocity = torch.where(holding, self.scheduler.velocity(known.latents, latents, t), velocity)
+    def _context(self, run: DenoisingRun, number: int, guided: bool) -> AudioXContext:
+        """Return the projected context of a batch of windows, kept from an earlier step if possible."""
+        context = run.contexts.get((number, guided))
+        if context is None:
+            embeds = self._context_embeds(replace(run.conditions, windows=run.batches[number]), guided)
+            embeds = embeds.to(run.device, run.dtype)
+            context = self.transformer.project_context(embeds, attention_kwargs=run.sampling.attention_kwargs)
+            run.contexts.keep((number, guided), context)
+        return context
 
-                latents = self.scheduler.step(velocity, t, latents, **step_kwargs, return_dict=False)[0]
-
-                if sampling.callback_on_step_end is not None:
-                    callback_kwargs = {}
-                    for name in sampling.callback_on_step_end_tensor_inputs:
-                        callback_kwargs[name] = locals()[name]
-                    embeds = condition_embeds, negative_condition_embeds
-                    versions = [_version(tensor) for tensor in embeds]
-                    callback_outputs = self._call_back(sampling, i, t, callback_kwargs, latents.shape)
-                    latents = callback_outputs.get("latents", latents)
-                    condition_embeds = callback_outputs.get("condition_embeds", condition_embeds)
-                    negative_condition_embeds = callback_outputs.get(
-                        "negative_condition_embeds", negative_condition_embeds
-                    )
-                    replaced = condition_embeds is not embeds[0] or negative_condition_embeds is not embeds[1]
-                    if replaced or [_version(tensor) for tensor in embeds] != versions:
-                        contexts.clear()
-                        conditions = replace(
-                            conditions,
-                            condition_embeds=condition_embeds,
-                            negative_condition_embeds=negative_condition_embeds,
-                            negative_is_null=not negative_condition_embeds.any(),
-                        )
-
-                progress_bar.update()
-        return latents
+    def _end_step(self, run: DenoisingRun, latents: torch.Tensor, i: int, t: torch.Tensor) -> torch.Tensor:
+        """Call the callback after step `i`. Return its latents, and update the run if it changed the contexts."""
+        conditions = run.conditions
+        embeds = {
+            "condition_embeds": conditions.condition_embeds,
+            "negative_condition_embeds": conditions.negative_condition_embeds,
+        }
+        versions = [_version(tensor) for tensor in embeds.values()]
+        tensors = {"latents": latents, **embeds}
+        given = {name: tensors[name] for name in run.sampling.callback_on_step_end_tensor_inputs}
+        outputs = self._call_back(run.sampling, i, t, given, latents.shape)
+        changed = {name: outputs.get(name, tensor) for name, tensor in embeds.items()}
+        replaced = any(changed[name] is not tensor for name, tensor in embeds.items())
+        if replaced or [_version(tensor) for tensor in embeds.values()] != versions:
+            run.contexts.clear()
+            is_null = not changed["negative_condition_embeds"].any()
+            run.conditions = replace(conditions, **changed, negative_is_null=is_null)
+        return outputs.get("latents", latents)
 
     def check_finite(self, latents: torch.Tensor) -> None:
         """Raise `ValueError` if denoised latents hold NaN or infinite values."""

@@ -32,6 +32,11 @@ class Window:
     weight: torch.Tensor
     context: int
 
+    @property
+    def frames(self) -> slice:
+        """Latent frames of the window in its sound."""
+        return slice(self.start, self.start + self.weight.shape[0])
+
 
 def window_starts(num_frames: int, window: int, overlap: int) -> list[int]:
     """
