@@ -41,6 +41,7 @@ from .methods.activations import OffloadedActivations
 from .methods.early_stopping import HELD_OUT_LOSS
 from .methods.full import FullTraining
 from .optimizers import WHOLE_WEIGHTS, build_optimizer
+from .precision import half_dtype
 from .run.checkpoints import config_of, open_checkpoint, save_checkpoint, write_run
 from .run.data_position import DATA, read_position, write_position
 from .run.divergence import DivergenceGuard
@@ -557,8 +558,3 @@ def build_accelerator(args: TrainingArguments, method: FullTraining) -> Accelera
     if args.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     return accelerator
-
-
-def half_dtype(accelerator: Accelerator) -> torch.dtype | None:
-    """Return the dtype of mixed precision, `None` without."""
-    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)

@@ -26,6 +26,7 @@ from ..distillation.settings import DistillationSettings
 from ..distillation.strategies import ConsistencyStrategy, DistillationStrategy, DistributionMatchingStrategy
 from ..export import export_pipeline, push_to_hub, read_log, upload
 from ..objective import TimestepSampler, objective_for
+from ..precision import half_dtype
 from ..run.checkpoints import MAY_CHANGE
 from .activations import enable_gradient_checkpointing
 from .distill_arguments import DistillArguments
@@ -76,7 +77,7 @@ class DistillTraining(FullTraining):
             enable_gradient_checkpointing(pipe.transformer, args.gradient_checkpointing_interval)
         if getattr(pipe.scheduler.config, "stochastic_sampling", False):
             raise ValueError(
-                f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path} is a few-step model already; give"
+                f"--pretrained_model_name_or_path {args.pretrained_model_name_or_path} is a few-step model already; use"
                 " its teacher"
             )
         self.objective = objective_for(pipe.scheduler)
@@ -86,7 +87,7 @@ class DistillTraining(FullTraining):
             if self.guidance_scale == 1:
                 raise ValueError(
                     "--teacher_guidance_scale is missing, and the pipeline's default is 1, which is no guidance; give"
-                    " the scale that the student shall learn"
+                    " the scale that the student should learn"
                 )
         self.timesteps = args.student_timesteps or default_timesteps(pipe.scheduler, args.num_student_steps)
         try:
@@ -99,9 +100,7 @@ class DistillTraining(FullTraining):
         return pipe
 
     def build_strategy(self, pipe: AudioXPipeline, accelerator: Accelerator) -> DistillationStrategy:
-        args, dtype = self.args, None
-        if accelerator.mixed_precision == "bf16":
-            dtype = torch.bfloat16
+        args, dtype = self.args, half_dtype(accelerator)
         if args.student == "full":
             self.networks = FullNetworks(pipe.transformer, self.guidance_scale, dtype)
         else:
@@ -109,7 +108,7 @@ class DistillTraining(FullTraining):
                 r=args.rank, lora_alpha=args.lora_alpha or args.rank, target_modules=self._targets(pipe)
             )
             self.networks = AdapterNetworks(pipe.transformer, config, args.seed, self.guidance_scale, dtype)
-        # The model that accelerate moves does not hold it.
+        # accelerate moves only the networks, and the conditioner is not one of them.
         pipe.conditioner.to(accelerator.device)
         parts = (
             self.objective,
@@ -192,8 +191,10 @@ class DistillTraining(FullTraining):
 
 def default_timesteps(scheduler: AudioXDPMSolverSDEScheduler | AudioXFlowMatchScheduler, count: int) -> list[float]:
     """
-    Return evenly spaced times of rectified flow from 1, or for v-prediction the times of the same noise levels `s`, with
-    `t = atan(s) 2 / pi`, from the scheduler's `sigma_max`.
+    Return the times of the student's steps, from noise (1) to clean (0).
+
+    Those of rectified flow are evenly spaced: `1 - i / count`. Those of v-prediction have the same noise levels
+    `s = t / (1 - t)`, converted by `atan(s) 2 / pi`. The first has the scheduler's `sigma_max`.
     """
     times = [1 - index / count for index in range(count)]
     if isinstance(scheduler, AudioXFlowMatchScheduler):

@@ -57,14 +57,16 @@ class DistillationArguments(Arguments):
         help="Steps of the teacher from noise to sound: for each sample of ODE regression, and the length of the single"
         " step that consistency takes.",
     )
-    fake_updates: Count = HfArg(default=5, help="dmd: updates of the fake score for each of the student.")
+    fake_updates: Count = HfArg(default=5, help="dmd: updates of the fake score for each update of the student.")
     fake_learning_rate: Positive | None = HfArg(
         default=None, help="dmd: learning rate of the fake score. Defaults to --learning_rate."
     )
     ode_steps: CountOrZero = HfArg(
-        default=0, help="dmd: first steps, in which the student learns the ends of the teacher's paths instead."
+        default=0, help="dmd: number of first training steps that use ODE regression. 0 skips it."
     )
-    ode_pairs: Count = HfArg(default=1024, help="dmd: paths to make for them. They are kept in the output folder.")
+    ode_pairs: Count = HfArg(
+        default=1024, help="dmd: paths of the teacher for ODE regression. They are kept in the output folder."
+    )
     average_decay: Decay = HfArg(
         default=0.95, help="consistency: decay of the student's moving average, which is its target."
     )
