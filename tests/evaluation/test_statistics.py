@@ -60,6 +60,17 @@ def test_frechet_distance_of_shifted_and_scaled_gaussians_has_a_closed_form():
     assert frechet(3 * centred, centred) == pytest.approx(4 * np.trace(np.cov(x.T)))
 
 
+def test_frechet_distance_of_covariances_that_do_not_commute_has_a_closed_form():
+    """In two dimensions, `Tr (C1 C2)^½ = (Tr C1 C2 + 2 (det C1 C2)^½)^½`."""
+    first, second = np.array([[2.0, 0.5], [0.5, 1.0]]), np.array([[1.0, -0.8], [-0.8, 3.0]])
+    product = first @ second
+    assert not np.allclose(product, second @ first)
+    trace_of_root = np.sqrt(np.trace(product) + 2 * np.sqrt(np.linalg.det(product)))
+    a, b = GaussianStatistics(10, np.array([1.0, 0]), 9 * first), GaussianStatistics(5, np.array([0, 2.0]), 4 * second)
+    assert frechet_distance(a, b) == pytest.approx(5 + 7 - 2 * trace_of_root)
+    assert frechet_distance(b, a) == pytest.approx(5 + 7 - 2 * trace_of_root)
+
+
 def test_statistics_in_pieces_are_those_of_the_whole(embeddings):
     whole = embeddings[1]
     pieces, other = GaussianStatistics.empty(16), GaussianStatistics.empty(16)
@@ -134,6 +145,25 @@ def test_kl_divergence_agrees_with_the_reference(logits, values):
     assert kl_divergence(generated, generated).max() == 0
     with pytest.raises(ValueError, match="same shape"):
         kl_divergence(generated, reference[1:])
+
+
+def test_kl_divergence_of_known_distributions_is_that_from_reference_to_generated():
+    generated, reference = np.log([[0.5, 0.25, 0.25]]), np.log([[0.25, 0.5, 0.25]])
+    assert kl_divergence(generated, reference + 7) == pytest.approx(0.25 * np.log(2))
+    skewed = np.log([[0.9, 0.05, 0.05]])
+    expected = 0.25 * np.log(0.25 / 0.9) + 0.5 * np.log(0.5 / 0.05) + 0.25 * np.log(0.25 / 0.05)
+    assert kl_divergence(skewed, reference) == pytest.approx(expected)
+
+
+def test_kernel_distance_of_three_and_two_points_is_the_unbiased_estimate():
+    """The distances within the generated set are 1, 2 and 3, so the bandwidth is their median, 2."""
+    generated, reference = np.array([[0.0], [1.0], [3.0]]), np.array([[0.0], [4.0]])
+    assert median_distance(generated) == 2
+    kernel = {d: np.exp(-(d**2) / 8) for d in range(5)}
+    within = (kernel[1] + kernel[2] + kernel[3]) / 3
+    between = (kernel[0] + kernel[4] + kernel[1] + kernel[3] + kernel[3] + kernel[1]) / 6
+    expected = 100 * (within + kernel[4] - 2 * between)
+    assert kernel_distance(generated, reference) == pytest.approx(expected, rel=1e-6)
 
 
 def test_kernel_distance_agrees_with_the_reference(embeddings, values):
