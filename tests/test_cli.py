@@ -1092,7 +1092,9 @@ def test_features_of_several_videos(monkeypatch, model, encode, media, tmp_path,
         "wrote 2, skipped 0, failed 1",
     ]
     assert lines[-1].startswith("wrote 2, skipped 0, failed 1; 40 tokens; loaded in ")
-    assert said.err.splitlines()[-1].startswith(f"audiox: error: {tmp_path / 'black.mp4'}: black throughout")
+    assert said.err.splitlines()[-1].startswith(
+        f"audiox: error: {tmp_path / 'black.mp4'}: the video is black throughout"
+    )
     assert names(folder) == ["a.safetensors", "b.safetensors"]
     assert all((folder / name).read_bytes() == expected for name in names(folder))
 
@@ -1122,7 +1124,9 @@ def test_features_of_a_black_video(model, out, tmp_path, capsys):
     assert main([str(word) for word in command]) == 2
     said = capsys.readouterr()
     line = said.err.splitlines()[-1]
-    assert said.out == "" and line.startswith(f"audiox: error: {tmp_path / 'black.mp4'}: black throughout")
+    assert said.out == "" and line.startswith(
+        f"audiox: error: {tmp_path / 'black.mp4'}: the video is black throughout"
+    )
     assert names(out) == []
 
 
