@@ -4,13 +4,13 @@ Measure whether sounds generated from captions of recordings belong to the right
     pip install --no-deps aisfx==0.1.2
     python benchmarks/recording_classes.py sounds --model audiox-tiny
 
-`sounds` is the folder that `training/free_sounds/make_sounds.py` writes. One recording of ten is held out from the training
-of audiox-tiny; this benchmark takes their captions. A sound belongs to the class of the nearest other recording, by the
-cosine of their embeddings. The embeddings are of aiSFX (Ma and Lerch, "Representation learning for the automatic indexing
-of sound effects libraries", 2022), less the mean of all recordings.
+`sounds` is the folder that `training/free_sounds/make_sounds.py` writes. The captions are those of one recording of ten, as
+the training of VAEs holds out recordings. A sound belongs to the class of the nearest of the other recordings, by the cosine
+of their embeddings. The embeddings are of aiSFX (Ma and Lerch, "Representation learning for the automatic indexing of sound
+effects libraries", 2022), less the mean of the other recordings.
 
-The columns are the share that is right: for generated sounds, for generated sounds of other captions, for the held-out
-recordings themselves, and for these after the model's VAE.
+The columns are the share that is right: for generated sounds, for generated sounds of other captions, for the recordings with
+these captions, and for these recordings after the model's VAE.
 """
 
 import json
