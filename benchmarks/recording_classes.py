@@ -21,18 +21,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
-from common import create_parser
+from common import create_parser, quiet, seeded
 
 from audiox_diffusers import AudioXPipeline
 from audiox_diffusers.bench.codec import reconstruct
 from audiox_diffusers.media import load_audio
 from audiox_diffusers.tables import markdown_table
+from audiox_diffusers.training.vae.segments import HELD_OUT
 
 RATE, WINDOW, HOP, BANDS = 44100, 2048, 1024, 96
 BLOCK = 100  # spectrogram frames of an embedding
 HIGHEST = 9.457798957824707  # value of the spectrograms that the network was trained on
 SECONDS = 4.0
-HELD_OUT = 10
 # The first pattern that a caption matches is its class.
 CLASSES = {
     "kick drum": "kick drum|bass drum",
@@ -63,7 +63,7 @@ def class_of(caption: str) -> str | None:
 
 
 class Embedder:
-    """Compute embeddings of sounds, unit vectors `[512]`."""
+    """Compute embeddings of sounds, `[512]`."""
 
     def __init__(self):
         try:
@@ -126,14 +126,12 @@ def main() -> None:
     true = np.mean([heard(sound.numpy(), rate) == name for name, (sound, rate) in zip(names, files, strict=True)])
     table = []
     for model in args.model:
-        pipe = AudioXPipeline.from_pretrained(model)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = quiet(AudioXPipeline.from_pretrained(model))
         rate = pipe.vae.config.sampling_rate
         answers = []
         for seed in range(args.seeds):
             for _, row in held_out:
-                generator = torch.Generator().manual_seed(seed)
-                result = pipe(row["caption"], audio_length_in_s=SECONDS, generator=generator)
+                result = pipe(row["caption"], audio_length_in_s=SECONDS, generator=seeded([seed]))
                 answers.append(heard(result.audios[0], rate))
         wanted = names * args.seeds
         pipe.vae.float()

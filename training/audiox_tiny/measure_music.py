@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from music import FAMILIES, Phrase, Player, random_phrase
+from sampling import generate
 from torch import nn
 
 from audiox_diffusers import AudioXPipeline
@@ -154,14 +155,9 @@ def main() -> None:
     unseen_score = score(listener, unseen, [player.play(phrase)[0] for phrase in unseen])
 
     pipe = AudioXPipeline.from_pretrained(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    sounds = []
-    for first in range(0, args.count, args.batch_size):
-        captions = [phrase.caption for phrase in phrases[first : first + args.batch_size]]
-        generators = [torch.Generator().manual_seed(first + index) for index in range(len(captions))]
-        result = pipe(prompt=captions, audio_length_in_s=phrases[0].seconds, generator=generators)
-        sounds += [preprocess(sound, pipe.vae.config.sampling_rate) for sound in result.audios]
     rate = pipe.vae.config.sampling_rate
+    generated = generate(pipe, [phrase.caption for phrase in phrases], phrases[0].seconds, args.batch_size)
+    sounds = [preprocess(sound, rate) for sound in generated]
     decoded = [preprocess(reconstruct(pipe.vae.float(), render), rate) for render in renders]
     model, true, through = (
         score(listener, phrases, each) for each in (sounds, [render[0] for render in renders], decoded)

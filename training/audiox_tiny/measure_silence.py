@@ -11,11 +11,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import torch
+from sampling import generate
 
 from audiox_diffusers import AudioXPipeline
 
 CAPTIONS = Path(__file__).with_name("everyday_captions.txt")
+SECONDS = 4.0
 SILENT = -50.0  # dB
 
 
@@ -25,14 +26,9 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     args = parser.parse_args()
     pipe = AudioXPipeline.from_pretrained(args.model)
-    pipe.set_progress_bar_config(disable=True)
     captions = CAPTIONS.read_text("utf-8").splitlines()
-    levels = []
-    for first in range(0, len(captions), args.batch_size):
-        batch = captions[first : first + args.batch_size]
-        generators = [torch.Generator().manual_seed(first + index) for index in range(len(batch))]
-        for sound in pipe(batch, audio_length_in_s=4.0, generator=generators).audios:
-            levels.append(10 * np.log10(np.square(sound).mean() + 1e-12))
+    sounds = generate(pipe, captions, SECONDS, args.batch_size)
+    levels = [10 * np.log10(np.square(sound).mean() + 1e-12) for sound in sounds]
     silent = [(level, caption) for level, caption in zip(levels, captions, strict=True) if level < SILENT]
     print(f"silent: {len(silent)} of {len(captions)}; median level {np.median(levels):.1f} dBFS")
     for level, caption in sorted(silent)[:20]:
